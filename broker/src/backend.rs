@@ -1,0 +1,326 @@
+//! The seam to the router: links in, deliveries out. Only this module knows
+//! that the router is rumqttd's; another one would take its place here.
+//!
+//! One thread makes all calls that block. Every subscription is made with
+//! quality of service 1 at the router, whatever the client asked for, so that
+//! the router has at most 100 unacknowledged messages per link and waits for
+//! acknowledgements instead of for a wake-up call: a wake-up that reaches it
+//! after the link is gone would panic its thread.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
+use rumqttd::protocol::{
+    Disconnect, DisconnectReasonCode, Filter, Packet, PubAck, PubAckReason, Publish,
+    PublishProperties, QoS, RetainForwardRule, Subscribe, Unsubscribe,
+};
+use rumqttd::{Notification, Router, RouterConfig, SegmentConfig};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::codec::{Message, delivery};
+use crate::config::Limits;
+
+/// Packets on their way to the router before senders have to wait.
+const QUEUE: usize = 4096;
+
+/// The topic of the watchdog; no client may use it.
+const PROBE: &str = "broker/probe";
+
+/// The router's thread has ended; nothing can be routed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RouterGone;
+
+type Build = dyn FnMut(&str) -> Result<(LinkTx, LinkRx), RouterGone> + Send;
+
+enum Command {
+    Connect(Backend, oneshot::Sender<(Link, Deliveries)>),
+    Send(u64, Box<Packet>, OwnedSemaphorePermit),
+    Disconnect(u64),
+}
+
+/// A running router.
+#[derive(Clone)]
+pub(crate) struct Backend {
+    commands: mpsc::UnboundedSender<Command>,
+    permits: Arc<Semaphore>,
+    gone: watch::Receiver<bool>,
+}
+
+impl Backend {
+    pub(crate) fn start(limits: &Limits) -> anyhow::Result<Self> {
+        let segments = |kib: usize, count| SegmentConfig {
+            max_segment_size: kib * 1024,
+            max_segment_count: count,
+        };
+        // Memory is a sum over filters: the provider's few take a whole round
+        // or burst of every meter, the many inboxes one meter's share of it.
+        let custom_segment = HashMap::from([
+            ("dcnet/1/+/meter/+/up/#".to_owned(), segments(4096, 32)),
+            ("dcnet/1/+/meter/+/inbox/#".to_owned(), segments(64, 16)),
+        ]);
+        let config = RouterConfig {
+            // One more for the watchdog, and room for links about to go.
+            max_connections: limits.connections.saturating_add(1024),
+            max_outgoing_packet_count: 200,
+            max_segment_size: 1024 * 1024,
+            max_segment_count: 8,
+            custom_segment: Some(custom_segment),
+            ..RouterConfig::default()
+        };
+        let sender = Router::new(0, config).spawn();
+        // The sender's type cannot be named outside rumqttd.
+        let build = move |name: &str| {
+            LinkBuilder::new(name, sender.clone())
+                .clean_session(true)
+                .topic_alias_max(0)
+                .build()
+                .map(|(tx, rx, _)| (tx, rx))
+                .map_err(gone)
+        };
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (dead, gone) = watch::channel(false);
+        std::thread::Builder::new()
+            .name("broker-links".to_owned())
+            .spawn(move || pump(inbox, Box::new(build), &dead))
+            .context("cannot start a thread")?;
+        let backend = Self {
+            commands,
+            permits: Arc::new(Semaphore::new(QUEUE)),
+            gone,
+        };
+        Ok(backend)
+    }
+
+    /// A new link to the router, without subscriptions.
+    pub(crate) async fn connect(&self) -> Result<(Link, Deliveries), RouterGone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Connect(self.clone(), reply))
+            .map_err(|_| RouterGone)?;
+        answer.await.map_err(|_| RouterGone)
+    }
+
+    /// Returns when the router is gone.
+    pub(crate) async fn gone(&self) {
+        let mut gone = self.gone.clone();
+        // An error means that the pump ended, which it does only without a router.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// Sends a message through the router again and again; returns when one
+    /// does not arrive within `limit`.
+    pub(crate) async fn watch(&self, period: Duration, limit: Duration) -> RouterGone {
+        let Ok((link, mut deliveries)) = self.connect().await else {
+            return RouterGone;
+        };
+        if link.subscribe(1, PROBE).await.is_err() {
+            return RouterGone;
+        }
+        let mut subscribed = false;
+        loop {
+            if subscribed && link.publish(&probe()).await.is_err() {
+                return RouterGone;
+            }
+            match tokio::time::timeout(limit, deliveries.next()).await {
+                Ok(Ok(Delivery::Subscribed)) => {
+                    subscribed = true;
+                    continue;
+                }
+                Ok(Ok(Delivery::Message { id, .. })) => {
+                    if link.ack(id).await.is_err() {
+                        return RouterGone;
+                    }
+                }
+                Ok(Err(RouterGone)) | Err(_) => return RouterGone,
+            }
+            tokio::time::sleep(period).await;
+        }
+    }
+}
+
+fn probe() -> Message {
+    Message {
+        topic: Bytes::from_static(PROBE.as_bytes()),
+        payload: Bytes::from_static(b"?"),
+        retain: false,
+        properties: None,
+    }
+}
+
+/// The sending half of a link; dropping it unregisters the link.
+pub(crate) struct Link {
+    id: u64,
+    backend: Backend,
+}
+
+impl Link {
+    async fn send(&self, packet: Packet) -> Result<(), RouterGone> {
+        let permits = Arc::clone(&self.backend.permits);
+        let permit = permits.acquire_owned().await.map_err(|_| RouterGone)?;
+        self.backend
+            .commands
+            .send(Command::Send(self.id, Box::new(packet), permit))
+            .map_err(|_| RouterGone)
+    }
+
+    /// Routes a message. The router never sees it as retained.
+    pub(crate) async fn publish(&self, message: &Message) -> Result<(), RouterGone> {
+        let publish = Publish::new(message.topic.clone(), message.payload.clone(), false);
+        let properties: Option<PublishProperties> = message.properties.clone();
+        self.send(Packet::Publish(publish, properties)).await
+    }
+
+    /// Subscribes; [`Delivery::Subscribed`] follows once it is in effect.
+    pub(crate) async fn subscribe(&self, id: u16, filter: &str) -> Result<(), RouterGone> {
+        let filters = vec![Filter {
+            path: filter.to_owned(),
+            qos: QoS::AtLeastOnce,
+            nolocal: false,
+            preserve_retain: false,
+            retain_forward_rule: RetainForwardRule::Never,
+        }];
+        self.send(Packet::Subscribe(Subscribe { pkid: id, filters }, None))
+            .await
+    }
+
+    /// Ends a subscription; messages under way may still arrive.
+    pub(crate) async fn unsubscribe(&self, filter: &str) -> Result<(), RouterGone> {
+        let filters = vec![filter.to_owned()];
+        self.send(Packet::Unsubscribe(Unsubscribe { pkid: 1, filters }, None))
+            .await
+    }
+
+    /// Acknowledges a delivered message; must be called in the order of delivery.
+    pub(crate) async fn ack(&self, id: u16) -> Result<(), RouterGone> {
+        let puback = PubAck {
+            pkid: id,
+            reason: PubAckReason::Success,
+        };
+        self.send(Packet::PubAck(puback, None)).await
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = self.backend.commands.send(Command::Disconnect(self.id));
+    }
+}
+
+/// What the router sends to a link.
+#[expect(clippy::large_enum_variant, reason = "never stored")]
+pub(crate) enum Delivery {
+    /// A message, to be acknowledged under `id`.
+    Message { id: u16, message: Message },
+    /// The oldest unconfirmed subscription is in effect.
+    Subscribed,
+}
+
+/// The receiving half of a link.
+pub(crate) struct Deliveries {
+    rx: LinkRx,
+    open: bool,
+}
+
+impl Deliveries {
+    /// The next delivery. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<Delivery, RouterGone> {
+        while self.open {
+            match self.rx.next().await {
+                Ok(Some(Notification::Forward(forward))) => {
+                    let (_, id) = delivery(&forward.publish);
+                    let message = Message {
+                        topic: forward.publish.topic,
+                        payload: forward.publish.payload,
+                        retain: false,
+                        properties: forward.properties,
+                    };
+                    return Ok(Delivery::Message { id, message });
+                }
+                // Unscheduled, the router sends nothing more without a wake-up; it
+                // does that above 199 packets, which are never under way.
+                Ok(Some(Notification::Disconnect(..) | Notification::Unschedule)) | Err(_) => {
+                    self.open = false;
+                }
+                Ok(Some(notification)) => {
+                    let packet: Option<Packet> = notification.into();
+                    if let Some(Packet::SubAck(..)) = packet {
+                        return Ok(Delivery::Subscribed);
+                    }
+                }
+                Ok(None) => {}
+            }
+        }
+        Err(RouterGone)
+    }
+}
+
+fn pump(
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    mut build: Box<Build>,
+    dead: &watch::Sender<bool>,
+) {
+    let mut links: HashMap<u64, LinkTx> = HashMap::new();
+    // The router remembers every name it ever saw, so that names are reused.
+    let mut free: Vec<u64> = Vec::new();
+    while let Some(command) = inbox.blocking_recv() {
+        let result = match command {
+            Command::Connect(backend, reply) => {
+                let id = free.pop().unwrap_or(links.len() as u64);
+                match build(&format!("link-{id}")) {
+                    Ok((tx, rx)) => {
+                        links.insert(id, tx);
+                        // If nobody waits any more, dropping the link removes it.
+                        let _ = reply.send((Link { id, backend }, Deliveries { rx, open: true }));
+                    }
+                    // Full or gone; the next packet for any link tells.
+                    Err(RouterGone) => free.push(id),
+                }
+                Ok(())
+            }
+            Command::Send(id, packet, _permit) => match links.get_mut(&id) {
+                Some(link) => send(link, *packet),
+                None => Ok(()),
+            },
+            Command::Disconnect(id) => remove(id, &mut links, &mut free),
+        };
+        if result.is_err() {
+            break;
+        }
+    }
+    let _ = dead.send(true);
+}
+
+fn gone(error: LinkError) -> RouterGone {
+    tracing::error!(%error, "the router does not answer");
+    RouterGone
+}
+
+fn remove(
+    id: u64,
+    links: &mut HashMap<u64, LinkTx>,
+    free: &mut Vec<u64>,
+) -> Result<(), RouterGone> {
+    let Some(mut link) = links.remove(&id) else {
+        return Ok(());
+    };
+    free.push(id);
+    let disconnect = Disconnect {
+        reason_code: DisconnectReasonCode::NormalDisconnection,
+    };
+    send(&mut link, Packet::Disconnect(disconnect, None))
+}
+
+fn send(link: &mut LinkTx, packet: Packet) -> Result<(), RouterGone> {
+    // The future blocks instead of waiting, so one poll completes it.
+    match pin!(link.send(packet)).poll(&mut Context::from_waker(Waker::noop())) {
+        std::task::Poll::Ready(result) => result.map(|_| ()).map_err(gone),
+        std::task::Poll::Pending => Ok(()),
+    }
+}

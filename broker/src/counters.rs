@@ -1,0 +1,247 @@
+//! What the broker counts: connections, refusals by reason, messages and bytes,
+//! in total and per device.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use dcnet::identity::{DeviceId, Role};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
+        /// Why a connection, packet or permission was refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Refusal { $($(#[$doc])* $variant,)+ }
+        impl Refusal {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// The reason in words, as used in logs.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// More connections than the limit, in total or from one address.
+    TooManyConnections = "too many connections",
+    /// The TLS handshake failed: version, missing or foreign certificate.
+    Tls = "TLS handshake failed",
+    /// No complete CONNECT in time.
+    HandshakeTimeout = "no CONNECT in time",
+    /// The certificate is not one of this protocol or outside its validity.
+    Certificate = "certificate refused",
+    /// The device is on the revocation list.
+    Revoked = "device revoked",
+    /// The role of the certificate does not use the broker.
+    Role = "role without access",
+    /// Neither MQTT 3.1.1 nor 5.
+    Version = "unknown MQTT version",
+    /// The client identifier is not the one of the certificate.
+    ClientId = "client identifier refused",
+    /// More sessions than one third party may have.
+    TooManySessions = "too many sessions of one third party",
+    /// Bytes that are no MQTT packet, or one out of place.
+    Malformed = "malformed or misplaced packet",
+    /// A packet over the size limit.
+    TooLarge = "packet too large",
+    /// A feature that is not offered: QoS 2 publish, topic alias.
+    Unsupported = "unsupported feature",
+    /// PUBLISH to, or will on, a topic without permission.
+    Publish = "publish without permission",
+    /// SUBSCRIBE to a filter without permission.
+    Subscribe = "subscribe without permission",
+    /// More filters, topics or retained messages than the limit.
+    Quota = "quota exceeded",
+    /// No data within 1.5 times the keep-alive.
+    KeepAlive = "keep-alive timeout",
+    /// The client took nothing of what was sent to it.
+    SlowReader = "write timeout",
+}
+
+/// Bytes on the wire (TLS records included) and messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// TCP payload bytes received, TLS handshake included.
+    pub bytes_in: u64,
+    /// TCP payload bytes sent, TLS handshake included.
+    pub bytes_out: u64,
+    /// PUBLISH packets accepted from clients.
+    pub messages_in: u64,
+    /// PUBLISH packets sent to clients.
+    pub messages_out: u64,
+}
+
+/// A snapshot of everything counted since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// TCP connections accepted.
+    pub connections: u64,
+    /// CONNECTs answered with success.
+    pub sessions: u64,
+    /// Sessions open now.
+    pub sessions_open: u64,
+    /// Sessions ended because the same client connected again.
+    pub takeovers: u64,
+    /// Refusals by reason; reasons that never occurred are absent.
+    pub refused: BTreeMap<Refusal, u64>,
+    /// Traffic of all connections, refused ones included.
+    pub total: Traffic,
+    /// Traffic of each device that ever had a valid certificate.
+    pub devices: BTreeMap<DeviceId, (Role, Traffic)>,
+    /// Retained messages stored now.
+    pub retained: u64,
+    /// Revocation lists that could not be read or were refused.
+    pub revocation_lists_refused: u64,
+}
+
+impl Counters {
+    /// How often something was refused for `reason`.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused.get(&reason).copied().unwrap_or(0)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct TrafficCell {
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    pub(crate) messages_in: AtomicU64,
+    pub(crate) messages_out: AtomicU64,
+}
+
+impl TrafficCell {
+    pub(crate) fn get(&self) -> Traffic {
+        Traffic {
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            messages_in: self.messages_in.load(Relaxed),
+            messages_out: self.messages_out.load(Relaxed),
+        }
+    }
+}
+
+/// The live counters behind [`Counters`].
+#[derive(Debug, Default)]
+pub(crate) struct Cells {
+    pub(crate) connections: AtomicU64,
+    pub(crate) sessions: AtomicU64,
+    pub(crate) takeovers: AtomicU64,
+    pub(crate) lists_refused: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    pub(crate) total: TrafficCell,
+}
+
+impl Cells {
+    pub(crate) fn refuse(&self, reason: Refusal) {
+        if let Some(cell) = self.refused.get(reason as usize) {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn refused(&self) -> BTreeMap<Refusal, u64> {
+        Refusal::ALL
+            .iter()
+            .zip(&self.refused)
+            .map(|(&reason, cell)| (reason, cell.load(Relaxed)))
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+}
+
+/// A TCP stream that counts its bytes, for everyone and, once it is known whose
+/// stream it is, for the device.
+pub(crate) struct CountedStream {
+    inner: TcpStream,
+    cells: Arc<Cells>,
+    owner: OnceLock<Arc<TrafficCell>>,
+    before: TrafficCell,
+}
+
+impl CountedStream {
+    pub(crate) fn new(inner: TcpStream, cells: Arc<Cells>) -> Self {
+        Self {
+            inner,
+            cells,
+            owner: OnceLock::new(),
+            before: TrafficCell::default(),
+        }
+    }
+
+    /// Counts for `owner` from now on, what was transferred before included.
+    pub(crate) fn belongs_to(&self, owner: Arc<TrafficCell>) {
+        let before = self.before.get();
+        owner.bytes_in.fetch_add(before.bytes_in, Relaxed);
+        owner.bytes_out.fetch_add(before.bytes_out, Relaxed);
+        let _ = self.owner.set(owner);
+    }
+
+    fn cell(&self) -> &TrafficCell {
+        self.owner.get().map_or(&self.before, Arc::as_ref)
+    }
+
+    fn count_out(&self, result: &io::Result<usize>) {
+        if let Ok(count) = result {
+            let count = *count as u64;
+            self.cells.total.bytes_out.fetch_add(count, Relaxed);
+            self.cell().bytes_out.fetch_add(count, Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for CountedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let count = buffer.filled().len().saturating_sub(before) as u64;
+        self.cells.total.bytes_in.fetch_add(count, Relaxed);
+        self.cell().bytes_in.fetch_add(count, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for CountedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes));
+        self.count_out(&result);
+        Poll::Ready(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, slices));
+        self.count_out(&result);
+        Poll::Ready(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

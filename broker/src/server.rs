@@ -1,0 +1,205 @@
+//! The broker as a whole: start, accept, stop.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::counters::{Counters, Refusal};
+use crate::gate::{self, Shared};
+use crate::registry::Registry;
+use crate::retained::Retained;
+use crate::revocation::{self, Source};
+
+/// How long sessions may take to end when the broker stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often the watchdog sends a message through the router.
+const PROBE_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long such a message may take; a busy machine is no reason to give up.
+const PROBE_LIMIT: Duration = Duration::from_secs(15);
+
+/// A running broker. Dropping it without [`Broker::stop`] closes everything at once.
+pub struct Broker {
+    addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    failed: watch::Receiver<bool>,
+    listeners: Vec<JoinHandle<()>>,
+    background: Vec<AbortHandle>,
+}
+
+impl Broker {
+    /// Starts a broker on the current tokio runtime.
+    ///
+    /// # Errors
+    /// If the configuration is wrong, a file cannot be used or an address is taken.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let credentials = config.credentials()?;
+        let mut source = match (&config.revocations, credentials.administrator) {
+            (Some(path), Some(administrator)) => Some(Source::new(path, administrator)),
+            _ => None,
+        };
+        let revocations = match &mut source {
+            Some(source) => source.read(None)?,
+            None => None,
+        };
+        let limits = config.limits;
+        let check_interval = Duration::from_secs(limits.check_interval_s);
+        let retained = Retained::open(config.state.as_deref(), &limits)?;
+        let shared = Arc::new(Shared {
+            retained,
+            backend: Backend::start(&limits)?,
+            registry: Arc::new(Registry::new(limits)),
+            ca: credentials.ca,
+            tls: TlsAcceptor::from(credentials.tls),
+            revocations: RwLock::new(revocations),
+        });
+
+        let (stop, _) = watch::channel(false);
+        let mut addresses = Vec::with_capacity(config.listen.len());
+        let mut sockets = Vec::with_capacity(config.listen.len());
+        for address in config.listen {
+            let socket = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))?;
+            addresses.push(socket.local_addr()?);
+            sockets.push(socket);
+        }
+        let listeners = sockets
+            .into_iter()
+            .map(|socket| tokio::spawn(accept(Arc::clone(&shared), socket, stop.subscribe())))
+            .collect();
+
+        let (failed, failed_seen) = watch::channel(false);
+        let backend = shared.backend.clone();
+        let watchdog = tokio::spawn(async move {
+            tokio::select! {
+                () = backend.gone() => {}
+                _ = backend.watch(PROBE_PERIOD, PROBE_LIMIT) => {}
+            }
+            tracing::error!("the router does not route any more; the broker must be restarted");
+            let _ = failed.send(true);
+        });
+        let checks = tokio::spawn(revocation::watch(
+            Arc::clone(&shared),
+            source,
+            check_interval,
+        ));
+        Ok(Self {
+            addresses,
+            shared,
+            stop,
+            failed: failed_seen,
+            listeners,
+            background: vec![watchdog.abort_handle(), checks.abort_handle()],
+        })
+    }
+
+    /// The addresses listened on, in the order of the configuration, with the
+    /// ports that were taken.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Everything counted so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.registry.counters(&self.shared.retained)
+    }
+
+    /// The number of the revocation list in force, if there is one.
+    pub fn revocation_number(&self) -> Option<u64> {
+        self.shared
+            .revocations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(dcnet::revocation::RevocationList::number)
+    }
+
+    /// Returns when the router has failed and nothing is routed any more. The
+    /// process should end and be started again.
+    pub async fn failed(&self) {
+        let mut failed = self.failed.clone();
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Stops: no new connections, sessions ended (MQTT 5: DISCONNECT 0x8B),
+    /// retained messages on disk. Takes a few seconds at most.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        self.shared.registry.stop();
+        for listener in std::mem::take(&mut self.listeners) {
+            let _ = listener.await;
+        }
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        let _ = tokio::task::spawn_blocking(move || shared.retained.close()).await;
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        for task in &self.background {
+            task.abort();
+        }
+        for listener in &self.listeners {
+            listener.abort();
+        }
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the broker was dropped.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn accept(shared: Arc<Shared>, socket: TcpListener, mut stop: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection ended abnormally");
+                }
+            }
+            accepted = socket.accept() => match accepted {
+                Ok((tcp, address)) => {
+                    let cells = &shared.registry.cells;
+                    cells.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    match shared.registry.admit(address.ip()) {
+                        Some(admission) => {
+                            let serve = gate::serve(Arc::clone(&shared), tcp, address, admission);
+                            connections.spawn(serve);
+                        }
+                        None => {
+                            cells.refuse(Refusal::TooManyConnections);
+                            tracing::debug!(%address, "too many connections");
+                        }
+                    }
+                }
+                Err(error) => {
+                    // Usually out of file descriptors; some will come free.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(socket);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+}

@@ -1,0 +1,523 @@
+//! A client's session, from CONNACK to the end: packets checked and routed,
+//! deliveries written, limits kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dcnet::identity::Role;
+use rumqttd::protocol::{
+    DisconnectReasonCode as Reason, Filter, PubAckReason, QoS, RetainForwardRule,
+    SubscribeReasonCode as SubCode, UnsubAckReason,
+};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
+
+use crate::backend::{Deliveries, Delivery, Link, RouterGone};
+use crate::codec::{Codec, DecodeError, Incoming, Message, Version, granted};
+use crate::counters::{CountedStream, Refusal};
+use crate::gate::Shared;
+use crate::outgoing::{HIGH_WATER, Outgoing};
+use crate::permission::{Permissions, is_filter, matches};
+use crate::rate::Rate;
+use crate::registry::{Ending, Place, Principal};
+
+/// Refused publishes after which a client is disconnected.
+const MAX_REFUSED: u32 = 16;
+
+/// How long the last bytes of a session may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A client that got through the gate.
+pub(crate) struct Session {
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) permissions: Permissions,
+    pub(crate) codec: Codec,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) link: Link,
+    pub(crate) deliveries: Deliveries,
+    /// Received and not yet decoded.
+    pub(crate) buffer: BytesMut,
+    /// Encoded and not yet written.
+    pub(crate) out: BytesMut,
+    /// 1.5 times the keep-alive; zero is none.
+    pub(crate) keep_alive: Duration,
+    pub(crate) will: Option<Message>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The connection closed or broke.
+    Lost,
+    /// The client sent DISCONNECT.
+    Disconnected { publish_will: bool },
+    /// The client did what it may not.
+    Refused(Refusal, Reason),
+    /// The client published what it may not; already counted.
+    RefusedPublish(Refusal),
+    /// The broker wanted it.
+    Broker(Ending),
+    /// Nothing can be routed any more.
+    Router,
+}
+
+impl From<RouterGone> for End {
+    fn from(_: RouterGone) -> Self {
+        Self::Router
+    }
+}
+
+/// A SUBSCRIBE that the router has not confirmed completely.
+struct Pending {
+    id: u16,
+    codes: Vec<SubCode>,
+    replay: Vec<(String, u8)>,
+    unconfirmed: usize,
+}
+
+struct Running<'a> {
+    shared: &'a Shared,
+    session: Session,
+    subscriptions: HashMap<String, u8>,
+    pending: VecDeque<Pending>,
+    rate: Rate,
+    refused: u32,
+}
+
+/// Runs a session until it ends, then says goodbye and publishes its will if due.
+pub(crate) async fn run(
+    shared: &Shared,
+    stream: TlsStream<CountedStream>,
+    session: Session,
+    mut place: Place,
+) {
+    let limits = &shared.registry.limits;
+    let rate = match session.principal.role {
+        Role::Provider => limits.packets_per_second_of_provider,
+        _ => limits.packets_per_second,
+    };
+    let mut running = Running {
+        shared,
+        session,
+        subscriptions: HashMap::new(),
+        pending: VecDeque::new(),
+        rate: Rate::new(rate, Instant::now()),
+        refused: 0,
+    };
+    let (mut read, mut write) = tokio::io::split(stream);
+    tracing::debug!(device = %running.session.principal.id, "session opened");
+    let end = running.work(&mut read, &mut write, &mut place).await;
+    tracing::debug!(device = %running.session.principal.id, ?end, "session ended");
+    running.finish(end, &mut write).await;
+    // The link goes before the place, so that a takeover finds both gone.
+    drop(running);
+    drop(place);
+}
+
+impl Running<'_> {
+    async fn work<R, W>(&mut self, read: &mut R, write: &mut W, place: &mut Place) -> End
+    where
+        R: AsyncReadExt + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let write_timeout = self.shared.registry.limits.write_timeout();
+        let mut received = Instant::now();
+        // Since when bytes wait to be taken by the client.
+        let mut unwritten: Option<Instant> = None;
+        loop {
+            if let Some(ending) = *place.ending.borrow_and_update() {
+                return End::Broker(ending);
+            }
+            let more = match self.decode_all().await {
+                Ok(more) => more,
+                Err(end) => return end,
+            };
+            if let Err(end) = self.prepare_outgoing().await {
+                return end;
+            }
+            let now = Instant::now();
+            if !self.session.out.is_empty() && unwritten.is_none() {
+                unwritten = Some(now);
+            }
+            // Whoever is held back by the broker does not miss its keep-alive.
+            let reading = more == More::Bytes;
+            if !reading {
+                received = now;
+            }
+            let silence = (!self.session.keep_alive.is_zero() && reading)
+                .then(|| received + self.session.keep_alive);
+            let stall = unwritten.map(|since| since + write_timeout);
+            let resume = match more {
+                More::Later(at) => Some(at),
+                _ => None,
+            };
+            let wake = [silence, stall, resume].into_iter().flatten().min();
+            let Session {
+                deliveries,
+                buffer,
+                out,
+                ..
+            } = &mut self.session;
+            tokio::select! {
+                // Deliveries and packets are gathered before anything is written,
+                // so that many share one TLS record.
+                biased;
+                changed = place.ending.changed() => {
+                    if changed.is_err() {
+                        return End::Broker(Ending::Stopping);
+                    }
+                }
+                delivery = deliveries.next(), if out.len() < HIGH_WATER => match delivery {
+                    Ok(delivery) => self.deliver(delivery),
+                    Err(gone) => return gone.into(),
+                },
+                result = read.read_buf(buffer), if reading => match result {
+                    Ok(count) if count > 0 => received = Instant::now(),
+                    _ => return End::Lost,
+                },
+                result = write_some(write, out), if unwritten.is_some() => match result {
+                    Ok(Written::All) => unwritten = None,
+                    Ok(Written::Some) => unwritten = Some(Instant::now()),
+                    Err(_) => return End::Lost,
+                },
+                () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
+                    let now = Instant::now();
+                    if stall.is_some_and(|at| at <= now) {
+                        return End::Refused(Refusal::SlowReader, Reason::UnspecifiedError);
+                    }
+                    if silence.is_some_and(|at| at <= now) {
+                        return End::Refused(Refusal::KeepAlive, Reason::KeepAliveTimeout);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Handles the packets received so far, as far as they may be handled now.
+    async fn decode_all(&mut self) -> Result<More, End> {
+        loop {
+            // Answers pile up, or the order of a subscription and what follows
+            // it would be lost.
+            if self.session.out.len() >= HIGH_WATER || !self.pending.is_empty() {
+                return Ok(More::Answers);
+            }
+            if let Some(at) = self.rate.exhausted(Instant::now()) {
+                return Ok(More::Later(at));
+            }
+            let before = self.session.buffer.len();
+            let packet = match self.session.codec.decode(&mut self.session.buffer) {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return Ok(More::Bytes),
+                Err(DecodeError::TooLarge) => {
+                    return Err(End::Refused(Refusal::TooLarge, Reason::PacketTooLarge));
+                }
+                Err(DecodeError::Malformed | DecodeError::Version) => {
+                    return Err(End::Refused(Refusal::Malformed, Reason::MalformedPacket));
+                }
+            };
+            self.rate.spend(before - self.session.buffer.len());
+            self.handle(packet).await?;
+        }
+    }
+
+    async fn handle(&mut self, packet: Incoming) -> Result<(), End> {
+        match packet {
+            Incoming::Publish {
+                message,
+                topic,
+                qos,
+                id,
+            } => self.publish(message, &topic, qos, id).await,
+            Incoming::PubAck(id) => {
+                self.session.outgoing.acknowledged(id);
+                Ok(())
+            }
+            Incoming::Subscribe {
+                id,
+                filters,
+                identifier,
+            } => self.subscribe(id, filters, identifier).await,
+            Incoming::Unsubscribe { id, filters } => self.unsubscribe(id, filters).await,
+            Incoming::Ping => {
+                self.session.codec.pingresp(&mut self.session.out);
+                Ok(())
+            }
+            Incoming::Disconnect { publish_will } => Err(End::Disconnected { publish_will }),
+            Incoming::QoS2 => Err(End::Refused(Refusal::Unsupported, Reason::ProtocolError)),
+            Incoming::Connect(_) => Err(End::Refused(Refusal::Malformed, Reason::ProtocolError)),
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        message: Message,
+        topic: &str,
+        qos: u8,
+        id: u16,
+    ) -> Result<(), End> {
+        if qos > 1 {
+            return Err(End::Refused(Refusal::Unsupported, Reason::QoSNotSupported));
+        }
+        let alias = message.properties.as_ref().and_then(|p| p.topic_alias);
+        if alias.is_some() {
+            let reason = Reason::TopicAliasInvalid;
+            return Err(End::Refused(Refusal::Unsupported, reason));
+        }
+        let registry = &self.shared.registry;
+        if !self.session.permissions.may_publish(topic) {
+            let reason = PubAckReason::NotAuthorized;
+            return self.refuse_publish(Refusal::Publish, reason, topic, qos, id);
+        }
+        // Stored before it is routed: who subscribes in between sees it once or twice.
+        if !registry.take_topic(&self.session.principal, topic)
+            || (message.retain && self.shared.retained.set(topic, &message).is_err())
+        {
+            let reason = PubAckReason::QuotaExceeded;
+            return self.refuse_publish(Refusal::Quota, reason, topic, qos, id);
+        }
+        self.session.link.publish(&message).await?;
+        for traffic in [&registry.cells.total, &self.session.principal.traffic] {
+            traffic.messages_in.fetch_add(1, Relaxed);
+        }
+        if qos == 1 {
+            let out = &mut self.session.out;
+            self.session.codec.puback(id, PubAckReason::Success, out);
+        }
+        Ok(())
+    }
+
+    /// A refused message never reaches the router. MQTT 5 clients are told;
+    /// a 3.1.1 client that waits for an acknowledgement can only be disconnected
+    /// or deceived (MQTT 3.1.1, 3.3.5), and is disconnected.
+    fn refuse_publish(
+        &mut self,
+        refusal: Refusal,
+        reason: PubAckReason,
+        topic: &str,
+        qos: u8,
+        id: u16,
+    ) -> Result<(), End> {
+        self.refuse(refusal, topic);
+        self.refused += 1;
+        let deceived = qos == 1 && self.session.codec.version() == Version::V4;
+        if deceived || self.refused >= MAX_REFUSED {
+            return Err(End::RefusedPublish(refusal));
+        }
+        if qos == 1 {
+            self.session.codec.puback(id, reason, &mut self.session.out);
+        }
+        Ok(())
+    }
+
+    async fn subscribe(
+        &mut self,
+        id: u16,
+        filters: Vec<Filter>,
+        identifier: bool,
+    ) -> Result<(), End> {
+        let mut pending = Pending {
+            id,
+            codes: Vec::with_capacity(filters.len()),
+            replay: Vec::new(),
+            unconfirmed: 0,
+        };
+        for filter in filters {
+            let code = self.check_filter(&filter, identifier);
+            pending.codes.push(code);
+            let SubCode::Success(qos) = code else {
+                continue;
+            };
+            let qos = qos as u8;
+            let path = filter.path;
+            let new = self.subscriptions.insert(path.clone(), qos).is_none();
+            if new {
+                self.session.link.subscribe(1, &path).await?;
+                pending.unconfirmed += 1;
+            }
+            match filter.retain_forward_rule {
+                RetainForwardRule::OnEverySubscribe => pending.replay.push((path, qos)),
+                RetainForwardRule::OnNewSubscribe if new => pending.replay.push((path, qos)),
+                RetainForwardRule::OnNewSubscribe | RetainForwardRule::Never => {}
+            }
+        }
+        self.pending.push_back(pending);
+        self.answer_subscribes();
+        Ok(())
+    }
+
+    fn check_filter(&mut self, filter: &Filter, identifier: bool) -> SubCode {
+        let path = &filter.path;
+        let (refusal, code) = if identifier {
+            (Refusal::Unsupported, SubCode::SubscriptionIdNotSupported)
+        } else if path.starts_with("$share/") {
+            let code = SubCode::SharedSubscriptionsNotSupported;
+            (Refusal::Unsupported, code)
+        } else if filter.nolocal {
+            (Refusal::Unsupported, SubCode::ImplementationSpecific)
+        } else if !is_filter(path) {
+            (Refusal::Subscribe, SubCode::TopicFilterInvalid)
+        } else if !self.session.permissions.may_subscribe(path) {
+            (Refusal::Subscribe, SubCode::NotAuthorized)
+        } else if !self
+            .shared
+            .registry
+            .take_filter(&self.session.principal, path)
+        {
+            (Refusal::Quota, SubCode::QuotaExceeded)
+        } else {
+            return SubCode::Success(granted(filter.qos));
+        };
+        self.refuse(refusal, path);
+        code
+    }
+
+    async fn unsubscribe(&mut self, id: u16, filters: Vec<String>) -> Result<(), End> {
+        let mut reasons = Vec::with_capacity(filters.len());
+        for filter in filters {
+            reasons.push(if self.subscriptions.remove(&filter).is_some() {
+                self.session.link.unsubscribe(&filter).await?;
+                UnsubAckReason::Success
+            } else {
+                UnsubAckReason::NoSubscriptionExisted
+            });
+        }
+        let out = &mut self.session.out;
+        self.session.codec.unsuback(id, reasons, out);
+        Ok(())
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Subscribed => {
+                if let Some(first) = self.pending.front_mut() {
+                    first.unconfirmed = first.unconfirmed.saturating_sub(1);
+                }
+                self.answer_subscribes();
+            }
+            Delivery::Message { id, message } => {
+                let topic = std::str::from_utf8(&message.topic).unwrap_or_default();
+                // What arrives for an ended subscription goes with the lowest quality.
+                let qos = self
+                    .subscriptions
+                    .iter()
+                    .filter(|(filter, _)| matches(topic, filter))
+                    .map(|(_, &qos)| qos)
+                    .max();
+                let qos = qos.unwrap_or(QoS::AtMostOnce as u8);
+                self.session.outgoing.push(message, qos, Some(id));
+            }
+        }
+    }
+
+    /// Sends the SUBACKs that are due, each followed by its retained messages.
+    fn answer_subscribes(&mut self) {
+        while let Some(ready) = self.pending.pop_front_if(|p| p.unconfirmed == 0) {
+            let out = &mut self.session.out;
+            self.session.codec.suback(ready.id, &ready.codes, out);
+            for (filter, qos) in ready.replay {
+                for message in self.shared.retained.matching(&filter) {
+                    self.session.outgoing.push(message, qos, None);
+                }
+            }
+        }
+    }
+
+    async fn prepare_outgoing(&mut self) -> Result<(), End> {
+        let Session {
+            outgoing,
+            codec,
+            out,
+            ..
+        } = &mut self.session;
+        let count = outgoing.fill(codec, out);
+        if count > 0 {
+            let cells = &self.shared.registry.cells;
+            for traffic in [&cells.total, &self.session.principal.traffic] {
+                traffic.messages_out.fetch_add(count, Relaxed);
+            }
+        }
+        while let Some(id) = self.session.outgoing.next_done() {
+            self.session.link.ack(id).await?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, refusal: Refusal, detail: &str) {
+        let cells = &self.shared.registry.cells;
+        self.session.principal.refuse(cells, refusal, detail);
+    }
+
+    async fn finish<W: AsyncWrite + Unpin>(&mut self, end: End, write: &mut W) {
+        let reason = match end {
+            End::Lost | End::Disconnected { .. } => None,
+            End::Refused(refusal, reason) => {
+                self.refuse(refusal, "disconnected");
+                Some((reason, refusal.as_str()))
+            }
+            End::RefusedPublish(refusal) => Some((Reason::NotAuthorized, refusal.as_str())),
+            End::Broker(ending) => Some(ending.reason()),
+            End::Router => Some((Reason::UnspecifiedError, "the broker has failed")),
+        };
+        let silent = matches!(
+            end,
+            End::Disconnected {
+                publish_will: false
+            } | End::Broker(Ending::Revoked)
+        );
+        if let Some(will) = self.session.will.take()
+            && !silent
+        {
+            let topic = std::str::from_utf8(&will.topic).unwrap_or_default();
+            let stored = !will.retain || self.shared.retained.set(topic, &will).is_ok();
+            if !stored || self.session.link.publish(&will).await.is_err() {
+                tracing::warn!(device = %self.session.principal.id, "its will is lost");
+            }
+        }
+        if let Some((reason, why)) = reason {
+            let out = &mut self.session.out;
+            self.session.codec.disconnect(reason, why, out);
+        }
+        let farewell = async {
+            write.write_all_buf(&mut self.session.out).await?;
+            write.shutdown().await
+        };
+        // A client that does not listen any more needs no goodbye.
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// What has to come before more packets can be handled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum More {
+    /// Bytes from the client.
+    Bytes,
+    /// Answers of the router, or the client taking its answers.
+    Answers,
+    /// Time: the client sends too fast.
+    Later(Instant),
+}
+
+enum Written {
+    All,
+    Some,
+}
+
+/// Writes once; cancel safe.
+async fn write_some<W: AsyncWrite + Unpin>(
+    write: &mut W,
+    out: &mut BytesMut,
+) -> io::Result<Written> {
+    if out.is_empty() {
+        write.flush().await?;
+        return Ok(Written::All);
+    }
+    match write.write_buf(out).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        _ => Ok(Written::Some),
+    }
+}

@@ -1,0 +1,127 @@
+//! The aggregate: the sum of the readings on a roster, verified against the sum of
+//! the meters' reading commitments (`docs/protocol.md`, "Aggregate").
+
+use curve25519_dalek::scalar::Scalar;
+
+use crate::cbor::{self, Fields};
+use crate::commitment::{Commitment, commit};
+use crate::frame::{self, Frame, FrameError, Notification};
+use crate::identity::{DeviceKey, PublicKey};
+use crate::membership::MAX_CHANNELS;
+use crate::opening::Opening;
+use crate::pad::RosterHash;
+use crate::time::{Round, Timestamp};
+use crate::topic::NetId;
+use crate::units::MilliwattHours;
+
+/// Why a round that is fully revealed has no aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Disruption {
+    /// The value of a channel is no integer below 2⁶³.
+    #[error("the sum of channel {0} is no energy")]
+    Value(usize),
+    /// The aggregate does not open the sum of the reading commitments of a channel.
+    #[error("the sum of channel {0} is not the one the meters committed to")]
+    Commitment(usize),
+}
+
+/// The sum of one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sum {
+    /// Energy of all included meters, in mWh.
+    pub energy: MilliwattHours,
+    /// The blinding that opens the sum of the reading commitments.
+    pub blinding: Scalar,
+}
+
+impl Sum {
+    /// Accepts an opening only if it decodes and opens the sum of the commitments.
+    ///
+    /// # Errors
+    /// [`Disruption`] for `channel`.
+    pub fn verify(
+        opening: &Opening,
+        commitments: Commitment,
+        channel: usize,
+    ) -> Result<Self, Disruption> {
+        let energy = opening.integer().ok_or(Disruption::Value(channel))?;
+        if commit(opening) != commitments {
+            return Err(Disruption::Commitment(channel));
+        }
+        Ok(Self {
+            energy: MilliwattHours(energy),
+            blinding: opening.blinding,
+        })
+    }
+}
+
+/// A published aggregate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// The round.
+    pub round: Round,
+    /// The roster it is the sum of.
+    pub roster: RosterHash,
+    /// The log head of that roster.
+    pub log_head: [u8; 32],
+    /// Members of the net as of that head.
+    pub members: u32,
+    /// Included members.
+    pub included: u32,
+    /// One sum per channel.
+    pub sums: Vec<Sum>,
+}
+
+impl Aggregate {
+    /// Signs it with the provider's key.
+    pub fn sign(&self, key: &DeviceKey, net: NetId, at: Timestamp) -> Vec<u8> {
+        let sums = self.sums.iter().map(|sum| {
+            cbor::array([
+                cbor::uint(sum.energy.0),
+                cbor::bytes(sum.blinding.as_bytes()),
+            ])
+        });
+        let data = cbor::array([
+            cbor::uint(self.round.0),
+            cbor::bytes(&self.roster),
+            cbor::bytes(&self.log_head),
+            cbor::uint(self.members),
+            cbor::uint(self.included),
+            cbor::array(sums),
+        ]);
+        frame::sign(key, net, at, Notification::Aggregate, data)
+    }
+
+    /// Verifies an aggregate of a net's provider.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn verify(input: &[u8], net: NetId, provider: &PublicKey) -> Result<Self, FrameError> {
+        let mut fields = Frame::verify(input, provider)?.open(net, Notification::Aggregate)?;
+        let round = Round(fields.uint("round", u64::MAX)?);
+        let roster = fields.fixed("roster")?;
+        let log_head = fields.fixed("log head")?;
+        let members = fields.u32("members")?;
+        let included = fields.u32("included")?;
+        let mut sums = Vec::new();
+        for item in fields.array("sums", MAX_CHANNELS)? {
+            let mut sum = Fields::of(item, "sum")?;
+            let energy = MilliwattHours(sum.uint("energy", i64::MAX as u64)?);
+            let blinding = Option::from(Scalar::from_canonical_bytes(sum.fixed("blinding")?));
+            sums.push(Sum {
+                energy,
+                blinding: blinding.ok_or(FrameError::Bound("blinding"))?,
+            });
+            sum.end()?;
+        }
+        fields.end()?;
+        Ok(Self {
+            round,
+            roster,
+            log_head,
+            members,
+            included,
+            sums,
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! Sets of small integers as bits, least significant bit of the first byte first.
+
+use crate::frame::FrameError;
+
+/// A set of positions below a length; exactly `⌈length / 8⌉` bytes on the wire
+/// with all bits past the length zero, so a set has one encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bitmap {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Bitmap {
+    /// No position set.
+    pub fn empty(length: usize) -> Self {
+        Self {
+            bytes: vec![0; length.div_ceil(8)],
+            length,
+        }
+    }
+
+    /// Sets a position; positions past the length are ignored.
+    pub fn set(&mut self, position: usize) {
+        if position < self.length
+            && let Some(byte) = self.bytes.get_mut(position / 8)
+        {
+            *byte |= 1 << (position % 8);
+        }
+    }
+
+    /// Whether a position is set.
+    pub fn contains(&self, position: usize) -> bool {
+        self.bytes
+            .get(position / 8)
+            .is_some_and(|byte| byte & (1 << (position % 8)) != 0)
+    }
+
+    /// The set positions in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.length).filter(|position| self.contains(*position))
+    }
+
+    /// Number of set positions.
+    pub fn count(&self) -> usize {
+        self.bytes
+            .iter()
+            .map(|byte| byte.count_ones() as usize)
+            .sum()
+    }
+
+    /// The bytes on the wire.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Reads a set of positions below `length`.
+    ///
+    /// # Errors
+    /// [`FrameError::Bound`] if it has another length or a bit past it is set.
+    pub fn from_bytes(
+        bytes: Vec<u8>,
+        length: usize,
+        name: &'static str,
+    ) -> Result<Self, FrameError> {
+        let bitmap = Self { bytes, length };
+        let last = bitmap.bytes.last().copied().unwrap_or(0);
+        let spare_set = !length.is_multiple_of(8) && last >> (length % 8) != 0;
+        if bitmap.bytes.len() != length.div_ceil(8) || spare_set {
+            return Err(FrameError::Bound(name));
+        }
+        Ok(bitmap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_set_survives_its_bytes(length in 0usize..70, seed in any::<u64>()) {
+            let mut bitmap = Bitmap::empty(length);
+            (0..length).filter(|i| seed >> (i % 64) & 1 == 1).for_each(|i| bitmap.set(i));
+            let read = Bitmap::from_bytes(bitmap.as_bytes().to_vec(), length, "x").unwrap();
+            prop_assert_eq!(&read, &bitmap);
+            prop_assert_eq!(read.iter().count(), read.count());
+        }
+    }
+
+    #[test]
+    fn spare_bits_and_wrong_lengths_are_refused() {
+        assert!(Bitmap::from_bytes(vec![0b111], 3, "x").is_ok());
+        assert!(Bitmap::from_bytes(vec![0b1000], 3, "x").is_err());
+        assert!(Bitmap::from_bytes(vec![0, 0], 3, "x").is_err());
+        assert!(Bitmap::from_bytes(vec![], 3, "x").is_err());
+        assert!(Bitmap::from_bytes(vec![0xff], 8, "x").is_ok());
+    }
+}

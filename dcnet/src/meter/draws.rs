@@ -1,0 +1,140 @@
+//! The meter's side of the coin-flip draw of its neighbours.
+
+use super::{Meter, MeterEvent, Purpose, saved};
+use crate::alarm::Alarm;
+use crate::cbor;
+use crate::frame::{self, Notification};
+use crate::graph::{MemberIndex, draw_commitment};
+use crate::identity::DeviceId;
+use crate::output::Store;
+use crate::secret::Secret;
+use crate::time::{DAY_MS, Now, Timestamp};
+use crate::topic::Up;
+
+/// Most draws of one meter within 30 days.
+const DRAWS_PER_MONTH: usize = 4;
+
+/// A draw that this meter asked for and that is not done.
+#[derive(Clone, Debug)]
+pub(super) struct OpenDraw {
+    /// What the meter committed to; public only once opened.
+    pub(super) nonce: Secret,
+    /// The signed request.
+    pub(super) request: Vec<u8>,
+    /// When it was asked for.
+    pub(super) since: Timestamp,
+    /// Whether the owner was told that the provider leaves it open.
+    pub(super) overdue: bool,
+}
+
+impl Meter {
+    fn minimum_group(&self) -> u32 {
+        let policy = self
+            .membership
+            .as_ref()
+            .map_or(0, |m| m.genesis().policy.minimum_group);
+        self.config.floors.minimum_group.max(policy)
+    }
+
+    /// Asks for a draw if one is needed: the first once the other members reach the
+    /// minimum group, then when the membership has doubled, and once a year.
+    pub(super) fn consider_draw(&mut self, now: Now) {
+        if let Some(draw) = &mut self.draw {
+            let waited = now.utc.since(draw.since).as_millis();
+            if waited > u128::from(DAY_MS) && !draw.overdue {
+                draw.overdue = true;
+                self.alarm(Alarm::DrawAbandoned);
+            }
+            return;
+        }
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return;
+        };
+        if self.stopped || membership.open_invite(own).is_some() {
+            return;
+        }
+        let members = u32::try_from(membership.members().len()).unwrap_or(u32::MAX);
+        let candidates = members.saturating_sub(1);
+        if candidates < self.minimum_group() {
+            return;
+        }
+        let draws = membership.graph().draws(own);
+        let needed = draws.last().is_none_or(|newest| {
+            let doubled = members >= newest.candidates.saturating_add(1).saturating_mul(2);
+            let too_few = newest.candidates < self.minimum_group();
+            let age_days = now.utc.since(newest.at).as_millis() / u128::from(DAY_MS);
+            doubled || too_few || age_days >= 365
+        });
+        let month = std::time::Duration::from_millis(DAY_MS.saturating_mul(30));
+        let recent = draws
+            .iter()
+            .filter(|draw| draw.at.plus(month) > now.utc)
+            .count();
+        if !needed || recent >= DRAWS_PER_MONTH {
+            return;
+        }
+        let nonce = self.random_secret();
+        let commitment = draw_commitment(self.net, self.id, nonce.expose());
+        let data = cbor::array([cbor::bytes(&commitment)]);
+        let key = &self.config.key;
+        let request = frame::sign(key, self.net, now.utc, Notification::DrawRequest, data);
+        let draw = OpenDraw {
+            nonce,
+            request,
+            since: now.utc,
+            overdue: false,
+        };
+        self.persist(Store::Net, saved::DRAW.to_vec(), Some(draw.to_bytes()));
+        self.publish_until_answered(Purpose::Draw, self.up(Up::Draw), draw.request.clone(), now);
+        self.draw = Some(draw);
+    }
+
+    /// Continues an open draw: the request until it is invited, then the opened nonce,
+    /// forever. Never a new request while one is open.
+    pub(super) fn on_invite(&mut self, now: Now) {
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return;
+        };
+        let (Some(draw), Some(invite)) = (&self.draw, membership.open_invite(own)) else {
+            return;
+        };
+        let data = cbor::array([cbor::bytes(&invite.hash), cbor::bytes(draw.nonce.expose())]);
+        if invite.commitment != draw_commitment(self.net, self.id, draw.nonce.expose()) {
+            return;
+        }
+        let key = &self.config.key;
+        let open = frame::sign(key, self.net, now.utc, Notification::Open, data);
+        self.publish_until_answered(Purpose::Draw, self.up(Up::Draw), open, now);
+    }
+
+    /// A draw of any member is in the log.
+    pub(super) fn on_draw(&mut self, drawer: MemberIndex, now: Now) {
+        let Some(own) = self.index() else { return };
+        if drawer == own {
+            self.repeats.stop(&Purpose::Draw);
+            self.draw = None;
+            self.persist(Store::Net, saved::DRAW.to_vec(), None);
+            self.entered = false;
+            let newest = self
+                .membership
+                .as_ref()
+                .and_then(|m| m.graph().newest(own, u64::MAX));
+            let neighbours = newest.map_or(0, |draw| draw.neighbours.len());
+            self.event(MeterEvent::Drawn { neighbours });
+        }
+        self.follow_graph(drawer, now);
+    }
+
+    /// The ids of the members that this meter's newest draw names.
+    pub(super) fn drawn_neighbours(&self) -> Vec<(MemberIndex, DeviceId)> {
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return Vec::new();
+        };
+        let newest = membership.graph().newest(own, u64::MAX);
+        let drawn = newest.map_or(&[][..], |draw| &draw.neighbours);
+        drawn
+            .iter()
+            .filter_map(|i| membership.member(*i).map(|m| (*i, m.id)))
+            .collect()
+    }
+}

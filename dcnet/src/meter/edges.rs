@@ -1,0 +1,518 @@
+//! The meter's handshakes and pair keys, one per edge of the key graph.
+
+use std::collections::BTreeMap;
+
+use super::{CLOSED_AFTER, Meter, MeterEvent, Purpose, checks, saved};
+use crate::alarm::{Alarm, Refusal};
+use crate::cbor;
+use crate::frame::{self, Notification};
+use crate::graph::MemberIndex;
+use crate::handshake::{Ephemeral, Pair};
+use crate::identity::DeviceId;
+use crate::output::Store;
+use crate::pad::{PadKeys, PairKey};
+use crate::time::{Day, Now, Round};
+use crate::topic::{Topic, Up};
+
+/// An edge in one of its lives: the neighbour and the log entry at which it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EdgeKey {
+    pub(super) peer: DeviceId,
+    pub(super) origin: u64,
+}
+
+/// How far the handshake of an edge is.
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// Lower end: waits for the answer.
+    Offered {
+        ephemeral: Ephemeral,
+        first_day: Day,
+        offer: Vec<u8>,
+    },
+    /// Higher end: has a key, waits for the lower end's confirmation.
+    Answered {
+        key: PairKey,
+        offer: [u8; 32],
+        answer: Vec<u8>,
+    },
+    /// Lower end: has a key, waits for the higher end's confirmation.
+    Confirming {
+        key: PairKey,
+        offer: [u8; 32],
+        answer: [u8; 32],
+        confirm: Vec<u8>,
+    },
+    /// Both ends have proved that they have the key. The higher end repeats its
+    /// confirmation when it is asked again.
+    Established { key: PairKey, confirm: Vec<u8> },
+}
+
+/// An edge and its key.
+#[derive(Clone, Debug)]
+pub(super) struct Edge {
+    pub(super) pair: Pair,
+    pub(super) stage: Stage,
+    /// Pad keys of the days in use; derived again when needed.
+    pads: BTreeMap<Day, PadKeys>,
+}
+
+impl Edge {
+    pub(super) fn new(pair: Pair, stage: Stage) -> Self {
+        Self {
+            pair,
+            stage,
+            pads: BTreeMap::new(),
+        }
+    }
+
+    /// The pad keys of a day; `None` if the handshake is not done or the day's key is
+    /// erased or not reached yet.
+    pub(super) fn pads(&mut self, day: Day) -> Option<&PadKeys> {
+        let Stage::Established { key, .. } = &self.stage else {
+            return None;
+        };
+        if !self.pads.contains_key(&day) {
+            let keys = key.on(day)?.pad_keys(self.pair.net);
+            self.pads.insert(day, keys);
+        }
+        self.pads.get(&day)
+    }
+
+    /// Forgets the keys of days before `day`; true if the stored key changed.
+    fn erase_before(&mut self, day: Day) -> bool {
+        self.pads.retain(|kept, _| *kept >= day);
+        let (Stage::Answered { key, .. }
+        | Stage::Confirming { key, .. }
+        | Stage::Established { key, .. }) = &mut self.stage
+        else {
+            return false;
+        };
+        match (key.day() < day).then(|| key.on(day)).flatten() {
+            Some(later) => {
+                *key = later;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Meter {
+    fn pair_with(&self, peer: DeviceId, origin: [u8; 32]) -> Pair {
+        let (lower, higher) = (self.id.min(peer), self.id.max(peer));
+        Pair {
+            net: self.net,
+            lower,
+            higher,
+            origin,
+        }
+    }
+
+    fn save_edge(&mut self, key: EdgeKey) {
+        let value = self.edges.get(&key).map(Edge::to_bytes);
+        self.persist(Store::Net, saved::edge_key(&key), value);
+    }
+
+    /// The edges this meter should have: those it drew, and the first 4·degree others
+    /// that drew it.
+    fn wanted_edges(&self) -> BTreeMap<EdgeKey, [u8; 32]> {
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return BTreeMap::new();
+        };
+        let graph = membership.graph();
+        let degree = usize::try_from(membership.genesis().policy.degree).unwrap_or(usize::MAX);
+        let drawn = graph
+            .newest(own, u64::MAX)
+            .map_or(&[][..], |draw| &draw.neighbours);
+        let incoming = graph.incoming(own);
+        let accepted = incoming.iter().take(degree.saturating_mul(4));
+        let mut wanted = BTreeMap::new();
+        for index in drawn.iter().chain(accepted) {
+            let origin = graph.origin(own, *index);
+            let entry = origin.and_then(|origin| membership.hash_at(origin).map(|h| (origin, h)));
+            if let (Some(peer), Some((origin, hash))) = (membership.member(*index), entry) {
+                wanted.insert(
+                    EdgeKey {
+                        peer: peer.id,
+                        origin,
+                    },
+                    hash,
+                );
+            }
+        }
+        wanted
+    }
+
+    /// Follows a draw that concerns this meter: offers for new edges, retires old ones.
+    pub(super) fn follow_graph(&mut self, drawer: MemberIndex, now: Now) {
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return;
+        };
+        let newest = membership.graph().newest(drawer, u64::MAX);
+        let named = newest.is_some_and(|draw| draw.neighbours.binary_search(&own).is_ok());
+        let drawer_id = membership.member(drawer).map(|member| member.id);
+        let had = self.edges.keys().any(|key| Some(key.peer) == drawer_id);
+        if drawer == own || named || had {
+            self.sync_edges(now);
+        }
+    }
+
+    /// Brings handshakes in line with the key graph.
+    pub(super) fn sync_edges(&mut self, now: Now) {
+        let wanted = self.wanted_edges();
+        for (key, origin) in &wanted {
+            let revoked = self
+                .config
+                .revoked
+                .as_ref()
+                .is_some_and(|list| list.contains(&key.peer));
+            if !self.edges.contains_key(key) && self.id < key.peer && !revoked {
+                self.offer(*key, *origin, now);
+            }
+        }
+        if self.rounds.is_empty() {
+            let gone: Vec<EdgeKey> = self
+                .edges
+                .keys()
+                .filter(|key| !wanted.contains_key(key))
+                .copied()
+                .collect();
+            for key in gone {
+                self.edges.remove(&key);
+                self.repeats.stop(&Purpose::Edge(key));
+                self.save_edge(key);
+            }
+        }
+    }
+
+    fn offer(&mut self, key: EdgeKey, origin: [u8; 32], now: Now) {
+        let ephemeral = Ephemeral::new(self.random_secret());
+        let pair = self.pair_with(key.peer, origin);
+        let first_day = now.utc.day();
+        let offer = pair.sign_offer(&self.config.key, &ephemeral, first_day, now.utc);
+        let stage = Stage::Offered {
+            ephemeral,
+            first_day,
+            offer: offer.clone(),
+        };
+        self.edges.insert(key, Edge::new(pair, stage));
+        self.save_edge(key);
+        self.publish_until_answered(Purpose::Edge(key), self.up_pair(key.peer), offer, now);
+    }
+
+    fn up_pair(&self, peer: DeviceId) -> Topic {
+        Topic::UpPair {
+            net: self.net,
+            meter: self.id,
+            peer,
+        }
+    }
+
+    /// One half of a handshake, relayed by the provider.
+    pub(super) fn on_handshake(&mut self, topic: Topic, peer: DeviceId, payload: &[u8], now: Now) {
+        if self.stopped {
+            return;
+        }
+        if self
+            .config
+            .revoked
+            .as_ref()
+            .is_some_and(|list| list.contains(&peer))
+        {
+            return self.refuse(topic, Refusal::Revoked);
+        }
+        let outcome = self.handshake_step(peer, payload, now);
+        match outcome {
+            Ok(()) => {}
+            Err(HandshakeFault::Refused(reason)) => self.refuse(topic, reason),
+            Err(HandshakeFault::Alarm(reason)) => {
+                self.alarm(Alarm::Handshake {
+                    meter: peer,
+                    reason,
+                });
+            }
+        }
+        self.consider_entered(now);
+    }
+
+    fn handshake_step(
+        &mut self,
+        peer: DeviceId,
+        payload: &[u8],
+        now: Now,
+    ) -> Result<(), HandshakeFault> {
+        let membership = self.membership.as_ref().ok_or(Refusal::Edge)?;
+        let (_, frame) = membership
+            .verify_member_frame(payload)
+            .map_err(Refusal::Frame)?;
+        if frame.header().client != peer {
+            return Err(Refusal::Topic.into());
+        }
+        let (own, other) = (self.index(), membership.index_of(&peer));
+        let (Some(own), Some(other)) = (own, other) else {
+            return Err(Refusal::Edge.into());
+        };
+        let origin = membership.graph().origin(own, other).ok_or(Refusal::Edge)?;
+        let hash = membership.hash_at(origin).ok_or(Refusal::Edge)?;
+        let key = EdgeKey { peer, origin };
+        let pair = self.pair_with(peer, hash);
+        match frame.header().notification {
+            Notification::Offer => self.on_offer(key, pair, frame, now),
+            Notification::Answer => self.on_answer(key, pair, frame, now),
+            Notification::Confirm => self.on_confirm(key, pair, frame, now),
+            _ => Err(Refusal::Topic.into()),
+        }
+    }
+
+    fn on_offer(
+        &mut self,
+        key: EdgeKey,
+        pair: Pair,
+        frame: frame::Frame,
+        now: Now,
+    ) -> Result<(), HandshakeFault> {
+        let half = pair.read_offer(frame).map_err(Refusal::Frame)?;
+        match self.edges.get(&key).map(|edge| &edge.stage) {
+            Some(Stage::Answered { offer, answer, .. }) if *offer == half.digest => {
+                let answer = answer.clone();
+                self.publish(self.up_pair(key.peer), answer);
+                return Ok(());
+            }
+            // The offer was repeated before the lower end saw the answer.
+            Some(Stage::Established { .. }) => return Ok(()),
+            Some(_) => return Err(HandshakeFault::Alarm("a second, different offer")),
+            None => {}
+        }
+        if !self.wanted_edges().contains_key(&key) {
+            return Err(Refusal::Edge.into());
+        }
+        let today = now.utc.day();
+        if half.first_day.0.abs_diff(today.0) > 1 {
+            return Err(Refusal::Rule("the first day of the offer is not about today").into());
+        }
+        let ephemeral = Ephemeral::new(self.random_secret());
+        let answer = pair.sign_answer(&self.config.key, &ephemeral, &half, now.utc);
+        let digest = frame::digest_of(&answer).map_err(Refusal::Frame)?;
+        let derived = Pair::derive(
+            &ephemeral,
+            &half.public,
+            &half.digest,
+            &digest,
+            half.first_day,
+        );
+        let pair_key = derived.ok_or(HandshakeFault::Alarm("an all-zero shared secret"))?;
+        let stage = Stage::Answered {
+            key: pair_key,
+            offer: half.digest,
+            answer: answer.clone(),
+        };
+        self.edges.insert(key, Edge::new(pair, stage));
+        self.save_edge(key);
+        self.publish(self.up_pair(key.peer), answer);
+        Ok(())
+    }
+
+    fn on_answer(
+        &mut self,
+        key: EdgeKey,
+        pair: Pair,
+        frame: frame::Frame,
+        now: Now,
+    ) -> Result<(), HandshakeFault> {
+        let edge = self.edges.get(&key).ok_or(Refusal::Edge)?;
+        let Stage::Offered {
+            ephemeral,
+            first_day,
+            offer,
+        } = &edge.stage
+        else {
+            return Ok(());
+        };
+        let offer = frame::digest_of(offer).map_err(Refusal::Frame)?;
+        let half = pair.read_answer(frame, &offer).map_err(Refusal::Frame)?;
+        if half.first_day != *first_day {
+            return Err(Refusal::Rule("the answer names another first day").into());
+        }
+        let derived = Pair::derive(ephemeral, &half.public, &offer, &half.digest, *first_day);
+        let pair_key = derived.ok_or(HandshakeFault::Alarm("an all-zero shared secret"))?;
+        let tag = Pair::tag(&pair_key, self.id, &offer, &half.digest);
+        let confirm = pair.sign_confirm(&self.config.key, &tag, now.utc);
+        let stage = Stage::Confirming {
+            key: pair_key,
+            offer,
+            answer: half.digest,
+            confirm: confirm.clone(),
+        };
+        self.edges.insert(key, Edge::new(pair, stage));
+        self.save_edge(key);
+        self.publish_until_answered(Purpose::Edge(key), self.up_pair(key.peer), confirm, now);
+        Ok(())
+    }
+
+    fn on_confirm(
+        &mut self,
+        key: EdgeKey,
+        pair: Pair,
+        frame: frame::Frame,
+        now: Now,
+    ) -> Result<(), HandshakeFault> {
+        let tag = pair.read_confirm(frame, key.peer).map_err(Refusal::Frame)?;
+        let edge = self.edges.get(&key).ok_or(Refusal::Edge)?;
+        let wrong = HandshakeFault::Alarm("a wrong confirmation tag");
+        let established = match &edge.stage {
+            Stage::Answered {
+                key: pair_key,
+                offer,
+                answer,
+            } => {
+                let answer = frame::digest_of(answer).map_err(Refusal::Frame)?;
+                if !tag.equals(Pair::tag(pair_key, key.peer, offer, &answer).expose()) {
+                    return Err(wrong);
+                }
+                let own = Pair::tag(pair_key, self.id, offer, &answer);
+                let confirm = pair.sign_confirm(&self.config.key, &own, now.utc);
+                Stage::Established {
+                    key: pair_key.clone(),
+                    confirm,
+                }
+            }
+            Stage::Confirming {
+                key: pair_key,
+                offer,
+                answer,
+                ..
+            } => {
+                if !tag.equals(Pair::tag(pair_key, key.peer, offer, answer).expose()) {
+                    return Err(wrong);
+                }
+                Stage::Established {
+                    key: pair_key.clone(),
+                    confirm: Vec::new(),
+                }
+            }
+            Stage::Established { confirm, .. } => {
+                let confirm = confirm.clone();
+                if !confirm.is_empty() {
+                    self.publish(self.up_pair(key.peer), confirm);
+                }
+                return Ok(());
+            }
+            Stage::Offered { .. } => return Err(Refusal::Rule("a confirmation too early").into()),
+        };
+        let reply = match &established {
+            Stage::Established { confirm, .. } => confirm.clone(),
+            _ => Vec::new(),
+        };
+        self.edges.insert(key, Edge::new(pair, established));
+        self.repeats.stop(&Purpose::Edge(key));
+        self.save_edge(key);
+        if !reply.is_empty() {
+            self.publish(self.up_pair(key.peer), reply);
+        }
+        Ok(())
+    }
+
+    /// The present edge to a member, if its handshake is done and it is not revoked.
+    pub(super) fn live_edge(&self, peer: MemberIndex) -> Option<EdgeKey> {
+        let membership = self.membership.as_ref()?;
+        let id = membership.member(peer)?.id;
+        let origin = membership.graph().origin(self.index()?, peer)?;
+        let key = EdgeKey { peer: id, origin };
+        let edge = self.edges.get(&key)?;
+        let revoked = self
+            .config
+            .revoked
+            .as_ref()
+            .is_some_and(|list| list.contains(&id));
+        (matches!(edge.stage, Stage::Established { .. }) && !revoked).then_some(key)
+    }
+
+    /// Drawn neighbours, and how many of them have a key.
+    pub(super) fn drawn_and_live(&self) -> (usize, usize) {
+        let drawn = self.drawn_neighbours();
+        let live = drawn
+            .iter()
+            .filter(|(index, _)| self.live_edge(*index).is_some())
+            .count();
+        (drawn.len(), live)
+    }
+
+    /// Tells the provider once enough handshakes are done (notification 2).
+    pub(super) fn consider_entered(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if self.entered || self.draw.is_some() {
+            return;
+        }
+        let policy = membership.genesis().policy.minimum_neighbours;
+        let (drawn, live) = self.drawn_and_live();
+        let required =
+            checks::required_neighbours(self.config.floors.minimum_neighbours, policy, drawn);
+        if drawn == 0 || live < usize::try_from(required).unwrap_or(usize::MAX) {
+            return;
+        }
+        self.entered = true;
+        let data = cbor::array([cbor::uint(u32::try_from(live).unwrap_or(u32::MAX))]);
+        let frame = frame::sign(
+            &self.config.key,
+            self.net,
+            now.utc,
+            Notification::Entered,
+            data,
+        );
+        self.publish_until_answered(Purpose::Entered, self.up(Up::Entered), frame, now);
+        self.event(MeterEvent::Entered { neighbours: live });
+    }
+
+    /// Ratchets stored keys past the days whose rounds are all closed: whoever seizes
+    /// the meter learns nothing of them.
+    pub(super) fn erase_old_keys(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if !now.synchronised || self.clock.check(now).is_err() {
+            return;
+        }
+        let period = membership.genesis().policy.period;
+        let oldest = now.utc.minus(CLOSED_AFTER).minus(period.duration()).day();
+        if self.erased_before >= oldest {
+            return;
+        }
+        self.erased_before = oldest;
+        let mut changed = Vec::new();
+        for (key, edge) in &mut self.edges {
+            if edge.erase_before(oldest) {
+                changed.push(*key);
+            }
+        }
+        for key in changed {
+            self.save_edge(key);
+        }
+        if let Some(device) = &mut self.device
+            && device.blinding.day() < oldest
+            && let Some(later) = device.blinding.on(oldest)
+        {
+            device.blinding = later;
+            let value = device.to_bytes();
+            self.persist(Store::Net, saved::DEVICE.to_vec(), Some(value));
+        }
+    }
+
+    /// The day whose keys a round uses.
+    pub(super) fn day_of(&self, round: Round) -> Option<Day> {
+        Some(round.day(self.membership.as_ref()?.genesis().policy.period))
+    }
+}
+
+enum HandshakeFault {
+    Refused(Refusal),
+    Alarm(&'static str),
+}
+
+impl From<Refusal> for HandshakeFault {
+    fn from(reason: Refusal) -> Self {
+        Self::Refused(reason)
+    }
+}

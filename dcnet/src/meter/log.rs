@@ -1,0 +1,182 @@
+//! Following the membership log.
+
+use ciborium::Value;
+
+use super::{EARLY_ENTRIES, Meter, MeterEvent, Purpose, saved};
+use crate::alarm::Alarm;
+use crate::cbor;
+use crate::frame::{self, Notification};
+use crate::membership::{Applied, EntryError, Membership};
+use crate::output::Store;
+use crate::time::Now;
+use crate::topic::{Topic, Up};
+
+impl Meter {
+    /// Takes one entry, from wherever it came, and those that waited for it.
+    pub(super) fn on_entry(&mut self, topic: Topic, payload: &[u8], now: Now) {
+        if self.stopped {
+            return;
+        }
+        match self.apply_entry(payload) {
+            Ok(applied) => {
+                self.take_entry(applied, payload, now);
+                self.take_early_entries(now);
+                self.retry_buffered_rosters(now);
+            }
+            Err(EntryError::Known) => {}
+            Err(EntryError::Gap { index, .. }) => {
+                self.log_target = self.log_target.max(index);
+                if self.membership.is_some() && self.early_entries.len() < EARLY_ENTRIES {
+                    self.early_entries.insert(index, payload.to_vec());
+                }
+            }
+            Err(EntryError::Fork { index }) => self.stop(Alarm::LogFork { index }),
+            Err(error @ (EntryError::Rule(_) | EntryError::Unsupported(_))) => {
+                self.alarm(Alarm::BadEntry(error.clone()));
+                self.refuse(topic, error);
+            }
+            Err(error) => self.refuse(topic, error),
+        }
+        self.check_checkpoint();
+    }
+
+    fn take_entry(&mut self, applied: Option<Applied>, payload: &[u8], now: Now) {
+        let index = self.membership.as_ref().map_or(0, |m| m.head().index);
+        self.persist(Store::Net, saved::log_key(index), Some(payload.to_vec()));
+        if let Some(applied) = applied {
+            self.after_entry(applied, now);
+        }
+    }
+
+    fn take_early_entries(&mut self, now: Now) {
+        while !self.stopped {
+            let next = self
+                .membership
+                .as_ref()
+                .map_or(0, |m| m.head().index.saturating_add(1));
+            self.early_entries = self.early_entries.split_off(&next);
+            let Some(payload) = self.early_entries.remove(&next) else {
+                return;
+            };
+            match self.apply_entry(&payload) {
+                Ok(applied) => self.take_entry(applied, &payload, now),
+                Err(EntryError::Fork { index }) => self.stop(Alarm::LogFork { index }),
+                Err(error) => return self.alarm(Alarm::BadEntry(error)),
+            }
+        }
+    }
+
+    /// `Ok(None)` when it was the Genesis.
+    pub(super) fn apply_entry(&mut self, payload: &[u8]) -> Result<Option<Applied>, EntryError> {
+        match &mut self.membership {
+            Some(membership) => membership.append(payload).map(Some),
+            None => {
+                let opened = Membership::open(payload, &self.config.provider, &self.config.ca);
+                let membership = match opened {
+                    Ok(membership) if membership.net() == self.net => membership,
+                    Ok(_) => return Err(EntryError::Trust("net")),
+                    // A later entry, before the Genesis is known here.
+                    Err(EntryError::Frame(frame::FrameError::Net)) => {
+                        return Err(EntryError::Gap {
+                            expected: 0,
+                            index: 0,
+                        });
+                    }
+                    Err(error) => return Err(error),
+                };
+                self.adopt(membership);
+                Ok(None)
+            }
+        }
+    }
+
+    fn adopt(&mut self, membership: Membership) {
+        let genesis = membership.genesis().clone();
+        let policy = genesis.policy;
+        self.clock.set_period(policy.period);
+        self.membership = Some(membership);
+        let floors = self.config.floors;
+        if policy.period.as_secs() < floors.minimum_period {
+            let (policy, floor) = (policy.period.as_secs(), floors.minimum_period);
+            self.stop(Alarm::Floor {
+                what: "period in seconds",
+                policy,
+                floor,
+            });
+        }
+        self.event(MeterEvent::NetOpened {
+            policy,
+            channels: genesis.channels,
+        });
+    }
+
+    /// What follows from an entry that is in the log now.
+    pub(super) fn after_entry(&mut self, applied: Applied, now: Now) {
+        let own = self.index();
+        match applied {
+            Applied::Joined(member) if Some(member) == own => {
+                self.repeats.stop(&Purpose::Register);
+                self.event(MeterEvent::Joined);
+            }
+            Applied::Invited(member) if Some(member) == own => self.on_invite(now),
+            Applied::Drawn(member) => self.on_draw(member, now),
+            Applied::Joined(_) | Applied::Invited(_) => {}
+        }
+    }
+
+    /// Compares the log with the gateway administrator's checkpoint, once it is long enough.
+    pub(super) fn check_checkpoint(&mut self) {
+        if self.checkpoint_seen {
+            return;
+        }
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let checkpoint = self.config.checkpoint;
+        let Some(hash) = membership.hash_at(checkpoint.index) else {
+            return;
+        };
+        if hash == checkpoint.head && membership.members_at(checkpoint.index) == checkpoint.members
+        {
+            self.checkpoint_seen = true;
+        } else {
+            self.stop(Alarm::Checkpoint {
+                index: checkpoint.index,
+            });
+        }
+    }
+
+    /// Asks for log entries and rosters that are known to be missing, and for both
+    /// after a new connection. The provider always answers, if only with its newest.
+    pub(super) fn catch_up(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if self.stopped || self.connected_since.is_none() {
+            return;
+        }
+        let head = membership.head().index;
+        let (behind, pace) = (head < self.log_target, self.pace());
+        if self.log_request.ask(behind, now.monotonic, pace) {
+            let data = cbor::array([cbor::uint(head.saturating_add(1))]);
+            self.request(Notification::LogRequest, Up::Log, data, now);
+        }
+        let behind = !self.buffered_rosters.is_empty();
+        if self.roster_request.ask(behind, now.monotonic, pace) {
+            let after = self
+                .last_roster
+                .map_or(Value::Null, |(_, hash)| cbor::bytes(&hash));
+            self.request(
+                Notification::RosterRequest,
+                Up::Roster,
+                cbor::array([after]),
+                now,
+            );
+        }
+    }
+
+    fn request(&mut self, notification: Notification, kind: Up, data: Value, now: Now) {
+        let frame = frame::sign(&self.config.key, self.net, now.utc, notification, data);
+        self.publish(self.up(kind), frame);
+    }
+}

@@ -1,0 +1,628 @@
+//! A meter in a round: boundary, submission, roster, reveal, aggregate.
+
+use std::time::Duration;
+
+use chacha20::rand_core::Rng;
+
+use super::checks::{self, Used};
+use super::{
+    BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, SEEN_ROSTERS, saved,
+};
+use crate::aggregate::Aggregate;
+use crate::alarm::{Alarm, Silence};
+use crate::bitmap::Bitmap;
+use crate::commitment::commit;
+use crate::graph::MemberIndex;
+use crate::identity::DeviceId;
+use crate::opening::{Opening, PadSum};
+use crate::output::Store;
+use crate::pad::RosterHash;
+use crate::reading::{BlindingSecret, Boundary, Reading, ReadingError};
+use crate::reveal::Reveal;
+use crate::roster::{Roster, RosterError};
+use crate::superposition::{Share, ShortDigest, Submission, self_mask, short};
+use crate::time::{DAY_MS, Now, Round};
+use crate::topic::{Topic, Up};
+
+use super::edges::EdgeKey;
+
+/// What a meter keeps of a round it submitted in, until it is final or closed.
+#[derive(Clone, Debug)]
+pub(super) struct OwnRound {
+    /// Index of the log entry named in the submission.
+    pub(super) head_index: u64,
+    /// Members its newest draw named then, ascending: `d` of them.
+    pub(super) drawn: Vec<MemberIndex>,
+    /// Edges whose pads are in the submission, by ascending member index.
+    pub(super) used: Vec<(MemberIndex, EdgeKey)>,
+    /// L as stated in the submission.
+    pub(super) required: u32,
+    /// Minimum group as stated in the submission.
+    pub(super) minimum_group: u32,
+    /// Short digest of the submission.
+    pub(super) digest: ShortDigest,
+    /// What is done.
+    pub(super) stage: RoundStage,
+}
+
+/// How far a meter is in a round.
+#[derive(Clone, Debug)]
+pub(super) enum RoundStage {
+    /// Submitted; one self-mask per channel is kept for the reveal.
+    Submitted {
+        /// The stored bytes, the only ones ever published for the round.
+        frame: Vec<u8>,
+        /// The self-masks.
+        masks: Vec<Opening>,
+        /// When it was first published over a live connection within the window.
+        timely: Option<Duration>,
+    },
+    /// One roster was accepted and answered; the self-masks are erased.
+    Revealed {
+        /// The roster.
+        roster: RosterHash,
+        /// The stored bytes of the answer.
+        frame: Vec<u8>,
+    },
+    /// A roster was refused, for good; the self-masks are erased.
+    Refused,
+}
+
+impl Meter {
+    pub(super) fn on_boundary(&mut self, boundary: Boundary, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let genesis = membership.genesis();
+        let (period, window) = (genesis.policy.period, genesis.policy.window_ms);
+        if boundary.channels.len() != genesis.channels.len() {
+            return;
+        }
+        let before = self.boundary.replace((boundary.clone(), now));
+        let Some((start, at_start)) = before else {
+            return;
+        };
+        let reading = match Reading::between(&start, &boundary, period) {
+            Ok(reading) => reading,
+            Err(ReadingError::WentBack(channel)) => {
+                return self.alarm(Alarm::RegisterWentBack { channel });
+            }
+            // The boundaries lie farther apart: an interval was missed. It is never
+            // sent later, where it would stand alone.
+            Err(_) => return,
+        };
+        let round = reading.round();
+        let checked = checks::in_step(at_start, now).and_then(|()| self.may_submit(round, now));
+        if let Err(reason) = checked {
+            return self.event(MeterEvent::Silent { round, reason });
+        }
+        // At a random moment of the first half of what is left of the window.
+        let late = now.utc.since(round.end(period));
+        let window = Duration::from_millis(u64::from(window));
+        let spread = (window / 2).saturating_sub(late).as_micros().max(1);
+        let spread = u64::try_from(spread).unwrap_or(1);
+        let delay = Duration::from_micros(self.rng.next_u64() % spread);
+        self.due = Some((now.monotonic.saturating_add(delay), reading));
+    }
+
+    /// The rules before a submission.
+    fn may_submit(&self, round: Round, now: Now) -> Result<(), Silence> {
+        if self.stopped {
+            return Err(Silence::Stopped);
+        }
+        self.clock.check(now)?;
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return Err(Silence::NotMember);
+        };
+        if !self.checkpoint_seen {
+            return Err(Silence::CheckpointNotReached);
+        }
+        let policy = membership.genesis().policy;
+        checks::not_submitted_yet(round.start(policy.period), self.submitted_until)?;
+        let newest = membership.graph().newest(own, u64::MAX);
+        let newest = newest
+            .filter(|_| self.draw.is_none())
+            .ok_or(Silence::DrawIncomplete)?;
+        if newest.candidates < self.own_minimum_group() {
+            return Err(Silence::TooFewCandidates);
+        }
+        let (drawn, live) = self.drawn_and_live();
+        if live < usize::try_from(self.required(drawn)).unwrap_or(usize::MAX) {
+            return Err(Silence::TooFewNeighbours);
+        }
+        Ok(())
+    }
+
+    fn own_minimum_group(&self) -> u32 {
+        let policy = self
+            .membership
+            .as_ref()
+            .map_or(0, |m| m.genesis().policy.minimum_group);
+        self.config.floors.minimum_group.max(policy)
+    }
+
+    fn required(&self, drawn: usize) -> u32 {
+        let policy = self
+            .membership
+            .as_ref()
+            .map_or(0, |m| m.genesis().policy.minimum_neighbours);
+        checks::required_neighbours(self.config.floors.minimum_neighbours, policy, drawn)
+    }
+
+    /// Blinds a reading and publishes it.
+    pub(super) fn submit(&mut self, reading: &Reading, now: Now) {
+        let round = reading.round();
+        let result = self
+            .may_submit(round, now)
+            .and_then(|()| self.blind(reading, now));
+        if let Err(reason) = result {
+            self.event(MeterEvent::Silent { round, reason });
+        }
+    }
+
+    fn blind(&mut self, reading: &Reading, now: Now) -> Result<(), Silence> {
+        let round = reading.round();
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return Err(Silence::NotMember);
+        };
+        let policy = membership.genesis().policy;
+        let channels = reading.channels();
+        let head = membership.head();
+        let neighbours = membership.graph().neighbours(own, head.index);
+        let drawn: Vec<MemberIndex> = self
+            .drawn_neighbours()
+            .into_iter()
+            .map(|(index, _)| index)
+            .collect();
+        let day = round.day(policy.period);
+        let mut bitmap = Bitmap::empty(neighbours.len());
+        let mut used = Vec::new();
+        let mut sums: Vec<PadSum> = (0..channels).map(|_| PadSum::new()).collect();
+        for (place, index) in neighbours.iter().enumerate() {
+            let Some(key) = self.live_edge(*index) else {
+                continue;
+            };
+            let adds = self.id < key.peer;
+            let Some(pads) = self.edges.get_mut(&key).and_then(|edge| edge.pads(day)) else {
+                continue;
+            };
+            for (channel, sum) in (0..).zip(&mut sums) {
+                sum.include(pads.submission(round, channel).bytes(), adds);
+            }
+            bitmap.set(place);
+            used.push((*index, key));
+        }
+        // Counted once more: keys of this round's day may not exist on every live edge.
+        let usable = drawn
+            .iter()
+            .filter(|d| used.binary_search_by_key(d, |(i, _)| i).is_ok());
+        let required = self.required(drawn.len());
+        if usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {
+            return Err(Silence::TooFewNeighbours);
+        }
+        let device = self.device_secrets(now);
+        let blinding = device.blinding.on(day).ok_or(Silence::KeysErased)?;
+        let openings = reading.openings(&blinding, self.net);
+        let mut masks = Vec::with_capacity(channels);
+        let mut shares = Vec::with_capacity(channels);
+        for (channel, (opening, sum)) in (0..).zip(openings.iter().zip(&sums)) {
+            let random = self.random();
+            let mask = self_mask(&device.mask, &random, self.net, round, channel);
+            let superposition = *opening + sum.finish() + mask;
+            shares.push(Share {
+                superposition,
+                commitment: commit(opening),
+            });
+            masks.push(mask);
+        }
+        let submission = Submission {
+            sender: self.id,
+            round,
+            log_head: head.hash,
+            minimum_group: self.own_minimum_group(),
+            minimum_neighbours: required,
+            edges: bitmap.as_bytes().to_vec(),
+            shares,
+            digest: [0; 32],
+        };
+        let frame = submission.sign(&self.config.key, self.net, now.utc);
+        let digest = crate::frame::digest_of(&frame).map_err(|_| Silence::Stopped)?;
+        let late = now.utc.since(round.end(policy.period));
+        let in_time = late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4);
+        let timely = self
+            .connected_since
+            .filter(|_| in_time)
+            .map(|_| now.monotonic);
+        let own_round = OwnRound {
+            head_index: head.index,
+            drawn,
+            used,
+            required,
+            minimum_group: submission.minimum_group,
+            digest: short(&digest),
+            stage: RoundStage::Submitted {
+                frame: frame.clone(),
+                masks,
+                timely,
+            },
+        };
+        self.submitted_until = round.end(policy.period);
+        let until = self.submitted_until.as_millis().to_be_bytes().to_vec();
+        self.persist(
+            Store::Register,
+            saved::SUBMITTED_UNTIL.to_vec(),
+            Some(until),
+        );
+        self.persist(
+            Store::Net,
+            saved::round_key(round),
+            Some(own_round.to_bytes()),
+        );
+        self.rounds.insert(round, own_round);
+        self.event(MeterEvent::Submitted { round });
+        let purpose = Purpose::Submission(round);
+        self.publish_until_answered(purpose, self.up(Up::Submission), frame, now);
+        Ok(())
+    }
+
+    /// The device's own secrets, made at the first submission: only then the clock,
+    /// and with it the day of the blinding secret, is known to be right.
+    fn device_secrets(&mut self, now: Now) -> DeviceSecrets {
+        if let Some(device) = &self.device {
+            return device.clone();
+        }
+        let mask = self.random_secret();
+        let day = now.utc.minus(Duration::from_millis(DAY_MS)).day();
+        let blinding = BlindingSecret::new(day, self.random_secret());
+        let device = DeviceSecrets { mask, blinding };
+        self.persist(Store::Net, saved::DEVICE.to_vec(), Some(device.to_bytes()));
+        self.device = Some(device.clone());
+        device
+    }
+
+    /// Takes a roster, in the order of the chain.
+    pub(super) fn on_roster(&mut self, topic: Topic, payload: Vec<u8>, now: Now) {
+        if self.stopped {
+            return;
+        }
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if self.clock.check(now).is_err() {
+            // Whether the round is closed cannot be told now.
+            return self.buffer_roster(payload);
+        }
+        let roster = match Roster::verify(&payload, membership) {
+            Ok(roster) => roster,
+            Err(RosterError::UnknownHead) => {
+                return self.buffer_roster(payload);
+            }
+            Err(RosterError::Frame(error)) => return self.refuse(topic, error),
+        };
+        if let Some((round, hash)) = self.last_roster {
+            if roster.round <= round {
+                return self.on_old_roster(&roster);
+            }
+            if roster.previous != Some(hash) {
+                return self.buffer_roster(payload);
+            }
+        }
+        self.follow_roster(&roster, now);
+        self.retry_buffered_rosters(now);
+    }
+
+    /// A roster for a round that the known chain has passed: the same again asks for
+    /// the same answer, another one is a second roster.
+    fn on_old_roster(&mut self, roster: &Roster) {
+        let round = roster.round;
+        let answer = self.rounds.get(&round).and_then(|own| match &own.stage {
+            RoundStage::Revealed { roster, frame } => Some((*roster, frame.clone())),
+            _ => None,
+        });
+        let known = match (&answer, self.last_roster) {
+            (Some((hash, _)), _) => Some(*hash),
+            (None, Some((last, hash))) if last == round => Some(hash),
+            _ => None,
+        };
+        if known.is_some_and(|hash| hash != roster.hash) {
+            return self.alarm(Alarm::SecondRoster { round });
+        }
+        if let Some((_, frame)) = answer {
+            self.publish(self.up(Up::Reveal), frame);
+        }
+    }
+
+    fn buffer_roster(&mut self, payload: Vec<u8>) {
+        if self.buffered_rosters.len() < BUFFERED_ROSTERS
+            && !self.buffered_rosters.contains(&payload)
+        {
+            self.buffered_rosters.push(payload);
+        }
+    }
+
+    /// Tries rosters again that came before what they build on.
+    pub(super) fn retry_buffered_rosters(&mut self, now: Now) {
+        if self.stopped || self.clock.check(now).is_err() {
+            return;
+        }
+        while !self.buffered_rosters.is_empty() {
+            let Some(membership) = &self.membership else {
+                return;
+            };
+            let last = self.last_roster;
+            let mut next = None;
+            self.buffered_rosters.retain(|payload| {
+                let roster = match Roster::verify(payload, membership) {
+                    Ok(roster) => roster,
+                    Err(RosterError::UnknownHead) => return true,
+                    Err(RosterError::Frame(_)) => return false,
+                };
+                let follows = match last {
+                    None => true,
+                    Some((_, hash)) => roster.previous == Some(hash),
+                };
+                let stale = last.is_some_and(|(round, _)| roster.round <= round);
+                if follows && !stale && next.is_none() {
+                    next = Some(roster);
+                    return false;
+                }
+                !stale
+            });
+            match next {
+                Some(roster) => self.follow_roster(&roster, now),
+                None => return,
+            }
+        }
+    }
+
+    /// The next roster of the chain.
+    fn follow_roster(&mut self, roster: &Roster, now: Now) {
+        self.last_roster = Some((roster.round, roster.hash));
+        let value = saved::roster_bytes(roster.round, &roster.hash);
+        self.persist(Store::Net, saved::LAST_ROSTER.to_vec(), Some(value));
+        // Rounds before it can have no roster any more: there is one chain, and it ascends.
+        let hopeless: Vec<Round> = self
+            .rounds
+            .range(..roster.round)
+            .filter(|(_, own)| matches!(own.stage, RoundStage::Submitted { .. }))
+            .map(|(round, _)| *round)
+            .collect();
+        for round in hopeless {
+            self.forget(round);
+        }
+        let lately: Vec<Bitmap> = self.seen.iter().map(|(_, bitmap)| bitmap.clone()).collect();
+        self.remember_seen(roster);
+        let Some(own) = self.index() else { return };
+        if roster.includes(own) {
+            self.repeats.stop(&Purpose::Entered);
+        }
+        let round = roster.round;
+        if !matches!(
+            self.rounds.get(&round).map(|own| &own.stage),
+            Some(RoundStage::Submitted { .. })
+        ) {
+            return;
+        }
+        self.repeats.stop(&Purpose::Submission(round));
+        if !roster.includes(own) {
+            return self.on_exclusion(round, now);
+        }
+        match self
+            .may_reveal(roster, own, &lately, now)
+            .and_then(|()| self.unblind(roster, now))
+        {
+            Ok(()) => {}
+            Err(reason) => {
+                if matches!(reason, Silence::WrongDigest | Silence::HalfOpenClaim) {
+                    let what = match reason {
+                        Silence::WrongDigest => "another submission than the one it signed",
+                        _ => "which pads it used",
+                    };
+                    self.alarm(Alarm::FalseRoster { round, what });
+                }
+                // What was refused once is refused for good: erase what could answer it.
+                if let Some(own_round) = self.rounds.get_mut(&round) {
+                    own_round.stage = RoundStage::Refused;
+                    let value = own_round.to_bytes();
+                    self.persist(Store::Net, saved::round_key(round), Some(value));
+                }
+                self.event(MeterEvent::Silent { round, reason });
+            }
+        }
+    }
+
+    fn remember_seen(&mut self, roster: &Roster) {
+        let value = saved::seen_bytes(&roster.included);
+        self.persist(Store::Net, saved::seen_key(roster.round), Some(value));
+        self.seen.push_back((roster.round, roster.included.clone()));
+        while self.seen.len() > SEEN_ROSTERS {
+            if let Some((round, _)) = self.seen.pop_front() {
+                self.persist(Store::Net, saved::seen_key(round), None);
+            }
+        }
+    }
+
+    /// The rules before a reveal.
+    fn may_reveal(
+        &self,
+        roster: &Roster,
+        own: MemberIndex,
+        lately: &[Bitmap],
+        now: Now,
+    ) -> Result<(), Silence> {
+        let (Some(own_round), Some(membership)) =
+            (self.rounds.get(&roster.round), self.membership.as_ref())
+        else {
+            return Err(Silence::NotMember);
+        };
+        let period = membership.genesis().policy.period;
+        if now.utc >= roster.round.end(period).plus(CLOSED_AFTER) {
+            return Err(Silence::Closed);
+        }
+        // Both are entries of one verified chain, so a later one descends from an earlier.
+        if roster.head_index < own_round.head_index {
+            return Err(Silence::HeadNotDescendant);
+        }
+        if roster.digest_of(own) != Some(own_round.digest) {
+            return Err(Silence::WrongDigest);
+        }
+        let peers: Vec<MemberIndex> = own_round.used.iter().map(|(index, _)| *index).collect();
+        let used = Used { own, peers: &peers };
+        used.claims_hold(roster)?;
+        let included = u32::try_from(roster.included.count()).unwrap_or(u32::MAX);
+        if included < own_round.minimum_group {
+            return Err(Silence::GroupTooSmall);
+        }
+        let percent = self.config.floors.minimum_presence;
+        checks::presence(roster, lately.iter().cloned(), percent)?;
+        used.enough_full(roster, &own_round.drawn, own_round.required)
+    }
+
+    /// Makes, stores and publishes the reveal.
+    fn unblind(&mut self, roster: &Roster, now: Now) -> Result<(), Silence> {
+        let round = roster.round;
+        let (own_round, day) = (self.rounds.get(&round), self.day_of(round));
+        let (Some(own_round), Some(day), Some(own)) = (own_round, day, self.index()) else {
+            return Err(Silence::NotMember);
+        };
+        let RoundStage::Submitted { masks, .. } = &own_round.stage else {
+            return Err(Silence::SecondRoster);
+        };
+        let peers: Vec<MemberIndex> = own_round.used.iter().map(|(index, _)| *index).collect();
+        let used = Used { own, peers: &peers };
+        let mut sums: Vec<PadSum> = masks.iter().map(|_| PadSum::new()).collect();
+        for (index, key) in &own_round.used {
+            let adds = self.id < key.peer;
+            let pads = self.edges.get_mut(key).and_then(|edge| edge.pads(day));
+            let pads = pads.ok_or(Silence::KeysErased)?;
+            let full = used.is_full(roster, *index);
+            for (channel, sum) in (0..).zip(&mut sums) {
+                let pad = if full {
+                    pads.reveal(&roster.hash, round, channel)
+                } else {
+                    pads.submission(round, channel)
+                };
+                sum.include(pad.bytes(), adds);
+            }
+        }
+        let openings = masks
+            .iter()
+            .zip(&sums)
+            .map(|(mask, sum)| *mask + sum.finish())
+            .collect();
+        let reveal = Reveal {
+            sender: self.id,
+            round,
+            roster: roster.hash,
+            openings,
+        };
+        let frame = reveal.sign(&self.config.key, self.net, now.utc);
+        let stage = RoundStage::Revealed {
+            roster: roster.hash,
+            frame: frame.clone(),
+        };
+        if let Some(own_round) = self.rounds.get_mut(&round) {
+            own_round.stage = stage;
+            let value = own_round.to_bytes();
+            self.persist(Store::Net, saved::round_key(round), Some(value));
+        }
+        self.event(MeterEvent::Revealed {
+            round,
+            included: roster.included.count(),
+        });
+        self.publish_until_answered(Purpose::Reveal(round), self.up(Up::Reveal), frame, now);
+        Ok(())
+    }
+
+    /// A submission is not on the roster. If it was in time, the provider may be taking
+    /// sums with chosen gaps.
+    fn on_exclusion(&mut self, round: Round, now: Now) {
+        let timely = match self.rounds.get(&round).map(|own| &own.stage) {
+            Some(RoundStage::Submitted { timely, .. }) => *timely,
+            _ => None,
+        };
+        self.forget(round);
+        let unbroken = self
+            .connected_since
+            .zip(timely)
+            .is_some_and(|(since, at)| since <= at);
+        if !unbroken {
+            return;
+        }
+        let month = Duration::from_millis(DAY_MS.saturating_mul(30));
+        self.exclusions.push(now.utc);
+        self.exclusions.retain(|at| at.plus(month) > now.utc);
+        let value = saved::exclusions_bytes(&self.exclusions);
+        self.persist(Store::Net, saved::EXCLUSIONS.to_vec(), Some(value));
+        let day = Duration::from_millis(DAY_MS);
+        let today = self
+            .exclusions
+            .iter()
+            .filter(|at| at.plus(day) > now.utc)
+            .count();
+        let period = self
+            .membership
+            .as_ref()
+            .map_or(1, |m| m.genesis().policy.period.as_secs());
+        let rounds_a_month = 30 * 86_400 / period.max(1);
+        let floors = self.config.floors;
+        let month_limit = u64::from(rounds_a_month) * u64::from(floors.exclusions_per_month) / 100;
+        let excluded = self.exclusions.len();
+        let too_many_today = today > usize::try_from(floors.exclusions_per_day).unwrap_or(0);
+        if too_many_today || u64::try_from(excluded).unwrap_or(u64::MAX) > month_limit.max(1) {
+            self.stop(Alarm::Exclusions { excluded });
+        }
+    }
+
+    /// Forgets a round and everything that could still answer for it.
+    fn forget(&mut self, round: Round) {
+        self.rounds.remove(&round);
+        self.repeats.stop(&Purpose::Submission(round));
+        self.repeats.stop(&Purpose::Reveal(round));
+        self.persist(Store::Net, saved::round_key(round), None);
+    }
+
+    /// The provider published the aggregate of a roster that this meter answered.
+    pub(super) fn finish(&mut self, aggregate: &Aggregate) {
+        let round = aggregate.round;
+        let answered = match self.rounds.get(&round).map(|own| &own.stage) {
+            Some(RoundStage::Revealed { roster, .. }) => *roster == aggregate.roster,
+            _ => false,
+        };
+        if answered {
+            self.forget(round);
+            let sums = aggregate.sums.iter().map(|sum| sum.energy).collect();
+            let included = aggregate.included;
+            self.event(MeterEvent::Final {
+                round,
+                included,
+                sums,
+            });
+        }
+    }
+
+    /// Closes rounds 24 h after their end by this meter's own clock, final or not.
+    pub(super) fn close_rounds(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let period = membership.genesis().policy.period;
+        let closed: Vec<Round> = self
+            .rounds
+            .keys()
+            .take_while(|round| now.utc >= round.end(period).plus(CLOSED_AFTER))
+            .copied()
+            .collect();
+        for round in closed {
+            self.forget(round);
+        }
+    }
+
+    /// Ids of the neighbours that could take part now, for the household's page.
+    pub fn live_neighbours(&self) -> Vec<DeviceId> {
+        let live = self.drawn_neighbours().into_iter();
+        live.filter(|(index, _)| self.live_edge(*index).is_some())
+            .map(|(_, id)| id)
+            .collect()
+    }
+}

@@ -1,0 +1,160 @@
+//! Pads: what two meters with a common pair key add and subtract, so that it
+//! cancels in the sum (`docs/protocol.md`, "Pads").
+//!
+//! A pair key K_d gives two pad keys per day and net by HKDF-Expand. A pad is
+//! 128 bytes of ChaCha20 key stream (RFC 8439) whose nonce names round and
+//! channel: 64 bytes for the value, 64 for the blinding. A reveal pad's key is
+//! derived further by two HChaCha20 steps over the roster hash, so it cancels
+//! only between meters that hold the same roster.
+
+use chacha20::cipher::{KeyIvInit, StreamCipher};
+use chacha20::{ChaCha20, R20, hchacha};
+use zeroize::Zeroize;
+
+use crate::cbor;
+use crate::labels;
+use crate::reading::{expand, ratchet};
+use crate::secret::Secret;
+use crate::time::{Day, Round};
+use crate::topic::NetId;
+
+/// SHA-256 of a roster's payload.
+pub type RosterHash = [u8; 32];
+
+/// K_d: what two neighbours share on one day.
+#[derive(Clone, Debug)]
+pub struct PairKey {
+    day: Day,
+    secret: Secret,
+}
+
+impl PairKey {
+    /// The key of `day`.
+    pub fn new(day: Day, secret: Secret) -> Self {
+        Self { day, secret }
+    }
+
+    /// The day it belongs to.
+    pub fn day(&self) -> Day {
+        self.day
+    }
+
+    /// The bytes for the journal and for key confirmation.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// The key of `day`; `None` if that lies before this key's day or more than 400 days after.
+    pub fn on(&self, day: Day) -> Option<Self> {
+        let secret = ratchet(&self.secret, labels::RATCHET, self.day, day)?;
+        Some(Self { day, secret })
+    }
+
+    /// The pad keys of this key's day.
+    pub fn pad_keys(&self, net: NetId) -> PadKeys {
+        let key = |label| expand(&self.secret, &cbor::labelled(label, [cbor::bytes(&net.0)]));
+        PadKeys {
+            submission: key(labels::PAD_SUBMISSION),
+            reveal: key(labels::PAD_REVEAL),
+        }
+    }
+}
+
+/// The two pad keys of an edge for one day.
+#[derive(Clone, Debug)]
+pub struct PadKeys {
+    submission: Secret,
+    reveal: Secret,
+}
+
+/// 128 bytes of key stream, wiped when dropped.
+pub struct Pad([u8; 128]);
+
+impl Pad {
+    /// The bytes: 64 for the value, 64 for the blinding.
+    pub fn bytes(&self) -> &[u8; 128] {
+        &self.0
+    }
+}
+
+impl Drop for Pad {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl PadKeys {
+    /// The pad of a submission.
+    pub fn submission(&self, round: Round, channel: u16) -> Pad {
+        pad(self.submission.expose(), round, channel)
+    }
+
+    /// The pad of a reveal under a roster.
+    pub fn reveal(&self, roster: &RosterHash, round: Round, channel: u16) -> Pad {
+        let (first, second) = roster.split_at(16);
+        let mut key = step(self.reveal.expose(), first);
+        let mut next = step(&key, second);
+        let pad = pad(&next, round, channel);
+        key.zeroize();
+        next.zeroize();
+        pad
+    }
+}
+
+fn step(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
+    let mut block = [0; 16];
+    block.copy_from_slice(input);
+    hchacha::<R20>(&(*key).into(), &block.into()).into()
+}
+
+fn pad(key: &[u8; 32], round: Round, channel: u16) -> Pad {
+    let mut nonce = [0; 12];
+    let (head, tail) = nonce.split_at_mut(4);
+    if let Some(low) = head.get_mut(..2) {
+        low.copy_from_slice(&channel.to_le_bytes());
+    }
+    tail.copy_from_slice(&round.0.to_le_bytes());
+    let mut bytes = [0; 128];
+    ChaCha20::new(&(*key).into(), &nonce.into()).apply_keystream(&mut bytes);
+    Pad(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> PadKeys {
+        PairKey::new(Day(3), Secret::new(&mut [5; 32])).pad_keys(NetId([1; 16]))
+    }
+
+    #[test]
+    fn every_argument_changes_the_pad() {
+        let one = keys().reveal(&[1; 32], Round(1), 0);
+        let mut late = [1; 32];
+        late[31] = 2;
+        let other_day = PairKey::new(Day(3), Secret::new(&mut [5; 32]))
+            .on(Day(4))
+            .unwrap();
+        for other in [
+            keys().submission(Round(1), 0),
+            keys().reveal(&late, Round(1), 0),
+            keys().reveal(&[1; 32], Round(2), 0),
+            keys().reveal(&[1; 32], Round(1), 1),
+            other_day
+                .pad_keys(NetId([1; 16]))
+                .reveal(&[1; 32], Round(1), 0),
+            PairKey::new(Day(3), Secret::new(&mut [5; 32]))
+                .pad_keys(NetId([2; 16]))
+                .reveal(&[1; 32], Round(1), 0),
+        ] {
+            assert_ne!(one.bytes(), other.bytes());
+        }
+        assert_eq!(one.bytes(), keys().reveal(&[1; 32], Round(1), 0).bytes());
+    }
+
+    #[test]
+    fn value_and_blinding_are_different_key_stream() {
+        let pad = keys().submission(Round(1), 0);
+        assert_ne!(pad.bytes()[..64], pad.bytes()[64..]);
+    }
+}

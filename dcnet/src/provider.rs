@@ -1,0 +1,512 @@
+//! The provider's side of the protocol for one net, as a pure state machine: keeps
+//! the membership log, relays handshakes, issues one roster per round, and adds
+//! superpositions and reveals up to a verified aggregate.
+//!
+//! It never learns more than the sums: what protects the meters is checked by the
+//! meters, not here.
+
+mod members;
+mod rounds;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::SeedableRng;
+
+use crate::aggregate::Disruption;
+use crate::alarm::{Alarm, Refusal};
+use crate::frame::{self, Frame, FrameError, Notification, Unverified};
+use crate::graph::MemberIndex;
+use crate::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, PublicKey};
+use crate::membership::{EntryError, EntryKind, Membership};
+use crate::output::{Input, Message, Output, Received, StateMachine};
+use crate::pad::RosterHash;
+use crate::revocation::RevocationList;
+use crate::time::{Now, Round};
+use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
+use crate::units::MilliwattHours;
+
+use rounds::ProviderRound;
+
+/// Rosters kept for meters that were away; a meter that missed more than these cannot
+/// continue its chain and stays silent.
+const ROSTERS_KEPT: usize = 4096;
+
+/// Aggregates kept for meters that have not seen theirs.
+const AGGREGATES_KEPT: usize = 4096;
+
+/// Log entries and rosters sent for one request.
+const REPLIES: usize = 256;
+
+/// What a provider runs a net with.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// The provider's key.
+    pub key: DeviceKey,
+    /// Its certificate.
+    pub certificate: Certificate,
+    /// The gateway administrator's CA.
+    pub ca: CaCertificate,
+    /// Least share of the lately seen members in a roster, in percent: below what the
+    /// meters ask for, a roster would only leave the round pending.
+    pub minimum_presence: u32,
+    /// The administrator's newest list of revoked devices, if any.
+    pub revoked: Option<RevocationList>,
+}
+
+/// A roster that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedRoster {
+    /// The roster's frame.
+    pub frame: Vec<u8>,
+    /// The frames of the included submissions, in the order of the roster; needed
+    /// only while the round is pending.
+    pub submissions: Vec<Vec<u8>>,
+    /// Whether the round still waits for reveals.
+    pub pending: bool,
+}
+
+/// What a provider starts again from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedNet {
+    /// All entries of the log, Genesis first.
+    pub entries: Vec<Vec<u8>>,
+    /// The newest rosters (at least all that are pending), oldest first.
+    pub rosters: Vec<SavedRoster>,
+    /// The frames of the newest aggregates, oldest first.
+    pub aggregates: Vec<(Round, Vec<u8>)>,
+}
+
+/// A change to a provider's durable state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderRecord {
+    /// A log entry, before it is sent.
+    Entry {
+        /// Its index.
+        index: u64,
+        /// Its hash.
+        hash: [u8; 32],
+        /// Its kind.
+        kind: EntryKind,
+        /// Its frame.
+        frame: Vec<u8>,
+    },
+    /// The one roster of a round with the submissions on it, before it is sent.
+    Roster {
+        /// The round.
+        round: Round,
+        /// Its hash.
+        hash: RosterHash,
+        /// Members of the net as of its log head.
+        members: u32,
+        /// Its frame.
+        frame: Vec<u8>,
+        /// The included submissions, in the order of the roster.
+        submissions: Vec<IncludedSubmission>,
+    },
+    /// The aggregate of a round, before it is sent.
+    Aggregate(Published),
+    /// A round ended without an aggregate.
+    Lost {
+        /// The round.
+        round: Round,
+        /// How it was disrupted; `None` if reveals were missing when it closed.
+        disruption: Option<Disruption>,
+    },
+}
+
+/// A submission on a roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncludedSubmission {
+    /// The meter.
+    pub meter: DeviceId,
+    /// The submission's frame.
+    pub frame: Vec<u8>,
+    /// Its reading commitments, one per channel.
+    pub commitments: Vec<[u8; 32]>,
+}
+
+/// A verified sum as it is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The round.
+    pub round: Round,
+    /// Members of the net.
+    pub members: u32,
+    /// The included meters.
+    pub included: Vec<DeviceId>,
+    /// The sum per channel.
+    pub sums: Vec<MilliwattHours>,
+    /// Hash of the roster.
+    pub roster: RosterHash,
+    /// Log head of the roster.
+    pub log_head: [u8; 32],
+    /// The signed frame.
+    pub frame: Vec<u8>,
+}
+
+/// What a provider tells its operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderEvent {
+    /// A meter is a member.
+    Joined {
+        /// The meter.
+        meter: DeviceId,
+        /// Members now.
+        members: usize,
+    },
+    /// A meter's draw is done.
+    Drawn {
+        /// The meter.
+        meter: DeviceId,
+    },
+    /// A meter has enough handshakes to take part.
+    Entered {
+        /// The meter.
+        meter: DeviceId,
+    },
+    /// The roster of a round was issued.
+    RosterIssued {
+        /// The round.
+        round: Round,
+        /// Included meters.
+        included: usize,
+        /// Meters whose submission was dropped.
+        dropped: usize,
+    },
+    /// No roster: the submissions cannot meet the meters' minima.
+    NoRoster {
+        /// The round.
+        round: Round,
+        /// How many submissions there were.
+        submissions: usize,
+    },
+    /// A verified aggregate.
+    Aggregated(Published),
+    /// A round waits for reveals after its window.
+    Pending {
+        /// The round.
+        round: Round,
+        /// Who owes one.
+        missing: Vec<DeviceId>,
+    },
+    /// A round ended without an aggregate.
+    Lost {
+        /// The round.
+        round: Round,
+        /// Who owed a reveal.
+        missing: Vec<DeviceId>,
+    },
+    /// Input was refused.
+    Refused {
+        /// Where it came from.
+        topic: Topic,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Something needs attention.
+    Alarm(Alarm),
+}
+
+/// A provider of one net.
+pub struct Provider {
+    config: ProviderConfig,
+    net: NetId,
+    membership: Membership,
+    log: Vec<Vec<u8>>,
+    rng: ChaCha20Rng,
+    outputs: VecDeque<Output<ProviderRecord, ProviderEvent>>,
+    wake_at: Option<Duration>,
+    connected: bool,
+    entered: BTreeSet<MemberIndex>,
+
+    rounds: BTreeMap<Round, ProviderRound>,
+    last_roster: Option<(Round, RosterHash)>,
+    rosters: VecDeque<(Round, RosterHash, Vec<u8>)>,
+    seen: VecDeque<crate::bitmap::Bitmap>,
+    offences: BTreeMap<MemberIndex, rounds::Offences>,
+    aggregates: BTreeMap<Round, Vec<u8>>,
+}
+
+impl Provider {
+    /// A provider from what it persisted; a new net is a saved net with only its
+    /// Genesis. `seed` is 32 fresh bytes of the operating system's randomness.
+    ///
+    /// # Errors
+    /// [`EntryError`] if the saved log does not verify.
+    pub fn new(
+        config: ProviderConfig,
+        saved: SavedNet,
+        seed: [u8; 32],
+    ) -> Result<Self, EntryError> {
+        let genesis = saved
+            .entries
+            .first()
+            .ok_or(EntryError::Rule("a net without Genesis"))?;
+        let mut membership = Membership::open(genesis, &config.certificate, &config.ca)?;
+        for entry in saved.entries.iter().skip(1) {
+            membership.append(entry)?;
+        }
+        let mut provider = Self {
+            net: membership.net(),
+            membership,
+            log: saved.entries,
+            rng: ChaCha20Rng::from_seed(seed),
+            outputs: VecDeque::new(),
+            wake_at: None,
+            connected: false,
+            entered: BTreeSet::new(),
+            rounds: BTreeMap::new(),
+            last_roster: None,
+            rosters: VecDeque::new(),
+            seen: VecDeque::new(),
+            offences: BTreeMap::new(),
+            aggregates: saved.aggregates.into_iter().collect(),
+            config,
+        };
+        for roster in saved.rosters {
+            provider.restore_roster(roster)?;
+        }
+        Ok(provider)
+    }
+
+    /// The net.
+    pub fn net(&self) -> NetId {
+        self.net
+    }
+
+    /// The membership log.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    fn event(&mut self, event: ProviderEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn refuse(&mut self, topic: Topic, reason: impl Into<Refusal>) {
+        self.event(ProviderEvent::Refused {
+            topic,
+            reason: reason.into(),
+        });
+    }
+
+    fn persist(&mut self, record: ProviderRecord) {
+        self.outputs.push_back(Output::Persist(record));
+    }
+
+    fn publish(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
+        if self.connected {
+            self.outputs.push_back(Output::Publish(Message {
+                topic,
+                payload,
+                retain,
+            }));
+        }
+    }
+
+    fn send_to(&mut self, meter: DeviceId, kind: Inbox, payload: Vec<u8>) {
+        self.publish(
+            Topic::Inbox {
+                net: self.net,
+                meter,
+                kind,
+            },
+            payload,
+            false,
+        );
+    }
+
+    fn send_all(&mut self, kind: All, payload: Vec<u8>) {
+        self.publish(
+            Topic::All {
+                net: self.net,
+                kind,
+            },
+            payload,
+            false,
+        );
+    }
+
+    fn key_of(&self, id: &DeviceId) -> Option<PublicKey> {
+        let index = self.membership.index_of(id)?;
+        self.membership.member(index).map(|member| member.key)
+    }
+
+    /// Verifies what came together as one batch, then handles it in order.
+    fn receive(&mut self, messages: Vec<Received>, now: Now) {
+        let mut known = Vec::with_capacity(messages.len());
+        let mut frames = Vec::with_capacity(messages.len());
+        for Received { topic, payload } in messages {
+            let sender = match topic {
+                Topic::Up { net, meter, .. } | Topic::UpPair { net, meter, .. }
+                    if net == self.net =>
+                {
+                    meter
+                }
+                _ => {
+                    self.refuse(topic, Refusal::Topic);
+                    continue;
+                }
+            };
+            if self
+                .config
+                .revoked
+                .as_ref()
+                .is_some_and(|list| list.contains(&sender))
+            {
+                self.refuse(topic, Refusal::Revoked);
+                continue;
+            }
+            if matches!(
+                topic,
+                Topic::Up {
+                    kind: Up::Register,
+                    ..
+                }
+            ) {
+                self.on_register(topic, sender, payload, now);
+                continue;
+            }
+            let parsed = Unverified::parse(&payload).and_then(|frame| {
+                let claimed = frame.claimed();
+                if claimed.client != sender {
+                    return Err(FrameError::Sender);
+                }
+                if claimed.net != self.net {
+                    return Err(FrameError::Net);
+                }
+                Ok((frame, self.key_of(&sender).ok_or(FrameError::Sender)?))
+            });
+            match parsed {
+                Ok(parsed) => {
+                    frames.push(parsed);
+                    known.push((topic, sender, payload));
+                }
+                Err(error) => self.refuse(topic, error),
+            }
+        }
+        for (verdict, (topic, sender, payload)) in
+            frame::verify_batch(frames).into_iter().zip(known)
+        {
+            match verdict {
+                Ok(frame) => self.dispatch(topic, sender, frame, payload, now),
+                Err(error) => self.refuse(topic, error),
+            }
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        topic: Topic,
+        sender: DeviceId,
+        frame: Frame,
+        payload: Vec<u8>,
+        now: Now,
+    ) {
+        let Some(member) = self.membership.index_of(&sender) else {
+            return;
+        };
+        let notification = frame.header().notification;
+        let outcome = match (topic, notification) {
+            (Topic::UpPair { peer, .. }, _) => self.relay(sender, member, peer, frame, payload),
+            (Topic::Up { kind: Up::Draw, .. }, Notification::DrawRequest) => {
+                self.on_draw_request(sender, payload, now)
+            }
+            (Topic::Up { kind: Up::Draw, .. }, Notification::Open) => {
+                self.on_open(sender, payload, now)
+            }
+            (
+                Topic::Up {
+                    kind: Up::Entered, ..
+                },
+                Notification::Entered,
+            ) => self.on_entered(member, sender, frame),
+            (Topic::Up { kind: Up::Log, .. }, Notification::LogRequest) => {
+                self.on_log_request(sender, frame)
+            }
+            (
+                Topic::Up {
+                    kind: Up::Roster, ..
+                },
+                Notification::RosterRequest,
+            ) => self.on_roster_request(sender, frame),
+            (
+                Topic::Up {
+                    kind: Up::Submission,
+                    ..
+                },
+                Notification::Submission,
+            ) => self.on_submission(member, frame, payload, now),
+            (
+                Topic::Up {
+                    kind: Up::Reveal, ..
+                },
+                Notification::Reveal,
+            ) => self.on_reveal(member, frame, now),
+            _ => Err(Refusal::Topic),
+        };
+        if let Err(reason) = outcome {
+            self.refuse(topic, reason);
+        }
+    }
+
+    fn connected(&mut self) {
+        self.connected = true;
+        // Meters notice by the newest entry and the pending rosters what they missed.
+        if let Some(entry) = self.log.last().cloned() {
+            self.send_all(All::Log, entry);
+        }
+        for roster in self.pending_rosters() {
+            self.send_all(All::Roster, roster);
+        }
+        if let Some(aggregate) = self.aggregates.values().next_back().cloned() {
+            let topic = Topic::Public {
+                net: self.net,
+                kind: Public::AggregateCbor,
+            };
+            self.publish(topic, aggregate, true);
+        }
+    }
+
+    fn schedule_wake(&mut self, now: Now) {
+        let housekeeping = now.monotonic.saturating_add(Duration::from_secs(600));
+        let next = self
+            .next_deadline(now)
+            .map_or(housekeeping, |due| due.min(housekeeping));
+        if self
+            .wake_at
+            .is_none_or(|wish| next < wish || wish <= now.monotonic)
+        {
+            self.wake_at = Some(next);
+            self.outputs.push_back(Output::WakeAt(next));
+        }
+    }
+}
+
+impl StateMachine for Provider {
+    type Persist = ProviderRecord;
+    type Event = ProviderEvent;
+    type Command = std::convert::Infallible;
+
+    fn subscriptions(&self) -> Vec<String> {
+        vec![format!("{ROOT}/{}/meter/+/up/#", self.net)]
+    }
+
+    fn handle(&mut self, input: Input<Self::Command>, now: Now) {
+        match input {
+            Input::Received(messages) => self.receive(messages, now),
+            Input::Connected => self.connected(),
+            Input::Disconnected => self.connected = false,
+            Input::Tick => {}
+            Input::Command(never) => match never {},
+        }
+        self.advance_rounds(now);
+        self.schedule_wake(now);
+    }
+
+    fn poll_output(&mut self) -> Option<Output<ProviderRecord, ProviderEvent>> {
+        self.outputs.pop_front()
+    }
+}

@@ -1,0 +1,648 @@
+//! Rounds: submissions in, one roster out, reveals in, one verified aggregate out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{
+    AGGREGATES_KEPT, IncludedSubmission, Provider, ProviderEvent, ProviderRecord, Published,
+    REPLIES, ROSTERS_KEPT, SavedRoster,
+};
+use crate::aggregate::{Aggregate, Disruption, Sum};
+use crate::alarm::{Alarm, Refusal};
+use crate::bitmap::Bitmap;
+use crate::commitment::Commitment;
+use crate::frame::{Frame, Notification};
+use crate::graph::MemberIndex;
+use crate::identity::DeviceId;
+use crate::membership::{EntryError, HARD_FLOOR};
+use crate::meter::CLOSED_AFTER;
+use crate::opening::Opening;
+use crate::pad::RosterHash;
+use crate::reveal::Reveal;
+use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError};
+use crate::superposition::{Submission, short};
+use crate::time::{DAY_MS, Now, Round, Timestamp};
+use crate::topic::{All, Inbox, Public, Topic};
+
+/// Rosters looked back on for the share of members that must be present.
+const SEEN_ROSTERS: usize = 96;
+
+/// A submission and the edges it states, resolved to members.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    submission: Submission,
+    frame: Vec<u8>,
+    /// Members whose pads it used, ascending.
+    used: Vec<MemberIndex>,
+    /// Those of them that its newest draw named, as of its log head.
+    drawn_used: Vec<MemberIndex>,
+}
+
+/// A roster that waits for reveals.
+#[derive(Clone, Debug)]
+pub(super) struct IssuedRoster {
+    roster: Roster,
+    frame: Vec<u8>,
+    issued: Timestamp,
+    /// Per channel: superpositions minus the reveals so far.
+    totals: Vec<Opening>,
+    commitments: Vec<Commitment>,
+    missing: BTreeSet<MemberIndex>,
+    reported: bool,
+}
+
+/// A round on the provider's side.
+#[derive(Clone, Debug)]
+pub(super) enum ProviderRound {
+    /// Takes submissions.
+    Open(BTreeMap<MemberIndex, Taken>),
+    /// Takes reveals.
+    Issued(Box<IssuedRoster>),
+}
+
+/// How often a member made others wait within the last day.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Offences {
+    at: Vec<Timestamp>,
+    /// Not in rosters before this round.
+    until: Round,
+}
+
+impl Provider {
+    fn id_of(&self, member: MemberIndex) -> DeviceId {
+        self.membership
+            .member(member)
+            .map_or(DeviceId([0; 16]), |member| member.id)
+    }
+
+    fn channels(&self) -> usize {
+        self.membership.genesis().channels.len()
+    }
+
+    fn window(&self) -> Duration {
+        Duration::from_millis(u64::from(self.membership.genesis().policy.window_ms))
+    }
+
+    fn end(&self, round: Round) -> Timestamp {
+        round.end(self.membership.genesis().policy.period)
+    }
+
+    /// Members that owe a reveal, or waited too short since they did.
+    fn barred(&self, round: Round) -> BTreeSet<MemberIndex> {
+        let mut barred = BTreeSet::new();
+        for state in self.rounds.values() {
+            if let ProviderRound::Issued(issued) = state {
+                barred.extend(issued.missing.iter().copied());
+            }
+        }
+        let waiting = self
+            .offences
+            .iter()
+            .filter(|(_, offences)| offences.until > round);
+        barred.extend(waiting.map(|(member, _)| *member));
+        barred
+    }
+
+    pub(super) fn on_submission(
+        &mut self,
+        member: MemberIndex,
+        frame: Frame,
+        payload: Vec<u8>,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let submission = Submission::read(frame, self.net, self.channels())?;
+        let round = submission.round;
+        if self.last_roster.is_some_and(|(last, _)| round <= last) {
+            // The meter has not seen the roster, or comes too late.
+            self.send_rosters(self.id_of(member), None, Some(round));
+            return Ok(());
+        }
+        let slack = Duration::from_secs(1);
+        let newest_end = self.end(round);
+        let too_early = newest_end > now.utc.plus(slack);
+        let too_late = now.utc > newest_end.plus(self.window()).plus(CLOSED_AFTER);
+        if too_early || too_late {
+            return Err(Refusal::Round);
+        }
+        if let Some(ProviderRound::Open(taken)) = self.rounds.get(&round)
+            && let Some(first) = taken.get(&member)
+        {
+            if first.submission.digest != submission.digest {
+                let meter = self.id_of(member);
+                let alarm = Alarm::Equivocation {
+                    meter,
+                    what: "submission",
+                };
+                self.event(ProviderEvent::Alarm(alarm));
+            }
+            return Ok(());
+        }
+        let taken = self.resolve(member, submission, payload)?;
+        let state = self
+            .rounds
+            .entry(round)
+            .or_insert_with(|| ProviderRound::Open(BTreeMap::new()));
+        if let ProviderRound::Open(submissions) = state {
+            submissions.insert(member, taken);
+        }
+        Ok(())
+    }
+
+    /// Checks a submission's minima and resolves its edges at the log head it names.
+    fn resolve(
+        &self,
+        member: MemberIndex,
+        submission: Submission,
+        frame: Vec<u8>,
+    ) -> Result<Taken, Refusal> {
+        let policy = self.membership.genesis().policy;
+        let head = self.membership.index_of_entry(&submission.log_head);
+        let head = head.ok_or(Refusal::Rule("the submission names an unknown log head"))?;
+        let floor = policy.minimum_neighbours.max(HARD_FLOOR);
+        if submission.minimum_group < policy.minimum_group || submission.minimum_neighbours < floor
+        {
+            return Err(Refusal::Rule(
+                "the submission states minima below the policy",
+            ));
+        }
+        let graph = self.membership.graph();
+        let neighbours = graph.neighbours(member, head);
+        let edges = Bitmap::from_bytes(submission.edges.clone(), neighbours.len(), "edges")?;
+        let used: Vec<MemberIndex> = edges
+            .iter()
+            .filter_map(|place| neighbours.get(place).copied())
+            .collect();
+        let drawn = graph
+            .newest(member, head)
+            .map_or(&[][..], |draw| &draw.neighbours);
+        let drawn_used = used
+            .iter()
+            .filter(|peer| drawn.binary_search(peer).is_ok())
+            .copied()
+            .collect();
+        Ok(Taken {
+            submission,
+            frame,
+            used,
+            drawn_used,
+        })
+    }
+
+    /// Closes windows and rounds whose time has come.
+    pub(super) fn advance_rounds(&mut self, now: Now) {
+        let rounds: Vec<Round> = self.rounds.keys().copied().collect();
+        for round in rounds {
+            let window_over = now.utc >= self.end(round).plus(self.window());
+            match self.rounds.get(&round) {
+                Some(ProviderRound::Open(taken)) => {
+                    let all_here = taken.len() >= self.expected(round);
+                    if window_over || (all_here && now.utc >= self.end(round)) {
+                        self.close_window(round, now);
+                    }
+                }
+                Some(ProviderRound::Issued(_)) => self.watch_pending(round, now),
+                None => {}
+            }
+        }
+    }
+
+    /// How many submissions can come: members with a draw that owe nothing.
+    fn expected(&self, round: Round) -> usize {
+        let barred = self.barred(round);
+        let members = (0..).zip(self.membership.members());
+        let graph = self.membership.graph();
+        members
+            .filter(|(index, _)| {
+                !barred.contains(index) && graph.newest(*index, u64::MAX).is_some()
+            })
+            .count()
+    }
+
+    /// The largest set of submissions whose stated minima it meets.
+    fn admissible(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> Vec<MemberIndex> {
+        let barred = self.barred(round);
+        let mut kept: BTreeSet<MemberIndex> = taken
+            .keys()
+            .filter(|member| !barred.contains(member))
+            .copied()
+            .collect();
+        loop {
+            let before = kept.len();
+            let satisfied = |member: &MemberIndex| {
+                let Some(own) = taken.get(member) else {
+                    return false;
+                };
+                let full = own
+                    .drawn_used
+                    .iter()
+                    .filter(|peer| {
+                        kept.contains(peer)
+                            && taken
+                                .get(peer)
+                                .is_some_and(|other| other.used.binary_search(member).is_ok())
+                    })
+                    .count();
+                let required = usize::try_from(own.submission.minimum_neighbours);
+                let group = usize::try_from(own.submission.minimum_group);
+                required.is_ok_and(|required| full >= required)
+                    && group.is_ok_and(|group| before >= group)
+            };
+            let next: BTreeSet<MemberIndex> =
+                kept.iter().filter(|m| satisfied(m)).copied().collect();
+            if next.len() == before {
+                return kept.into_iter().collect();
+            }
+            kept = next;
+        }
+    }
+
+    /// Whether the meters would find enough of the lately seen members on it.
+    fn present_enough(&self, included: &[MemberIndex]) -> bool {
+        let mut lately: BTreeSet<usize> = BTreeSet::new();
+        self.seen
+            .iter()
+            .for_each(|bitmap| lately.extend(bitmap.iter()));
+        let percent = usize::try_from(self.config.minimum_presence).unwrap_or(100);
+        included.len().saturating_mul(100) >= lately.len().saturating_mul(percent)
+    }
+
+    fn close_window(&mut self, round: Round, now: Now) {
+        let Some(ProviderRound::Open(taken)) = self.rounds.remove(&round) else {
+            return;
+        };
+        let included = self.admissible(round, &taken);
+        if included.is_empty() || !self.present_enough(&included) {
+            self.event(ProviderEvent::NoRoster {
+                round,
+                submissions: taken.len(),
+            });
+            return;
+        }
+        let dropped = taken.len().saturating_sub(included.len());
+        self.issue(round, &included, taken, now);
+        self.event(ProviderEvent::RosterIssued {
+            round,
+            included: included.len(),
+            dropped,
+        });
+    }
+
+    /// Signs, stores, then sends the one roster of a round.
+    fn issue(
+        &mut self,
+        round: Round,
+        included: &[MemberIndex],
+        mut taken: BTreeMap<MemberIndex, Taken>,
+        now: Now,
+    ) {
+        taken.retain(|member, _| included.binary_search(member).is_ok());
+        let mut half_open = Vec::new();
+        for (user, own) in &taken {
+            for peer in &own.used {
+                let used_back = taken.get(peer).map(|p| p.used.binary_search(user).is_ok());
+                if used_back == Some(false) {
+                    half_open.push(HalfOpen {
+                        user: *user,
+                        non_user: *peer,
+                    });
+                }
+            }
+        }
+        half_open.sort_unstable();
+        half_open.truncate(MAX_HALF_OPEN);
+        let head = self.membership.head();
+        let members = self.membership.members().len();
+        let mut bitmap = Bitmap::empty(members);
+        for member in included {
+            bitmap.set(usize::try_from(*member).unwrap_or(usize::MAX));
+        }
+        let roster = Roster {
+            round,
+            log_head: head.hash,
+            head_index: head.index,
+            included: bitmap,
+            digests: taken
+                .values()
+                .map(|taken| short(&taken.submission.digest))
+                .collect(),
+            half_open,
+            previous: self.last_roster.map(|(_, hash)| hash),
+            hash: [0; 32],
+        };
+        let frame = roster.sign(&self.config.key, &self.membership, now.utc);
+        // Read back what was signed: a roster that meters would refuse must not go out.
+        let roster = match Roster::verify(&frame, &self.membership) {
+            Ok(roster) => roster,
+            Err(error) => {
+                let topic = Topic::All {
+                    net: self.net,
+                    kind: All::Roster,
+                };
+                let reason = match error {
+                    RosterError::Frame(error) => Refusal::Frame(error),
+                    RosterError::UnknownHead => Refusal::Round,
+                };
+                return self.refuse(topic, reason);
+            }
+        };
+        let submissions = taken
+            .iter()
+            .map(|(member, taken)| IncludedSubmission {
+                meter: self.id_of(*member),
+                frame: taken.frame.clone(),
+                commitments: taken
+                    .submission
+                    .shares
+                    .iter()
+                    .map(|share| share.commitment.to_bytes())
+                    .collect(),
+            })
+            .collect();
+        self.persist(ProviderRecord::Roster {
+            round,
+            hash: roster.hash,
+            members: u32::try_from(members).unwrap_or(u32::MAX),
+            frame: frame.clone(),
+            submissions,
+        });
+        self.remember_roster(&roster, frame.clone());
+        let shares = taken.values().map(|taken| &taken.submission);
+        let issued = IssuedRoster::new(roster, frame.clone(), shares, self.channels(), now.utc);
+        self.rounds
+            .insert(round, ProviderRound::Issued(Box::new(issued)));
+        self.send_all(All::Roster, frame);
+    }
+
+    fn remember_roster(&mut self, roster: &Roster, frame: Vec<u8>) {
+        self.last_roster = Some((roster.round, roster.hash));
+        self.rosters.push_back((roster.round, roster.hash, frame));
+        self.seen.push_back(roster.included.clone());
+        if self.rosters.len() > ROSTERS_KEPT {
+            self.rosters.pop_front();
+        }
+        if self.seen.len() > SEEN_ROSTERS {
+            self.seen.pop_front();
+        }
+    }
+
+    /// Takes up a stored roster; a pending one continues with its stored submissions.
+    pub(super) fn restore_roster(&mut self, saved: SavedRoster) -> Result<(), EntryError> {
+        let roster =
+            Roster::verify(&saved.frame, &self.membership).map_err(|error| match error {
+                RosterError::Frame(error) => EntryError::Frame(error),
+                RosterError::UnknownHead => {
+                    EntryError::Rule("a saved roster names an unknown head")
+                }
+            })?;
+        self.remember_roster(&roster, saved.frame.clone());
+        if !saved.pending {
+            return Ok(());
+        }
+        let mut submissions = Vec::with_capacity(saved.submissions.len());
+        for frame in &saved.submissions {
+            let (_, frame) = self.membership.verify_member_frame(frame)?;
+            submissions.push(Submission::read(frame, self.net, self.channels())?);
+        }
+        if submissions.len() != roster.included.count() {
+            return Err(EntryError::Rule("a saved roster lacks submissions"));
+        }
+        let (round, channels) = (roster.round, self.channels());
+        let issued_at = self.end(round);
+        let issued =
+            IssuedRoster::new(roster, saved.frame, submissions.iter(), channels, issued_at);
+        self.rounds
+            .insert(round, ProviderRound::Issued(Box::new(issued)));
+        Ok(())
+    }
+
+    pub(super) fn pending_rosters(&self) -> Vec<Vec<u8>> {
+        let issued = self.rounds.values().filter_map(|state| match state {
+            ProviderRound::Issued(issued) => Some(issued.frame.clone()),
+            ProviderRound::Open(_) => None,
+        });
+        issued.collect()
+    }
+
+    pub(super) fn on_roster_request(
+        &mut self,
+        sender: DeviceId,
+        frame: Frame,
+    ) -> Result<(), Refusal> {
+        let mut fields = frame.open(self.net, Notification::RosterRequest)?;
+        let after = fields.fixed_or_null("after")?;
+        fields.end()?;
+        self.send_rosters(sender, after, None);
+        Ok(())
+    }
+
+    /// Sends the rosters after a known one, or the one of a round; at least the newest.
+    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>, round: Option<Round>) {
+        let known = after.and_then(|hash| self.rosters.iter().position(|r| r.1 == hash));
+        let from_round = round.and_then(|round| self.rosters.iter().position(|r| r.0 >= round));
+        let newest = self.rosters.len().saturating_sub(1);
+        let start = match (known, from_round) {
+            (Some(known), _) => known.saturating_add(1).min(newest),
+            (None, Some(start)) => start,
+            (None, None) => newest,
+        };
+        let frames: Vec<Vec<u8>> = self
+            .rosters
+            .iter()
+            .skip(start)
+            .take(REPLIES)
+            .map(|r| r.2.clone())
+            .collect();
+        for frame in frames {
+            self.send_to(meter, Inbox::Roster, frame);
+        }
+    }
+
+    pub(super) fn on_reveal(
+        &mut self,
+        member: MemberIndex,
+        frame: Frame,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let reveal = Reveal::read(frame, self.net, self.channels())?;
+        let round = reveal.round;
+        let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
+            // Final already: the aggregate tells the meter to stop repeating.
+            if let Some(aggregate) = self.aggregates.get(&round).cloned() {
+                self.send_to(reveal.sender, Inbox::Aggregate, aggregate);
+            }
+            return Ok(());
+        };
+        if issued.roster.hash != reveal.roster {
+            return Err(Refusal::Rule("the reveal answers another roster"));
+        }
+        if !issued.missing.remove(&member) {
+            return Ok(());
+        }
+        for (total, opening) in issued.totals.iter_mut().zip(&reveal.openings) {
+            *total -= *opening;
+        }
+        if issued.reported {
+            self.note_offence(member, round, now);
+        }
+        if self.is_complete(round) {
+            self.complete(round, now);
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self, round: Round) -> bool {
+        matches!(self.rounds.get(&round), Some(ProviderRound::Issued(i)) if i.missing.is_empty())
+    }
+
+    /// Who kept a round pending is in the next roster at once the first time in a day;
+    /// each repetition waits twice as long.
+    fn note_offence(&mut self, member: MemberIndex, round: Round, now: Now) {
+        let current = self.membership.genesis().policy.period.round_at(now.utc);
+        let offences = self.offences.entry(member).or_default();
+        offences.at.push(now.utc);
+        offences
+            .at
+            .retain(|at| now.utc.since(*at).as_millis() < u128::from(DAY_MS));
+        let repeats = offences.at.len().saturating_sub(1);
+        if let Some(shift) = repeats.checked_sub(1) {
+            let wait = 1u64 << shift.min(6);
+            offences.until = Round(current.max(round).0.saturating_add(wait));
+        }
+    }
+
+    fn complete(&mut self, round: Round, now: Now) {
+        let Some(ProviderRound::Issued(issued)) = self.rounds.remove(&round) else {
+            return;
+        };
+        let sums: Result<Vec<Sum>, Disruption> = issued
+            .totals
+            .iter()
+            .zip(&issued.commitments)
+            .enumerate()
+            .map(|(channel, (total, commitments))| Sum::verify(total, *commitments, channel))
+            .collect();
+        let sums = match sums {
+            Ok(sums) => sums,
+            Err(disruption) => {
+                self.persist(ProviderRecord::Lost {
+                    round,
+                    disruption: Some(disruption),
+                });
+                self.event(ProviderEvent::Alarm(Alarm::Disrupted { round, disruption }));
+                return self.event(ProviderEvent::Lost {
+                    round,
+                    missing: Vec::new(),
+                });
+            }
+        };
+        let roster = &issued.roster;
+        let members = self.membership.members_at(roster.head_index);
+        let aggregate = Aggregate {
+            round,
+            roster: roster.hash,
+            log_head: roster.log_head,
+            members,
+            included: u32::try_from(roster.included.count()).unwrap_or(u32::MAX),
+            sums,
+        };
+        let frame = aggregate.sign(&self.config.key, self.net, now.utc);
+        let published = Published {
+            round,
+            members,
+            included: roster.members().map(|member| self.id_of(member)).collect(),
+            sums: aggregate.sums.iter().map(|sum| sum.energy).collect(),
+            roster: roster.hash,
+            log_head: roster.log_head,
+            frame: frame.clone(),
+        };
+        self.persist(ProviderRecord::Aggregate(published.clone()));
+        self.send_all(All::Aggregate, frame.clone());
+        let topic = Topic::Public {
+            net: self.net,
+            kind: Public::AggregateCbor,
+        };
+        self.publish(topic, frame.clone(), true);
+        self.aggregates.insert(round, frame);
+        if self.aggregates.len() > AGGREGATES_KEPT {
+            self.aggregates.pop_first();
+        }
+        self.event(ProviderEvent::Aggregated(published));
+    }
+
+    /// Reports a round that is late, and closes it after 24 h.
+    fn watch_pending(&mut self, round: Round, now: Now) {
+        let (closed, window) = (self.end(round).plus(CLOSED_AFTER), self.window());
+        let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
+            return;
+        };
+        let late = now.utc >= issued.issued.plus(window);
+        if late && !issued.reported {
+            issued.reported = true;
+            let missing: Vec<MemberIndex> = issued.missing.iter().copied().collect();
+            let missing = missing
+                .into_iter()
+                .map(|member| self.id_of(member))
+                .collect();
+            self.event(ProviderEvent::Pending { round, missing });
+        }
+        if now.utc >= closed
+            && let Some(ProviderRound::Issued(issued)) = self.rounds.remove(&round)
+        {
+            let missing = issued
+                .missing
+                .iter()
+                .map(|member| self.id_of(*member))
+                .collect();
+            self.persist(ProviderRecord::Lost {
+                round,
+                disruption: None,
+            });
+            self.event(ProviderEvent::Lost { round, missing });
+        }
+    }
+
+    /// When the next window or round closes, on the monotonic clock.
+    pub(super) fn next_deadline(&self, now: Now) -> Option<Duration> {
+        let deadline = |round: &Round, state: &ProviderRound| match state {
+            ProviderRound::Open(_) => self.end(*round).plus(self.window()),
+            ProviderRound::Issued(issued) if !issued.reported => issued.issued.plus(self.window()),
+            ProviderRound::Issued(_) => self.end(*round).plus(CLOSED_AFTER),
+        };
+        let next = self
+            .rounds
+            .iter()
+            .map(|(round, state)| deadline(round, state))
+            .min()?;
+        Some(now.monotonic.saturating_add(next.since(now.utc)))
+    }
+}
+
+impl IssuedRoster {
+    fn new<'a>(
+        roster: Roster,
+        frame: Vec<u8>,
+        submissions: impl Iterator<Item = &'a Submission>,
+        channels: usize,
+        issued: Timestamp,
+    ) -> Self {
+        let mut totals = vec![Opening::ZERO; channels];
+        let mut commitments = vec![std::iter::empty::<Commitment>().sum(); channels];
+        for submission in submissions {
+            let places = totals.iter_mut().zip(&mut commitments);
+            for ((total, commitment), share) in places.zip(&submission.shares) {
+                *total += share.superposition;
+                *commitment = *commitment + share.commitment;
+            }
+        }
+        let missing = roster.members().collect();
+        Self {
+            roster,
+            frame,
+            issued,
+            totals,
+            commitments,
+            missing,
+            reported: false,
+        }
+    }
+}

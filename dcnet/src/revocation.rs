@@ -1,0 +1,78 @@
+//! The gateway administrator's signed, numbered list of revoked devices. The
+//! broker refuses their connections, meters make no new pair keys with them.
+
+use std::collections::BTreeSet;
+
+use crate::cbor;
+use crate::frame::{self, Frame, FrameError, Notification};
+use crate::identity::{Certificate, DeviceId, DeviceKey, Role};
+use crate::time::Timestamp;
+use crate::topic::NetId;
+
+/// Longest list: its frame stays below 64 KiB.
+pub const MAX_REVOKED: usize = 3600;
+
+/// A list of revoked devices; a higher number replaces a lower one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    number: u64,
+    revoked: BTreeSet<DeviceId>,
+}
+
+impl RevocationList {
+    /// A list; at most [`MAX_REVOKED`] devices can be signed.
+    pub fn new(number: u64, revoked: Vec<DeviceId>) -> Self {
+        Self {
+            number,
+            revoked: revoked.into_iter().collect(),
+        }
+    }
+
+    /// Signs it with the administrator's key.
+    pub fn sign(&self, key: &DeviceKey, at: Timestamp) -> Vec<u8> {
+        let ids = self.revoked.iter().map(|id| cbor::bytes(&id.0));
+        let data = cbor::array([cbor::uint(self.number), cbor::array(ids)]);
+        frame::sign(key, NetId([0; 16]), at, Notification::Revocations, data)
+    }
+
+    /// Verifies a list of this administrator; ids must be strictly ascending.
+    ///
+    /// # Errors
+    /// [`FrameError`], of kind [`FrameError::Sender`] if the certificate is not an administrator's.
+    pub fn verify(input: &[u8], administrator: &Certificate) -> Result<Self, FrameError> {
+        if administrator.role() != Role::Administrator {
+            return Err(FrameError::Sender);
+        }
+        let frame = Frame::verify(input, administrator.key())?;
+        let mut fields = frame.open(NetId([0; 16]), Notification::Revocations)?;
+        let number = fields.uint("number", u64::MAX)?;
+        let mut revoked = BTreeSet::new();
+        for item in fields.array("revoked", MAX_REVOKED)? {
+            let ciborium::Value::Bytes(bytes) = item else {
+                return Err(FrameError::Field("revoked"));
+            };
+            let id = DeviceId(bytes.try_into().map_err(|_| FrameError::Bound("revoked"))?);
+            if revoked.last().is_some_and(|last| *last >= id) {
+                return Err(FrameError::Bound("revoked"));
+            }
+            revoked.insert(id);
+        }
+        fields.end()?;
+        Ok(Self { number, revoked })
+    }
+
+    /// The number of the list.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether a device is revoked.
+    pub fn contains(&self, id: &DeviceId) -> bool {
+        self.revoked.contains(id)
+    }
+
+    /// The revoked devices in ascending order.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        self.revoked.iter()
+    }
+}

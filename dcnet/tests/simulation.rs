@@ -1,0 +1,63 @@
+//! Whole nets in virtual time: every published aggregate equals the truth.
+
+mod world;
+
+use world::network::{Faults, Network};
+use world::{World, policy};
+
+const MINUTE: u64 = 60_000;
+
+#[test]
+fn five_meters_agree_on_their_first_rounds() {
+    let world = World::new(5, policy(4), &["import"]);
+    let mut network = Network::new(
+        world,
+        Faults {
+            delay: 50,
+            ..Faults::default()
+        },
+        1,
+    );
+    network.run_until(6 * MINUTE);
+    network.check_aggregates();
+    assert!(
+        network.aggregates.len() >= 4,
+        "{:?}",
+        network.meter_events[0]
+    );
+    assert!(network.aggregates.iter().all(|a| a.included.len() == 5));
+}
+
+#[test]
+fn sixty_four_meters_and_a_hundred_rounds_with_absences_and_a_bad_network() {
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(20_260_101);
+    let world = World::new(64, policy(40), &["import", "export"]);
+    let faults = Faults {
+        loss: 2,
+        duplicates: 5,
+        delay: 400,
+    };
+    let mut network = Network::new(world, faults, seed);
+    for minute in 1..=103 {
+        network.run_until(minute * MINUTE - 1000);
+        for meter in 0..64 {
+            let absent = minute > 4 && network.random(100) < 3;
+            network.set_online(meter, !absent);
+        }
+    }
+    (0..64).for_each(|meter| network.set_online(meter, true));
+    network.run_until(110 * MINUTE);
+    network.check_aggregates();
+    let complete = network.aggregates.len();
+    let with_absences = network
+        .aggregates
+        .iter()
+        .filter(|a| a.included.len() < 64)
+        .count();
+    println!("{complete} aggregates, {with_absences} of them without some meters");
+    assert!(complete >= 100, "only {complete} rounds were complete");
+    assert!(with_absences >= 30, "absences were not exercised");
+}

@@ -1,0 +1,358 @@
+//! Meters and a provider in virtual time, over an in-memory network that loses,
+//! duplicates, delays and reorders messages. Everything follows from one seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use dcnet::identity::DeviceId;
+use dcnet::meter::{Meter, MeterCommand, MeterEvent};
+use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
+use dcnet::provider::{Provider, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster};
+use dcnet::reading::Boundary;
+use dcnet::time::{Round, Timestamp};
+use dcnet::topic::Topic;
+use dcnet::units::MilliwattHours;
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+use super::{START, World, at};
+
+/// What the network does to a delivery.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Lost deliveries in percent.
+    pub loss: u32,
+    /// Deliveries that happen twice, in percent.
+    pub duplicates: u32,
+    /// Longest delay in milliseconds; different delays reorder.
+    pub delay: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happening {
+    Deliver(Option<usize>, String, Vec<u8>),
+    Wake(Option<usize>),
+    Boundary(u64),
+}
+
+/// Durable state of a meter.
+type Saved = BTreeMap<(Store, Vec<u8>), Vec<u8>>;
+
+/// A running net.
+pub struct Network {
+    pub world: World,
+    pub provider: Provider,
+    pub meters: Vec<Meter>,
+    pub online: Vec<bool>,
+    pub faults: Faults,
+    /// Durable state of each meter.
+    pub saved: Vec<Saved>,
+    /// Durable state of the provider.
+    pub saved_net: SavedNet,
+    pub provider_events: Vec<ProviderEvent>,
+    pub meter_events: Vec<Vec<MeterEvent>>,
+    pub aggregates: Vec<Published>,
+    /// Every message that left a process: (sender, message).
+    pub published: Vec<(Option<usize>, Message)>,
+    pub keep_published: bool,
+    pub now: u64,
+    rng: TestRng,
+    queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    sequence: u64,
+    index: BTreeMap<DeviceId, usize>,
+    registers: Vec<Vec<u64>>,
+    /// Energy of each meter and round, per channel.
+    truth: BTreeMap<(usize, Round), Vec<u64>>,
+    /// Meters that get no boundary values: as good as switched off.
+    pub asleep: Vec<bool>,
+}
+
+impl Network {
+    pub fn new(world: World, faults: Faults, seed: u64) -> Self {
+        println!("seed {seed}");
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let saved_net = SavedNet {
+            entries: vec![world.genesis.clone()],
+            ..SavedNet::default()
+        };
+        let provider = Provider::new(world.provider.clone(), saved_net.clone(), bytes).unwrap();
+        let count = world.meters.len();
+        let meters: Vec<Meter> = (0u8..)
+            .zip(&world.meters)
+            .map(|(i, config)| {
+                bytes[31] = i.wrapping_add(1);
+                Meter::new(config.clone(), Vec::new(), bytes, at(0)).unwrap()
+            })
+            .collect();
+        let channels = provider.membership().genesis().channels.len();
+        let index = meters
+            .iter()
+            .enumerate()
+            .map(|(i, meter)| (meter.id(), i))
+            .collect();
+        let mut network = Self {
+            world,
+            provider,
+            online: vec![true; count],
+            asleep: vec![false; count],
+            faults,
+            saved: vec![BTreeMap::new(); count],
+            saved_net,
+            provider_events: Vec::new(),
+            meter_events: vec![Vec::new(); count],
+            aggregates: Vec::new(),
+            published: Vec::new(),
+            keep_published: false,
+            now: 0,
+            rng,
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            index,
+            registers: vec![vec![0; channels]; count],
+            truth: BTreeMap::new(),
+            meters,
+        };
+        network.input_provider(Input::Connected);
+        for meter in 0..count {
+            network.input_meter(meter, Input::Connected);
+        }
+        network.schedule(0, Happening::Boundary(0));
+        network
+    }
+
+    fn schedule(&mut self, time: u64, happening: Happening) {
+        self.sequence += 1;
+        self.queue.push(Reverse((time, self.sequence, happening)));
+    }
+
+    pub fn random(&mut self, below: u64) -> u64 {
+        self.rng.next_u64() % below.max(1)
+    }
+
+    pub fn input_provider(&mut self, input: Input<std::convert::Infallible>) {
+        self.provider.handle(input, at(self.now));
+        while let Some(output) = self.provider.poll_output() {
+            match output {
+                Output::Persist(record) => self.persist(record),
+                Output::Publish(message) => self.send(None, message),
+                Output::WakeAt(time) => self.schedule(ceil(time), Happening::Wake(None)),
+                Output::Event(event) => {
+                    if let ProviderEvent::Aggregated(published) = &event {
+                        self.aggregates.push(published.clone());
+                    }
+                    self.provider_events.push(event);
+                }
+            }
+        }
+    }
+
+    fn persist(&mut self, record: ProviderRecord) {
+        let saved = &mut self.saved_net;
+        match record {
+            ProviderRecord::Entry { frame, .. } => saved.entries.push(frame),
+            ProviderRecord::Roster {
+                frame, submissions, ..
+            } => {
+                let submissions = submissions.into_iter().map(|s| s.frame).collect();
+                saved.rosters.push(SavedRoster {
+                    frame,
+                    submissions,
+                    pending: true,
+                });
+            }
+            ProviderRecord::Aggregate(published) => {
+                saved.aggregates.push((published.round, published.frame));
+                if let Some(roster) = saved.rosters.last_mut() {
+                    roster.pending = false;
+                }
+            }
+            ProviderRecord::Lost { .. } => {}
+        }
+    }
+
+    pub fn input_meter(&mut self, meter: usize, input: Input<MeterCommand>) {
+        self.meters[meter].handle(input, at(self.now));
+        while let Some(output) = self.meters[meter].poll_output() {
+            match output {
+                Output::Persist(Record { store, key, value }) => match value {
+                    Some(value) => drop(self.saved[meter].insert((store, key), value)),
+                    None => drop(self.saved[meter].remove(&(store, key))),
+                },
+                Output::Publish(message) => self.send(Some(meter), message),
+                Output::WakeAt(time) => self.schedule(ceil(time), Happening::Wake(Some(meter))),
+                Output::Event(event) => self.meter_events[meter].push(event),
+            }
+        }
+    }
+
+    fn send(&mut self, from: Option<usize>, message: Message) {
+        if self.keep_published {
+            self.published.push((from, message.clone()));
+        }
+        let Message { topic, payload, .. } = message;
+        let receivers: Vec<Option<usize>> = match topic {
+            Topic::Up { .. } | Topic::UpPair { .. } => vec![None],
+            Topic::Inbox { meter, .. } | Topic::InboxPair { meter, .. } => self
+                .index
+                .get(&meter)
+                .map(|i| Some(*i))
+                .into_iter()
+                .collect(),
+            Topic::All { .. } => (0..self.meters.len()).map(Some).collect(),
+            Topic::Public { .. } => Vec::new(),
+        };
+        for receiver in receivers {
+            if self.random(100) < u64::from(self.faults.loss) {
+                continue;
+            }
+            let copies = 1 + u32::from(self.random(100) < u64::from(self.faults.duplicates));
+            for _ in 0..copies {
+                let delay = 1 + self.random(self.faults.delay + 1);
+                let delivery = Happening::Deliver(receiver, topic.to_string(), payload.clone());
+                self.schedule(self.now + delay, delivery);
+            }
+        }
+    }
+
+    /// Connects or disconnects a meter.
+    pub fn set_online(&mut self, meter: usize, online: bool) {
+        if self.online[meter] != online {
+            self.online[meter] = online;
+            let input = if online {
+                Input::Connected
+            } else {
+                Input::Disconnected
+            };
+            self.input_meter(meter, input);
+        }
+    }
+
+    /// Starts a meter again from what it persisted.
+    pub fn restart_meter(&mut self, meter: usize) {
+        let records = self.saved[meter]
+            .iter()
+            .map(|((store, key), value)| Record {
+                store: *store,
+                key: key.clone(),
+                value: Some(value.clone()),
+            });
+        let records: Vec<Record> = records.collect();
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let config = self.world.meters[meter].clone();
+        self.meters[meter] = Meter::new(config, records, seed, at(self.now)).unwrap();
+        self.input_meter(meter, Input::Connected);
+    }
+
+    /// Starts the provider again from what it persisted.
+    pub fn restart_provider(&mut self) {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let saved = self.saved_net.clone();
+        self.provider = Provider::new(self.world.provider.clone(), saved, seed).unwrap();
+        self.input_provider(Input::Connected);
+    }
+
+    /// Runs until `end` milliseconds after the start.
+    pub fn run_until(&mut self, end: u64) {
+        while let Some(Reverse((time, ..))) = self.queue.peek() {
+            if *time > end {
+                break;
+            }
+            let Some(Reverse((time, _, happening))) = self.queue.pop() else {
+                break;
+            };
+            self.now = time;
+            match happening {
+                Happening::Deliver(receiver, topic, payload) => {
+                    let message = Received {
+                        topic: topic.parse().unwrap(),
+                        payload,
+                    };
+                    match receiver {
+                        None => self.input_provider(Input::Received(vec![message])),
+                        Some(meter) if self.online[meter] => {
+                            self.input_meter(meter, Input::Received(vec![message]));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                Happening::Wake(None) => self.input_provider(Input::Tick),
+                Happening::Wake(Some(meter)) => self.input_meter(meter, Input::Tick),
+                Happening::Boundary(number) => self.boundary(number),
+            }
+        }
+        self.now = end;
+    }
+
+    /// The end of a round for every meter's register.
+    fn boundary(&mut self, number: u64) {
+        let period = self.world.policy.period;
+        let utc = Timestamp(START.as_millis() + self.now);
+        for meter in 0..self.meters.len() {
+            if number > 0 {
+                let round = Round(period.round_at(utc).0 - 1);
+                let energy: Vec<u64> = (0..self.registers[meter].len())
+                    .map(|_| self.rng.next_u64() % 5_000_000)
+                    .collect();
+                for (register, energy) in self.registers[meter].iter_mut().zip(&energy) {
+                    *register += energy;
+                }
+                self.truth.insert((meter, round), energy);
+            }
+            if !self.asleep[meter] {
+                let channels = self.registers[meter]
+                    .iter()
+                    .map(|r| MilliwattHours(*r))
+                    .collect();
+                let boundary = Boundary { at: utc, channels };
+                self.input_meter(meter, Input::Command(MeterCommand::Boundary(boundary)));
+            }
+        }
+        let next = self.now + u64::from(period.as_secs()) * 1000;
+        self.schedule(next, Happening::Boundary(number + 1));
+    }
+
+    /// The true sum over the included meters of an aggregate, per channel.
+    pub fn true_sums(&self, published: &Published) -> Vec<MilliwattHours> {
+        let channels = self.registers.first().map_or(0, Vec::len);
+        let mut sums = vec![0; channels];
+        for id in &published.included {
+            let energy = &self.truth[&(self.index[id], published.round)];
+            for (sum, energy) in sums.iter_mut().zip(energy) {
+                *sum += energy;
+            }
+        }
+        sums.into_iter().map(MilliwattHours).collect()
+    }
+
+    /// Every aggregate so far equals the truth bit for bit, and no round has two.
+    pub fn check_aggregates(&self) {
+        let mut rounds = std::collections::BTreeSet::new();
+        for published in &self.aggregates {
+            assert_eq!(
+                published.sums,
+                self.true_sums(published),
+                "round {}",
+                published.round
+            );
+            assert!(
+                rounds.insert(published.round),
+                "two aggregates for {}",
+                published.round
+            );
+        }
+    }
+
+    /// Indices of the meters in an aggregate.
+    pub fn included(&self, published: &Published) -> Vec<usize> {
+        published.included.iter().map(|id| self.index[id]).collect()
+    }
+}
+
+fn ceil(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap()
+}

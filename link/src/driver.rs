@@ -1,0 +1,414 @@
+//! Drives a state machine: inputs from the broker, the clock and the owner go in;
+//! records go to the journal, messages to the broker, events to the owner.
+//!
+//! Everything that one call of [`StateMachine::handle`] persists is committed in one
+//! transaction, and everything it publishes leaves after that. So a message never
+//! leaves before an earlier `Persist` is durable. If the commit fails, the machine's
+//! memory is ahead of the disk: nothing is published any more and the driver ends
+//! with an error. Starting again from the journal is the only safe way on.
+//!
+//! The machine is called on tokio's blocking threads, since signatures and fsync
+//! take long. The driver waits for nobody but the journal: messages that a slow
+//! broker does not take are dropped and counted (the machine repeats them), and so
+//! are events beyond [`EVENTS`] that a slow owner does not take. What must not get
+//! lost belongs into the journal, not into an event.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use dcnet::output::{Input, Message, Output, StateMachine};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::connection::{Connection, MAX_PAYLOAD};
+use crate::counters::{Counters, Totals, add, count};
+use crate::journal::Journal;
+use crate::network::{FromNetwork, LinkState, Network, ToNetwork};
+
+/// Events that wait for the owner.
+pub const EVENTS: usize = 1024;
+/// Commands that wait for the machine.
+pub const COMMANDS: usize = 64;
+/// Most messages handed to the machine at once.
+pub const BATCH: usize = 512;
+/// For sending what is queued, and the farewell, when the driver is stopped.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A state machine with its journal and connection, ready to run.
+#[derive(Debug)]
+pub struct Driver<M, J> {
+    machine: M,
+    journal: J,
+    connection: Connection,
+    clock: Clock,
+}
+
+/// The owner's end of a running driver.
+#[derive(Debug)]
+pub struct Handle<C, E> {
+    /// Commands to the machine; wait when [`COMMANDS`] are queued.
+    pub commands: mpsc::Sender<C>,
+    /// Events of the machine; ends when the driver has ended.
+    pub events: mpsc::Receiver<E>,
+    /// Stops and watches the driver.
+    pub control: Control,
+}
+
+impl<C, E> Handle<C, E> {
+    /// As [`Control::stop`].
+    ///
+    /// # Errors
+    /// As [`Control::join`].
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.control.stop().await
+    }
+}
+
+/// Stops and watches a driver; the driver stops when this is dropped.
+#[derive(Debug)]
+pub struct Control {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<anyhow::Result<()>>,
+    state: watch::Receiver<LinkState>,
+    counters: Arc<Counters>,
+}
+
+impl Control {
+    /// Ends the driver after its present step, sends what is queued if the broker
+    /// takes it within two seconds, says farewell to the broker, and closes the journal.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let Self { stop, task, .. } = self;
+        let _ = stop.send(());
+        task.await.context("the driver panicked")?
+    }
+
+    /// Waits for the driver to end by itself, which it does only with an error.
+    ///
+    /// # Errors
+    /// A failed commit, or a panic of the machine.
+    pub async fn join(self) -> anyhow::Result<()> {
+        // `stop` must live until the task has ended.
+        let Self {
+            stop: _stop, task, ..
+        } = self;
+        task.await.context("the driver panicked")?
+    }
+
+    /// The counters at this moment.
+    pub fn totals(&self) -> Totals {
+        self.counters.totals()
+    }
+
+    /// The counters themselves, for a metrics page.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The state of the link, and its changes.
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+}
+
+impl<M, J> Driver<M, J>
+where
+    M: StateMachine + Send + 'static,
+    J: Journal<Record = M::Persist>,
+{
+    /// A driver for `machine`, which must have been made from what `journal` holds.
+    pub fn new(machine: M, journal: J, connection: Connection) -> Self {
+        Self {
+            machine,
+            journal,
+            connection,
+            clock: Clock::system(),
+        }
+    }
+
+    /// Uses this clock instead of [`Clock::system`].
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Starts the driver as a task.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Handle<M::Command, M::Event> {
+        let (command_sender, commands) = mpsc::channel(COMMANDS);
+        let (events, event_receiver) = mpsc::channel(EVENTS);
+        let (stop, stopped) = oneshot::channel();
+        let (state, state_receiver) = watch::channel(LinkState::Connecting);
+        let state = Arc::new(state);
+        let counters = Arc::new(Counters::default());
+        let (to_driver, incoming) = mpsc::channel(BATCH);
+        let (outgoing, to_network) = mpsc::channel(self.connection.max_queued_messages.max(1));
+        let queued = Arc::new(AtomicUsize::new(0));
+        let max_queued_bytes = self.connection.max_queued_bytes;
+        let network = tokio::spawn(
+            Network {
+                connection: self.connection,
+                subscriptions: self.machine.subscriptions(),
+                to_driver,
+                outgoing: to_network,
+                queued: Arc::clone(&queued),
+                counters: Arc::clone(&counters),
+                state: Arc::clone(&state),
+            }
+            .run(),
+        );
+        let clock = Arc::new(self.clock);
+        let running = Running {
+            engine: Some(Engine {
+                machine: self.machine,
+                journal: self.journal,
+                clock: Arc::clone(&clock),
+                counters: Arc::clone(&counters),
+            }),
+            clock,
+            outbox: Outbox {
+                connection: None,
+                sender: outgoing,
+                queued,
+                max_queued_bytes,
+                counters: Arc::clone(&counters),
+            },
+            events,
+            counters: Arc::clone(&counters),
+            wake: None,
+        };
+        let task = tokio::spawn(async move {
+            let end = running.run(incoming, commands, stopped, network).await;
+            state.send_replace(LinkState::Stopped {
+                error: end.as_ref().err().map(|error| format!("{error:#}")),
+            });
+            end
+        });
+        Handle {
+            commands: command_sender,
+            events: event_receiver,
+            control: Control {
+                stop,
+                task,
+                state: state_receiver,
+                counters,
+            },
+        }
+    }
+}
+
+/// The machine and its journal; they only move together.
+struct Engine<M, J> {
+    machine: M,
+    journal: J,
+    clock: Arc<Clock>,
+    counters: Arc<Counters>,
+}
+
+/// What one input led to, once its records are durable.
+struct Step<E> {
+    publish: Vec<Message>,
+    events: Vec<E>,
+    wake: Option<Duration>,
+}
+
+impl<M, J> Engine<M, J>
+where
+    M: StateMachine,
+    J: Journal<Record = M::Persist>,
+{
+    fn step(&mut self, input: Input<M::Command>) -> anyhow::Result<Step<M::Event>> {
+        self.machine.handle(input, self.clock.now());
+        let mut records = Vec::new();
+        let mut step = Step {
+            publish: Vec::new(),
+            events: Vec::new(),
+            wake: None,
+        };
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Persist(record) => records.push(record),
+                Output::Publish(message) => step.publish.push(message),
+                Output::Event(event) => step.events.push(event),
+                Output::WakeAt(at) => step.wake = Some(at),
+            }
+        }
+        if !records.is_empty() {
+            self.journal.commit(&records).context(
+                "the journal could not be written, so nothing more is published; \
+                 mend the cause (disk full, disk failing?) and start again",
+            )?;
+            count(&self.counters.commits);
+            add(&self.counters.records, records.len());
+        }
+        Ok(step)
+    }
+}
+
+/// Hands messages to the connection that is up, without waiting.
+struct Outbox {
+    connection: Option<u64>,
+    sender: mpsc::Sender<ToNetwork>,
+    queued: Arc<AtomicUsize>,
+    max_queued_bytes: usize,
+    counters: Arc<Counters>,
+}
+
+impl Outbox {
+    fn publish(&self, message: Message) {
+        let length = message.payload.len();
+        let Some(connection) = self.connection else {
+            return count(&self.counters.dropped_offline);
+        };
+        if length > MAX_PAYLOAD {
+            tracing::error!(topic = %message.topic, bytes = length, "dropped a message that is too long to publish");
+            return count(&self.counters.dropped_too_long);
+        }
+        let before = self.queued.fetch_add(length, Ordering::Relaxed);
+        let full = before.saturating_add(length) > self.max_queued_bytes;
+        let message = ToNetwork {
+            connection,
+            message,
+        };
+        if full || self.sender.try_send(message).is_err() {
+            self.queued.fetch_sub(length, Ordering::Relaxed);
+            count(&self.counters.dropped_full);
+        }
+    }
+}
+
+struct Running<M: StateMachine, J> {
+    /// Absent only while a step runs.
+    engine: Option<Engine<M, J>>,
+    clock: Arc<Clock>,
+    outbox: Outbox,
+    events: mpsc::Sender<M::Event>,
+    counters: Arc<Counters>,
+    wake: Option<tokio::time::Instant>,
+}
+
+impl<M, J> Running<M, J>
+where
+    M: StateMachine + Send + 'static,
+    J: Journal<Record = M::Persist>,
+{
+    async fn run(
+        mut self,
+        incoming: mpsc::Receiver<FromNetwork>,
+        commands: mpsc::Receiver<M::Command>,
+        stop: oneshot::Receiver<()>,
+        mut network: JoinHandle<()>,
+    ) -> anyhow::Result<()> {
+        match self.drive(incoming, commands, stop).await {
+            Ok(()) => {
+                // Closes `outgoing`, at which the network says farewell and ends.
+                drop(self);
+                if tokio::time::timeout(FAREWELL, &mut network).await.is_err() {
+                    network.abort();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                network.abort();
+                tracing::error!(error = format!("{error:#}"), "the driver ends");
+                Err(error)
+            }
+        }
+    }
+
+    async fn drive(
+        &mut self,
+        mut incoming: mpsc::Receiver<FromNetwork>,
+        mut commands: mpsc::Receiver<M::Command>,
+        mut stop: oneshot::Receiver<()>,
+    ) -> anyhow::Result<()> {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut commanded = true;
+        loop {
+            let wake = self.wake;
+            tokio::select! {
+                _ = &mut stop => return Ok(()),
+                n = incoming.recv_many(&mut batch, BATCH) => {
+                    if n == 0 {
+                        anyhow::bail!("the network task has ended unexpectedly");
+                    }
+                    self.deliver(batch.drain(..)).await?;
+                }
+                command = commands.recv(), if commanded => match command {
+                    Some(command) => self.step(Input::Command(command)).await?,
+                    None => commanded = false,
+                },
+                () = sleep_until(wake), if wake.is_some() => {
+                    self.wake = None;
+                    self.step(Input::Tick).await?;
+                }
+            }
+        }
+    }
+
+    async fn deliver(&mut self, batch: impl Iterator<Item = FromNetwork>) -> anyhow::Result<()> {
+        let mut messages = Vec::new();
+        for item in batch {
+            let input = match item {
+                FromNetwork::Message(message) => {
+                    messages.push(message);
+                    continue;
+                }
+                FromNetwork::Up(number) => (Some(number), Input::Connected),
+                FromNetwork::Down => (None, Input::Disconnected),
+            };
+            self.received(&mut messages).await?;
+            self.outbox.connection = input.0;
+            self.step(input.1).await?;
+        }
+        self.received(&mut messages).await
+    }
+
+    async fn received(
+        &mut self,
+        messages: &mut Vec<dcnet::output::Received>,
+    ) -> anyhow::Result<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.step(Input::Received(std::mem::take(messages))).await
+    }
+
+    async fn step(&mut self, input: Input<M::Command>) -> anyhow::Result<()> {
+        let mut engine = self.engine.take().context("a step was abandoned")?;
+        let (engine, step) = tokio::task::spawn_blocking(move || {
+            let step = engine.step(input);
+            (engine, step)
+        })
+        .await
+        .context("the state machine or the journal panicked")?;
+        self.engine = Some(engine);
+        let step = step?;
+        for message in step.publish {
+            self.outbox.publish(message);
+        }
+        for event in step.events {
+            if self.events.try_send(event).is_err() {
+                count(&self.counters.dropped_events);
+            }
+        }
+        if let Some(at) = step.wake {
+            self.wake = self.clock.instant(at).map(tokio::time::Instant::from_std);
+        }
+        Ok(())
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,106 @@
+//! What `check-config` looks at beyond the configuration file itself.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::{Config, SourceConfig};
+use crate::pulse::PulseError;
+use crate::pulse::loads::Loads;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The agent would not start, or not be safe.
+    pub problems: Vec<String>,
+    /// Worth knowing; not wrong as such.
+    pub notes: Vec<String>,
+}
+
+/// Checks a configuration file and the files it names, as far as they exist. Opens no
+/// GPIO line, so that it can be run beside a running agent.
+pub fn check(path: &Path) -> Report {
+    let mut report = Report::default();
+    match Config::load(path) {
+        Ok(config) => {
+            identity(&config, &mut report);
+            state(&config, &mut report);
+            sources(&config, &mut report);
+        }
+        Err(error) => report.problems.push(error.to_string()),
+    }
+    report
+}
+
+fn identity(config: &Config, report: &mut Report) {
+    for path in config.identity.all() {
+        match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                report.notes.push(format!(
+                    "{} does not exist yet; the gateway administrator's enrolment makes it",
+                    path.display()
+                ))
+            }
+            Err(error) => report
+                .problems
+                .push(format!("{} cannot be read: {error}", path.display())),
+            Ok(metadata) if path == config.identity.key() => {
+                report
+                    .problems
+                    .extend(key_mode(&path, metadata.permissions().mode()));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn key_mode(path: &Path, mode: u32) -> Option<String> {
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "{} may be read or written by others (mode {:04o}); run `chmod 0600` on it",
+            path.display(),
+            mode & 0o7777
+        )
+    })
+}
+
+fn state(config: &Config, report: &mut Report) {
+    let directory = &config.state_directory;
+    match std::fs::metadata(directory) {
+        Ok(metadata) if !metadata.is_dir() => report
+            .problems
+            .push(format!("{} is no directory", directory.display())),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => report.notes.push(format!(
+            "{} does not exist yet; the agent makes it",
+            directory.display()
+        )),
+        Err(error) => report
+            .problems
+            .push(format!("{} cannot be read: {error}", directory.display())),
+    }
+}
+
+fn sources(config: &Config, report: &mut Report) {
+    let rppal = cfg!(any(
+        feature = "rppal",
+        all(
+            target_os = "linux",
+            any(target_arch = "arm", target_arch = "aarch64")
+        )
+    ));
+    for channel in &config.channels {
+        let problem = match &channel.source {
+            SourceConfig::Rppal { .. } if !rppal => Some(PulseError::NotBuilt("rppal")),
+            SourceConfig::Gpiocdev { .. } if !cfg!(feature = "gpiocdev") => {
+                Some(PulseError::NotBuilt("gpiocdev"))
+            }
+            SourceConfig::Replay(replay) => Loads::read(&replay.file)
+                .and_then(|loads| loads.energies(replay.column, replay.start_row))
+                .err(),
+            _ => None,
+        };
+        report
+            .problems
+            .extend(problem.map(|problem| format!("channel {:?}: {problem}", channel.name)));
+    }
+}

@@ -1,0 +1,13 @@
+//! The meter agent: counts the pulses of an electricity meter, keeps them in a
+//! durable register, and takes part in a DC-net.
+//!
+//! The way of a pulse: [`pulse`] turns edges on a wire (or a file, or a model of
+//! a household) into counted batches; [`register`] adds them up, keeps the total
+//! on disk and takes its value at every boundary of a round; the agent makes
+//! readings of those values and hands nothing else on.
+
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod pulse;
+pub mod register;

@@ -1,0 +1,120 @@
+//! The daemon `meter-agent`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use meter_agent::config::{Config, check};
+use meter_agent::{agent, pulse};
+use tracing_subscriber::EnvFilter;
+
+/// Reads an electricity meter and takes part in a DC-net.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent. RUST_LOG sets what is logged, for example RUST_LOG=meter_agent=debug
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check the configuration and the files it names; exit code 1 if anything is wrong
+    CheckConfig {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Count pulses for a while and print them; neither register nor broker are touched
+    Count {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// How long
+        #[arg(long, value_name = "N", default_value_t = 60,
+              value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match Arguments::parse().command {
+        Command::Run { config } => start(&config, |config| Box::pin(agent::run(config))),
+        Command::Count { config, seconds } => start(&config, move |config| {
+            Box::pin(count(config, Duration::from_secs(seconds)))
+        }),
+        Command::CheckConfig { config } => return check_config(&config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meter-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Work = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+fn start(path: &std::path::Path, work: impl FnOnce(Config) -> Work) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(work(config))
+}
+
+fn check_config(path: &std::path::Path) -> ExitCode {
+    let report = check::check(path);
+    for note in &report.notes {
+        println!("note: {note}");
+    }
+    for problem in &report.problems {
+        eprintln!("{problem}");
+    }
+    if report.problems.is_empty() {
+        println!("{}: ok", path.display());
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Counts from the sources alone and says what that is in power.
+async fn count(config: Config, duration: Duration) -> anyhow::Result<()> {
+    let sources = pulse::open(&config.channels, None)?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for (mut source, channel) in sources.into_iter().zip(config.channels) {
+        tasks.spawn(async move {
+            let end = tokio::time::Instant::now() + duration;
+            let mut total = 0;
+            while let Ok(batch) = tokio::time::timeout_at(end, source.next()).await {
+                total += batch?.pulses().0;
+            }
+            anyhow::Ok((channel, total))
+        });
+    }
+    while let Some(counted) = tasks.join_next().await {
+        let (channel, total) = counted??;
+        let seconds = duration.as_secs_f64();
+        let watts = total as f64 * 3.6e6 / (f64::from(channel.constant.get()) * seconds);
+        println!(
+            "{}: {total} pulses in {seconds} s, {watts:.0} W on average",
+            channel.name
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Pulses of a meter, from four kinds of source, in one form: a [`Batch`] says
+//! how many pulses a channel had in `[from, until)` of UTC and that there are no
+//! others before `until`.
+//!
+//! A batch never reaches over a whole second of UTC. Every boundary of a round is
+//! a whole second (`docs/protocol.md`, "A round"), so each pulse lies on one side of
+//! every boundary without a list of pulse times.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use dcnet::time::Timestamp;
+use dcnet::units::Pulses;
+
+pub mod edge;
+#[cfg(feature = "gpiocdev")]
+pub mod gpiocdev;
+pub mod line;
+pub mod loads;
+mod open;
+pub mod profile;
+pub mod replay;
+#[cfg(any(
+    feature = "rppal",
+    all(target_os = "linux", any(target_arch = "arm", target_arch = "aarch64"))
+))]
+pub mod rppal;
+pub mod simulated;
+
+pub use open::{Begin, begin_at, open};
+
+/// The position of a channel in the configuration, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Channel(pub usize);
+
+/// The pulses of one channel in `[from, until)` of UTC, complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    channel: Channel,
+    from: Timestamp,
+    until: Timestamp,
+    pulses: Pulses,
+}
+
+impl Batch {
+    /// A batch; `None` if it is empty of time or reaches over a whole second of UTC.
+    pub fn new(
+        channel: Channel,
+        from: Timestamp,
+        until: Timestamp,
+        pulses: Pulses,
+    ) -> Option<Self> {
+        (from < until && until <= second_after(from)).then_some(Self {
+            channel,
+            from,
+            until,
+            pulses,
+        })
+    }
+
+    /// Whose pulses.
+    pub fn channel(&self) -> Channel {
+        self.channel
+    }
+
+    /// First moment covered. It is the `until` of the channel's batch before,
+    /// unless this is the first one or the UTC clock was stepped.
+    pub fn from(&self) -> Timestamp {
+        self.from
+    }
+
+    /// Every pulse before this moment has been delivered.
+    pub fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    /// How many.
+    pub fn pulses(&self) -> Pulses {
+        self.pulses
+    }
+}
+
+/// The first whole second of UTC after `at`.
+pub(crate) fn second_after(at: Timestamp) -> Timestamp {
+    Timestamp(
+        (at.as_millis() / 1000)
+            .saturating_add(1)
+            .saturating_mul(1000),
+    )
+}
+
+/// What [`PulseSource::next`] returns.
+pub type NextBatch<'a> = Pin<Box<dyn Future<Output = Result<Batch, PulseError>> + Send + 'a>>;
+
+/// Where the pulses of one channel come from.
+pub trait PulseSource: Send {
+    /// Waits for the next batch; at least every second there is one, with or
+    /// without pulses, while the UTC clock runs.
+    ///
+    /// Cancel-safe: a dropped future has taken nothing out of the source.
+    ///
+    /// # Errors
+    /// After an error the source is of no more use and has to be opened again.
+    fn next(&mut self) -> NextBatch<'_>;
+}
+
+/// Why a source cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PulseError {
+    /// The load file cannot be opened or read.
+    #[error("cannot read the load file {}: {cause}", path.display())]
+    LoadFile {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The load file says something else than Wh per interval.
+    #[error("{}, line {line}: {problem}", path.display())]
+    LoadRow {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1, the heading included.
+        line: u64,
+        /// What is wrong, and what should be there.
+        problem: String,
+    },
+    /// The load file has no such column or row.
+    #[error("{}: {problem}", path.display())]
+    LoadRange {
+        /// Which file.
+        path: PathBuf,
+        /// What was asked for and what there is.
+        problem: String,
+    },
+    /// A replay was told to begin in the middle of an interval.
+    #[error(
+        "a replay cannot begin at {begin} ms: that is no multiple of its period of \
+         {period} s; begin at the start of a round"
+    )]
+    Begin {
+        /// Milliseconds since the epoch.
+        begin: u64,
+        /// Seconds.
+        period: u32,
+    },
+    /// A GPIO line cannot be opened or read.
+    #[error("GPIO line {line}: {problem}. {advice}")]
+    Gpio {
+        /// As it is named in the configuration.
+        line: String,
+        /// What the library or the kernel says.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The program was built without this kind of source.
+    #[error(
+        "this meter-agent was built without the {0} source; build it with `--features {0}` \
+         or choose another source"
+    )]
+    NotBuilt(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_stays_within_a_second() {
+        let batch = |from, until| {
+            Batch::new(Channel(0), Timestamp(from), Timestamp(until), Pulses(1)).is_some()
+        };
+        assert!(batch(1000, 2000));
+        assert!(batch(1999, 2000));
+        assert!(!batch(1999, 2001));
+        assert!(!batch(1000, 2001));
+        assert!(!batch(1000, 1000));
+        assert!(!batch(1001, 1000));
+    }
+}

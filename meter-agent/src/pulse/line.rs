@@ -1,0 +1,425 @@
+//! A GPIO line as a pulse source, whatever library reads it: a thread waits for edges,
+//! the source filters them and cuts time into batches.
+
+use std::collections::VecDeque;
+use std::thread;
+use std::time::Duration;
+
+use dcnet::units::Pulses;
+use tokio::sync::mpsc;
+
+use super::edge::{Edge, EdgeFilter, EdgeLimits, EdgeStatistics};
+use super::{Batch, Channel, NextBatch, PulseError, PulseSource, second_after};
+use crate::clock::{self, UtcMap};
+
+/// How long an edge may take from the wire into this process. A boundary is complete
+/// so much after it.
+pub const SLACK: Duration = Duration::from_millis(100);
+
+/// How long a reader waits for an edge before it says that there was none.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// Which line of the machine. Never a chip number: those change with kernel and board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LineName {
+    /// By the name the board gives the line, such as `GPIO17`.
+    Name(String),
+    /// By the label of its chip, such as `pinctrl-bcm2711`, and its offset there.
+    Offset {
+        /// The chip's label.
+        chip: String,
+        /// From 0.
+        offset: u32,
+    },
+}
+
+impl std::fmt::Display for LineName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Offset { chip, offset } => write!(f, "{offset} of chip {chip}"),
+        }
+    }
+}
+
+/// What is common to lines of all libraries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineOptions {
+    /// Whether a pulse pulls the line low, as an S0 output between pin and ground does.
+    pub active_low: bool,
+    /// The resistor inside the chip.
+    pub bias: Bias,
+    /// Debounce by the kernel; zero for none. Edges are stamped so much later.
+    pub debounce: Duration,
+    /// Minimum width and pause.
+    pub limits: EdgeLimits,
+}
+
+/// The resistor inside the chip; about 50 kΩ on a Raspberry Pi, which is weak for long wires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bias {
+    /// None: there is an external resistor.
+    Disabled,
+    /// To 3.3 V.
+    #[default]
+    PullUp,
+    /// To ground.
+    PullDown,
+}
+
+/// Waits for edges of one or more lines; runs on a thread of its own.
+pub trait EdgeReader: Send + 'static {
+    /// The next edge and the index of its line; `None` if none came within `wait`. The edges
+    /// of a line come in their order.
+    ///
+    /// # Errors
+    /// [`PulseError::Gpio`]; the reader is not asked again.
+    fn read(&mut self, wait: Duration) -> Result<Option<(usize, Edge)>, PulseError>;
+}
+
+/// What the thread tells a source.
+#[derive(Debug)]
+enum Report {
+    Edge(Edge),
+    /// All edges that had come in at this monotonic time have been reported.
+    Drained(Duration),
+    Failed(String),
+}
+
+/// A line as it is when its reader starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Whose pulses it carries.
+    pub channel: Channel,
+    /// For messages.
+    pub name: String,
+    /// Minimum width and pause.
+    pub limits: EdgeLimits,
+    /// Whether it is active now.
+    pub active: bool,
+}
+
+/// Starts the thread for `reader`. `lines` are in the order of its indices, as
+/// are the sources. The thread ends when all of them are dropped.
+///
+/// # Errors
+/// [`PulseError::Gpio`] if there can be no further thread.
+pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource>, PulseError> {
+    let (senders, sources): (Vec<_>, Vec<_>) = lines
+        .into_iter()
+        .map(|line| {
+            let (sender, reports) = mpsc::unbounded_channel();
+            (sender, LineSource::new(line, reports))
+        })
+        .unzip();
+    let name = sources
+        .first()
+        .map_or_else(String::new, |source| source.name.clone());
+    thread::Builder::new()
+        .name("gpio-edges".to_owned())
+        .spawn(move || read_edges(reader, &senders))
+        .map_err(|error| PulseError::Gpio {
+            line: name,
+            problem: format!("cannot start a thread: {error}"),
+            advice: "Raise the limit of tasks for this service",
+        })?;
+    Ok(sources)
+}
+
+/// Ends when no source is left to report to, or with the first error.
+fn read_edges(mut reader: impl EdgeReader, senders: &[mpsc::UnboundedSender<Report>]) {
+    let mut told = clock::monotonic();
+    while !senders.iter().all(mpsc::UnboundedSender::is_closed) {
+        let asked = clock::monotonic();
+        let drained = match reader.read(WAIT) {
+            Ok(None) => asked,
+            Ok(Some((index, edge))) => {
+                if let Some(sender) = senders.get(index) {
+                    let _ = sender.send(Report::Edge(edge));
+                }
+                // A line that never falls silent must not hold up the others. Edges are
+                // read in order, so after a stall only those up to this one are here.
+                if asked.saturating_sub(told) < WAIT {
+                    continue;
+                }
+                asked.min(edge.at)
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                for sender in senders {
+                    let _ = sender.send(Report::Failed(problem.clone()));
+                }
+                return;
+            }
+        };
+        told = asked;
+        for sender in senders {
+            let _ = sender.send(Report::Drained(drained));
+        }
+    }
+}
+
+/// One line as a [`PulseSource`].
+#[derive(Debug)]
+pub struct LineSource {
+    channel: Channel,
+    name: String,
+    filter: EdgeFilter,
+    map: UtcMap,
+    reports: mpsc::UnboundedReceiver<Report>,
+    /// Pulses that are in no batch yet, by monotonic time.
+    pulses: VecDeque<Duration>,
+    batches: VecDeque<Batch>,
+}
+
+impl LineSource {
+    fn new(line: Line, reports: mpsc::UnboundedReceiver<Report>) -> Self {
+        let mut map = UtcMap::new();
+        let (start, utc) = (clock::monotonic(), clock::utc());
+        map.stretch(start, start, utc);
+        Self {
+            channel: line.channel,
+            name: line.name,
+            filter: EdgeFilter::new(line.limits, line.active, start),
+            map,
+            reports,
+            pulses: VecDeque::new(),
+            batches: VecDeque::new(),
+        }
+    }
+
+    /// What the filter accepted and rejected.
+    pub fn statistics(&self) -> EdgeStatistics {
+        self.filter.statistics()
+    }
+
+    fn take(&mut self, report: Report) -> Result<(), PulseError> {
+        match report {
+            Report::Edge(edge) => self.pulses.extend(self.filter.edge(edge)),
+            Report::Drained(at) => self.drained(at, clock::monotonic(), clock::utc()),
+            Report::Failed(problem) => {
+                return Err(PulseError::Gpio {
+                    line: self.name.clone(),
+                    problem: format!("its edges cannot be read any more: {problem}"),
+                    advice: "Check wiring and permissions, then restart the agent",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// All edges up to `at` on the monotonic clock less the slack are here: cut the
+    /// time up to there into batches.
+    fn drained(&mut self, at: Duration, monotonic_now: Duration, utc_now: Duration) {
+        let complete = at.saturating_sub(SLACK);
+        self.pulses.extend(self.filter.advance(complete));
+        if self.filter.newly_stuck() {
+            tracing::warn!(
+                line = self.name,
+                "the line stays active: short circuit, swapped polarity or wrong active level?"
+            );
+        }
+        let end = complete.min(self.filter.settled_until());
+        let Some(stretch) = self.map.stretch(end, monotonic_now, utc_now) else {
+            return;
+        };
+        if stretch.stepped {
+            tracing::warn!(
+                line = self.name,
+                utc_ms = stretch.from.as_millis(),
+                "the UTC clock was stepped; boundaries in between have no value"
+            );
+        }
+        let mut from = stretch.from;
+        while from < stretch.until {
+            let until = stretch.until.min(second_after(from));
+            let mut count = 0;
+            while self
+                .pulses
+                .pop_front_if(|at| stretch.utc_of(*at) < until)
+                .is_some()
+            {
+                count += 1;
+            }
+            self.batches
+                .extend(Batch::new(self.channel, from, until, Pulses(count)));
+            from = until;
+        }
+    }
+}
+
+impl PulseSource for LineSource {
+    fn next(&mut self) -> NextBatch<'_> {
+        Box::pin(async {
+            loop {
+                if let Some(batch) = self.batches.pop_front() {
+                    return Ok(batch);
+                }
+                match self.reports.recv().await {
+                    Some(report) => self.take(report)?,
+                    None => {
+                        return Err(PulseError::Gpio {
+                            line: self.name.clone(),
+                            problem: "its reader has ended".to_owned(),
+                            advice: "Restart the agent",
+                        });
+                    }
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking;
+
+    use dcnet::time::Timestamp;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn source() -> LineSource {
+        let (_, reports) = mpsc::unbounded_channel();
+        let mut source = LineSource::new(
+            Line {
+                channel: Channel(0),
+                name: "GPIO17".to_owned(),
+                limits: EdgeLimits::default(),
+                active: false,
+            },
+            reports,
+        );
+        source.filter = EdgeFilter::new(EdgeLimits::default(), false, Duration::ZERO);
+        source.map = UtcMap::new();
+        source
+            .map
+            .stretch(Duration::ZERO, Duration::ZERO, 10_000 * MS);
+        source
+    }
+
+    fn pulse(source: &mut LineSource, at: u32) {
+        for (at, active) in [(at, true), (at + 30, false)] {
+            let edge = Edge {
+                at: at * MS,
+                active,
+            };
+            source.take(Report::Edge(edge)).unwrap();
+        }
+    }
+
+    fn batches(source: &mut LineSource) -> Vec<(u64, u64, u64)> {
+        source
+            .batches
+            .drain(..)
+            .map(|b| (b.from().as_millis(), b.until().as_millis(), b.pulses().0))
+            .collect()
+    }
+
+    #[test]
+    fn a_pulse_on_the_boundary_belongs_to_the_later_second() {
+        let mut source = source();
+        pulse(&mut source, 999);
+        pulse(&mut source, 1999);
+        pulse(&mut source, 2000 + 50);
+        source.drained(2600 * MS, 2600 * MS, 12_600 * MS);
+        assert_eq!(
+            batches(&mut source),
+            [
+                (10_000, 11_000, 1),
+                (11_000, 12_000, 1),
+                (12_000, 12_500, 1)
+            ]
+        );
+        let mut source = self::source();
+        pulse(&mut source, 1000);
+        source.drained(2000 * MS, 2000 * MS, 12_000 * MS);
+        assert_eq!(
+            batches(&mut source),
+            [(10_000, 11_000, 0), (11_000, 11_900, 1)]
+        );
+    }
+
+    #[test]
+    fn time_is_complete_only_up_to_the_slack_and_an_unsettled_pulse() {
+        let mut source = source();
+        source.drained(1050 * MS, 1050 * MS, 11_050 * MS);
+        assert_eq!(batches(&mut source), [(10_000, 10_950, 0)]);
+        let edge = Edge {
+            at: 995 * MS,
+            active: true,
+        };
+        source.take(Report::Edge(edge)).unwrap();
+        source.drained(1110 * MS, 1110 * MS, 11_110 * MS);
+        assert_eq!(
+            batches(&mut source),
+            [(10_950, 10_995, 0)],
+            "it might still become a pulse"
+        );
+        source.drained(1200 * MS, 1200 * MS, 11_200 * MS);
+        assert_eq!(
+            batches(&mut source),
+            [(10_995, 11_000, 1), (11_000, 11_100, 0)]
+        );
+    }
+
+    #[test]
+    fn a_clock_step_loses_no_pulse() {
+        let mut source = source();
+        pulse(&mut source, 500);
+        source.drained(1000 * MS, 1000 * MS, 11_000 * MS);
+        pulse(&mut source, 1500);
+        source.drained(2000 * MS, 2000 * MS, 7_212_000 * MS);
+        pulse(&mut source, 2500);
+        source.drained(3000 * MS, 3000 * MS, 13_000 * MS);
+        let all = batches(&mut source);
+        assert_eq!(all.iter().map(|b| b.2).sum::<u64>(), 3);
+        assert!(all.iter().any(|b| b.0 == 7_210_900), "{all:?}");
+        assert_eq!(all.last().map(|b| b.1), Some(12_900));
+    }
+
+    struct Scripted(blocking::Receiver<Result<(usize, Edge), PulseError>>);
+
+    impl EdgeReader for Scripted {
+        fn read(&mut self, wait: Duration) -> Result<Option<(usize, Edge)>, PulseError> {
+            match self.0.recv_timeout(wait) {
+                Ok(result) => result.map(Some),
+                Err(_) => Ok(None),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn two_lines_of_one_reader_are_kept_apart_and_errors_reach_both() {
+        let (wire, script) = blocking::channel();
+        let lines = [0, 1].map(|index| Line {
+            channel: Channel(index),
+            name: format!("GPIO{index}"),
+            limits: EdgeLimits::default(),
+            active: false,
+        });
+        let mut sources = start(Scripted(script), lines.into()).unwrap();
+        let now = clock::monotonic();
+        for (line, after, active) in [(1, 10, true), (1, 40, false)] {
+            let at = now + after * MS;
+            wire.send(Ok((line, Edge { at, active }))).unwrap();
+        }
+        let until = clock::utc_timestamp().plus(Duration::from_millis(300));
+        for (source, expected) in sources.iter_mut().zip([0, 1]) {
+            let mut pulses = 0;
+            let mut position = Timestamp(0);
+            while position < until {
+                let batch = source.next().await.unwrap();
+                pulses += batch.pulses().0;
+                position = batch.until();
+            }
+            assert_eq!(pulses, expected);
+        }
+        wire.send(Err(PulseError::NotBuilt("test"))).unwrap();
+        for source in &mut sources {
+            while source.next().await.is_ok() {}
+        }
+    }
+}

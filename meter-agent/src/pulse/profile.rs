@@ -1,0 +1,82 @@
+//! Sources whose pulses are a function of UTC: replayed and simulated loads.
+
+use std::time::Duration;
+
+use dcnet::time::Timestamp;
+use dcnet::units::Pulses;
+
+use super::{Batch, Channel, NextBatch, PulseError, PulseSource, second_after};
+use crate::clock;
+
+/// How often a profile is asked, at whole multiples of UTC, so that one of the
+/// times falls right on every whole second. 20 wake-ups a second for any number of pulses.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// Pulses as a function of UTC.
+///
+/// Counting is additive: the pulses of `[a, b)` and of `[b, c)` are together those
+/// of `[a, c)`. So nothing is lost or invented however late the ticks come.
+pub trait Profile: Send {
+    /// The number of pulses in `[from, until)`; successive calls never go back in time.
+    ///
+    /// # Errors
+    /// [`PulseError::Begin`] for a replay with a begin off its grid.
+    fn pulses_between(&mut self, from: Timestamp, until: Timestamp) -> Result<Pulses, PulseError>;
+}
+
+/// Delivers a [`Profile`] in real time. It follows the UTC clock: after a step
+/// forward it catches up at once, after a step back it waits.
+#[derive(Debug)]
+pub struct ProfileSource<P> {
+    channel: Channel,
+    profile: P,
+    position: Timestamp,
+}
+
+impl<P: Profile> ProfileSource<P> {
+    /// A source that delivers what comes at or after `start`.
+    pub fn new(channel: Channel, profile: P, start: Timestamp) -> Self {
+        Self {
+            channel,
+            profile,
+            position: start,
+        }
+    }
+
+    /// The next batch when the UTC clock shows `now`; `None` when there is nothing new.
+    ///
+    /// # Errors
+    /// Those of the profile.
+    pub fn advance(&mut self, now: Timestamp) -> Result<Option<Batch>, PulseError> {
+        let until = now.min(second_after(self.position));
+        if until <= self.position {
+            return Ok(None);
+        }
+        let pulses = self.profile.pulses_between(self.position, until)?;
+        let batch = Batch::new(self.channel, self.position, until, pulses);
+        self.position = until;
+        Ok(batch)
+    }
+}
+
+impl<P: Profile> PulseSource for ProfileSource<P> {
+    fn next(&mut self) -> NextBatch<'_> {
+        Box::pin(async {
+            loop {
+                let now = clock::utc();
+                let behind = clock::utc_timestamp().since(self.position);
+                if behind < TICK {
+                    let into_tick = now.as_nanos() % TICK.as_nanos();
+                    let rest = TICK.as_nanos() - into_tick;
+                    tokio::time::sleep(Duration::from_nanos(
+                        u64::try_from(rest).unwrap_or(u64::MAX),
+                    ))
+                    .await;
+                }
+                if let Some(batch) = self.advance(clock::utc_timestamp())? {
+                    return Ok(batch);
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! GPIO lines of a Raspberry Pi through `rppal`.
+//!
+//! All lines share one poller: polls of single pins block each other, and one that
+//! waits for another pin overwrites the events of this one. Interrupts with a callback
+//! are no alternative, because their errors stay silent until they are stopped.
+
+use std::time::Duration;
+
+use ::rppal::gpio::{Error, Gpio, InputPin, Trigger};
+
+use super::edge::Edge;
+use super::line::{Bias, EdgeReader, Line, LineOptions, LineSource, start};
+use super::{Channel, PulseError};
+
+/// One line to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PiLine {
+    /// Whose pulses it carries.
+    pub channel: Channel,
+    /// The BCM number of the pin: 17 for GPIO17, which is pin 11 of the header.
+    pub gpio: u8,
+    /// Level, bias, debounce, limits.
+    pub options: LineOptions,
+}
+
+/// Opens all lines of this process and starts to read their edges. The sources are
+/// in the order of `lines`.
+///
+/// # Errors
+/// [`PulseError::Gpio`] on a machine that is no Raspberry Pi, without permission, or if a
+/// pin does not exist or belongs to somebody else.
+pub fn open(lines: &[PiLine]) -> Result<Vec<LineSource>, PulseError> {
+    let (mut pins, mut opened) = (Vec::new(), Vec::new());
+    let Some(first) = lines.first() else {
+        return Ok(Vec::new());
+    };
+    let gpio = Gpio::new().map_err(|error| failed(first.gpio, &error))?;
+    for line in lines {
+        let failed = |error| failed(line.gpio, &error);
+        let pin = gpio.get(line.gpio).map_err(failed)?;
+        let mut pin = match line.options.bias {
+            Bias::Disabled => pin.into_input(),
+            Bias::PullUp => pin.into_input_pullup(),
+            Bias::PullDown => pin.into_input_pulldown(),
+        };
+        let debounce = line.options.debounce;
+        pin.set_interrupt(Trigger::Both, (!debounce.is_zero()).then_some(debounce))
+            .map_err(failed)?;
+        opened.push(Line {
+            channel: line.channel,
+            name: format!("GPIO{}", line.gpio),
+            limits: line.options.limits,
+            active: pin.is_low() == line.options.active_low,
+        });
+        pins.push((pin, line.options.active_low));
+    }
+    start(Reader { gpio, pins }, opened)
+}
+
+fn failed(gpio: u8, error: &Error) -> PulseError {
+    let advice = match error {
+        Error::UnknownModel => {
+            "rppal works on a Raspberry Pi only: on other boards use \
+             the source gpiocdev, for a trial replay or simulated"
+        }
+        Error::PermissionDenied(_) => {
+            "Put the user of the agent into the group gpio, and let it open \
+             /dev/gpiomem* and /dev/gpiochip*"
+        }
+        Error::PinUsed(_) => "Two channels name the same line: give each its own",
+        Error::PinNotAvailable(_) => {
+            "This Pi has no such line: write the BCM number, which is not the number on the header"
+        }
+        _ => "Stop the program that holds the line; `gpioinfo` (package gpiod) shows which it is",
+    };
+    PulseError::Gpio {
+        line: format!("GPIO{gpio}"),
+        problem: error.to_string().trim_end_matches('.').to_owned(),
+        advice,
+    }
+}
+
+struct Reader {
+    gpio: Gpio,
+    pins: Vec<(InputPin, bool)>,
+}
+
+impl EdgeReader for Reader {
+    fn read(&mut self, wait: Duration) -> Result<Option<(usize, Edge)>, PulseError> {
+        let pins: Vec<&InputPin> = self.pins.iter().map(|(pin, _)| pin).collect();
+        let event = self
+            .gpio
+            .poll_interrupts(&pins, false, Some(wait))
+            .map_err(|error| failed(pins.first().map_or(0, |pin| pin.pin()), &error))?;
+        Ok(event.and_then(|(found, event)| {
+            let index = self
+                .pins
+                .iter()
+                .position(|(pin, _)| pin.pin() == found.pin())?;
+            let (_, active_low) = self.pins.get(index)?;
+            let edge = Edge {
+                at: event.timestamp,
+                active: (event.trigger == Trigger::FallingEdge) == *active_low,
+            };
+            Some((index, edge))
+        }))
+    }
+}

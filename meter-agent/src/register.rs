@@ -1,0 +1,137 @@
+//! The register: a durable pulse total per channel that never decreases, and its value at
+//! the boundaries of rounds.
+//!
+//! It counts in whole pulses and converts only totals into mWh, so that rounding never adds
+//! up. Every pulse is counted once, whatever the UTC clock does; the clock decides only on which
+//! side of a boundary a pulse lies. A boundary has a value if every channel was observed
+//! at that moment. One that passed while the agent was down, or that the clock jumped
+//! over, has none: it is unknown, and nobody guesses it. When the clock is set
+//! back, boundaries that have a value already keep it.
+//!
+//! Pulses that come while the agent is down are not in the total.
+
+use std::path::Path;
+
+use dcnet::reading::Boundary;
+use dcnet::time::{Period, Timestamp};
+use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+
+use crate::pulse::Batch;
+
+mod boundaries;
+pub mod counting;
+mod file;
+
+use boundaries::Boundaries;
+pub use file::{Files, RegisterError};
+
+/// What a register counts on one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisterChannel {
+    /// `import`, `export`, …: 1 to 32 of a–z, 0–9, `-` and `_`.
+    pub name: String,
+    /// The meter's pulse constant.
+    pub constant: ImpulsesPerKwh,
+}
+
+/// The register of one meter.
+#[derive(Debug)]
+pub struct Register {
+    channels: Vec<RegisterChannel>,
+    totals: Vec<Pulses>,
+    files: Files,
+    boundaries: Boundaries,
+    unsaved: u64,
+}
+
+impl Register {
+    /// Opens the register in `directory`, which is made if there is none, and locks it
+    /// against other processes. A channel that is not in it yet starts at zero.
+    ///
+    /// # Errors
+    /// [`RegisterError`]: unreadable, damaged, in use, or counted with other constants
+    /// or channels than these.
+    pub fn open(directory: &Path, channels: Vec<RegisterChannel>) -> Result<Self, RegisterError> {
+        let files = Files::open(directory)?;
+        let totals = files.read(&channels)?;
+        Ok(Self {
+            boundaries: Boundaries::new(channels.len()),
+            channels,
+            totals,
+            files,
+            unsaved: 0,
+        })
+    }
+
+    /// What it counts.
+    pub fn channels(&self) -> &[RegisterChannel] {
+        &self.channels
+    }
+
+    /// The total per channel.
+    pub fn totals(&self) -> &[Pulses] {
+        &self.totals
+    }
+
+    /// Pulses that a crash would lose.
+    pub fn unsaved(&self) -> u64 {
+        self.unsaved
+    }
+
+    /// From now on values are taken at the boundaries of rounds of this period; `None` for
+    /// none. Without effect if it is the period already.
+    pub fn set_period(&mut self, period: Option<Period>) {
+        self.boundaries.set_period(period);
+    }
+
+    /// Adds a batch, and returns the boundaries for which the value of every channel is
+    /// known now, earliest first. They are to be used only after [`Register::save`].
+    ///
+    /// # Errors
+    /// [`RegisterError::Overflow`], [`RegisterError::UnknownChannel`]; the batch is then not counted.
+    pub fn record(&mut self, batch: &Batch) -> Result<Vec<Boundary>, RegisterError> {
+        let index = batch.channel().0;
+        let (Some(total), Some(channel)) = (self.totals.get_mut(index), self.channels.get(index))
+        else {
+            return Err(RegisterError::UnknownChannel(index));
+        };
+        let sum = total.0.checked_add(batch.pulses().0);
+        let after = sum
+            .and_then(|sum| channel.constant.energy(Pulses(sum)))
+            .zip(sum);
+        let (Some(before), Some((energy, sum))) = (channel.constant.energy(*total), after) else {
+            return Err(RegisterError::Overflow(channel.name.clone()));
+        };
+        *total = Pulses(sum);
+        self.unsaved = self.unsaved.saturating_add(batch.pulses().0);
+        let ends = [(batch.from(), before), (batch.until(), energy)];
+        Ok(ends
+            .into_iter()
+            .filter_map(|(at, energy)| self.boundaries.note(index, at, energy))
+            .collect())
+    }
+
+    /// Makes the totals durable: when this returns they survive a crash and a loss of power.
+    ///
+    /// # Errors
+    /// [`RegisterError::Write`]; the totals in memory stay as they are.
+    pub fn save(&mut self) -> Result<(), RegisterError> {
+        self.files.write(&self.channels, &self.totals)?;
+        self.unsaved = 0;
+        Ok(())
+    }
+
+    /// The total of each channel in mWh.
+    pub fn energies(&self) -> Vec<MilliwattHours> {
+        self.channels
+            .iter()
+            .zip(&self.totals)
+            .map(|(channel, total)| channel.constant.energy(*total).unwrap_or_default())
+            .collect()
+    }
+
+    /// The latest boundary that has got a value.
+    pub fn latest_boundary(&self) -> Option<Timestamp> {
+        self.boundaries.latest()
+    }
+}

@@ -1,0 +1,126 @@
+//! The program itself.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_meter-agent"))
+        .args(arguments)
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("CREDENTIALS_DIRECTORY")
+        .output()
+        .unwrap()
+}
+
+fn check(path: &Path) -> (bool, String) {
+    let output = run(&["check-config", "--config", path.to_str().unwrap()]);
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.success(), text)
+}
+
+fn write(directory: &Path, source: &str) -> std::path::PathBuf {
+    let path = directory.join("meter-agent.toml");
+    let text = format!(
+        "state_directory = \"state\"\n[broker]\nhost = \"localhost\"\n[identity]\n\
+         directory = \"identity\"\n[[channel]]\nname = \"import\"\nimpulses_per_kwh = 1000\n{source}"
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[cfg(feature = "gpiocdev")]
+#[test]
+fn the_example_passes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/meter-agent.toml");
+    let (ok, text) = check(&path);
+    assert!(ok, "{text}");
+}
+
+#[test]
+fn a_readable_key_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "[channel.simulated]\nseed = 1\n");
+    let key = directory.path().join("identity/key.pem");
+    std::fs::create_dir(directory.path().join("identity")).unwrap();
+    std::fs::write(&key, "secret").unwrap();
+    for (mode, accepted) in [(0o600, true), (0o400, true), (0o640, false), (0o644, false)] {
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        let (ok, text) = check(&path);
+        assert_eq!(ok, accepted, "{mode:o}: {text}");
+        assert_eq!(text.contains("chmod 0600"), !accepted, "{text}");
+    }
+}
+
+#[test]
+fn a_broken_load_file_is_told_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(
+        directory.path(),
+        "[channel.replay]\nfile = \"loads.csv\"\ncolumn = 1\n",
+    );
+    let (ok, text) = check(&path);
+    assert!(!ok && text.contains("loads.csv"), "{text}");
+    std::fs::write(
+        directory.path().join("loads.csv"),
+        "timestamp,a\nx,1\nx,y\n",
+    )
+    .unwrap();
+    let (ok, text) = check(&path);
+    assert!(!ok && text.contains("loads.csv, line 3"), "{text}");
+    std::fs::write(directory.path().join("loads.csv"), "timestamp,a\nx,1\n").unwrap();
+    let (ok, text) = check(&path);
+    assert!(ok, "{text}");
+}
+
+#[test]
+fn a_missing_or_wrong_file_is_an_error_with_exit_code_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ok, text) = check(&directory.path().join("nothing.toml"));
+    assert!(!ok && text.contains("nothing.toml"), "{text}");
+    let path = write(
+        directory.path(),
+        "[channel.simulated]\nseed = 1\nsped = 2\n",
+    );
+    let (ok, text) = check(&path);
+    assert!(
+        !ok && text.contains("meter-agent.toml:11") && text.contains("sped"),
+        "{text}"
+    );
+}
+
+#[test]
+fn count_prints_pulses_and_watts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(
+        directory.path(),
+        "[channel.simulated]\nseed = 1\nspeed = 3600\n",
+    );
+    let output = run(&[
+        "count",
+        "--seconds",
+        "1",
+        "--config",
+        path.to_str().unwrap(),
+    ]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(
+        text.starts_with("import: ") && text.contains(" W on average"),
+        "{text}"
+    );
+    assert!(
+        !directory.path().join("state").exists(),
+        "the register is not touched"
+    );
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let output = run(&["--version"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        text.trim(),
+        concat!("meter-agent ", env!("CARGO_PKG_VERSION"))
+    );
+}
