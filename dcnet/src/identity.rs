@@ -151,7 +151,8 @@ impl PublicKey {
     /// The id of the device that holds the private half.
     pub fn id(&self) -> DeviceId {
         let mut id = [0; 16];
-        id.copy_from_slice(&Sha256::digest(self.0.as_bytes())[..16]);
+        let digest: [u8; 32] = Sha256::digest(self.0.as_bytes()).into();
+        id.copy_from_slice(digest.split_at(16).0);
         DeviceId(id)
     }
 

@@ -1,6 +1,17 @@
 //! The DC-net metering protocol as pure state machines: no sockets, files, clocks
 //! or ambient randomness. `docs/protocol.md` says what each module implements.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
 pub mod aggregate;
 pub mod alarm;
 pub mod bitmap;

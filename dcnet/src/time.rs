@@ -66,7 +66,7 @@ impl Period {
     /// A period of `seconds`; `None` unless it divides a day evenly, so that no
     /// round straddles midnight and every round has exactly one day.
     pub fn from_secs(seconds: u32) -> Option<Self> {
-        (seconds > 0 && 86_400 % seconds == 0).then_some(Self(seconds))
+        86_400_u32.is_multiple_of(seconds).then_some(Self(seconds))
     }
 
     /// Length in seconds.
@@ -81,7 +81,11 @@ impl Period {
 
     /// The round that covers `at`.
     pub fn round_at(self, at: Timestamp) -> Round {
-        Round(at.0 / (u64::from(self.0) * 1000))
+        // A period is never zero.
+        Round(
+            at.0.checked_div(u64::from(self.0).saturating_mul(1000))
+                .unwrap_or(0),
+        )
     }
 }
 

@@ -55,7 +55,9 @@ impl ImpulsesPerKwh {
     /// Apply it to totals, never to increments: rounding then never accumulates.
     /// `None` when the result does not fit into 64 bits.
     pub fn energy(self, total: Pulses) -> Option<MilliwattHours> {
-        let mwh = u128::from(total.0) * 1_000_000 / u128::from(self.0);
+        let mwh = u128::from(total.0)
+            .saturating_mul(1_000_000)
+            .checked_div(self.0.into())?;
         u64::try_from(mwh).ok().map(MilliwattHours)
     }
 }

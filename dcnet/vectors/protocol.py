@@ -223,11 +223,12 @@ def envelope(payload, signature, protected=PROTECTED, unprotected=None, tag=18):
     return cbor(cbor2.CBORTag(tag, [protected, unprotected or {}, payload, signature]))
 
 
-def payload_of(device, net, at, notification, data, **other):
+def payload_of(device, net_, at, notification_, data_, **other):
+    """`other` replaces fields by name."""
     fields = {
-        "protocol": "dcnet", "version": 1, "net": net, "client": device.id,
-        "bit": int(notification == SUBMISSION), "timestamp": at, "notification": notification,
-        "data": data,
+        "protocol": "dcnet", "version": 1, "net": net_, "client": device.id,
+        "bit": int(notification_ == SUBMISSION), "timestamp": at, "notification": notification_,
+        "data": data_,
     }
     fields.update(other)
     return list(fields.values())
@@ -238,8 +239,8 @@ def seal(device, payload):
     return envelope(payload, device.sign(to_be_signed(payload)))
 
 
-def frame(device, net, at, notification, data, **other):
-    return seal(device, cbor(payload_of(device, net, at, notification, data, **other)))
+def frame(device, net_, at, notification_, data_, **other):
+    return seal(device, cbor(payload_of(device, net_, at, notification_, data_, **other)))
 
 
 def payload(frame_):

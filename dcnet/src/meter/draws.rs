@@ -1,5 +1,7 @@
 //! The meter's side of the coin-flip draw of its neighbours.
 
+use std::time::Duration;
+
 use super::{Meter, MeterEvent, Purpose, saved};
 use crate::alarm::Alarm;
 use crate::cbor;
@@ -13,6 +15,9 @@ use crate::topic::Up;
 
 /// Most draws of one meter within 30 days.
 const DRAWS_PER_MONTH: usize = 4;
+
+/// A meter draws again after this time.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// A draw that this meter asked for and that is not done.
 #[derive(Clone, Debug)]
@@ -62,8 +67,8 @@ impl Meter {
         let needed = draws.last().is_none_or(|newest| {
             let doubled = members >= newest.candidates.saturating_add(1).saturating_mul(2);
             let too_few = newest.candidates < self.minimum_group();
-            let age_days = now.utc.since(newest.at).as_millis() / u128::from(DAY_MS);
-            doubled || too_few || age_days >= 365
+            let old = newest.at.plus(YEAR) <= now.utc;
+            doubled || too_few || old
         });
         let month = std::time::Duration::from_millis(DAY_MS.saturating_mul(30));
         let recent = draws

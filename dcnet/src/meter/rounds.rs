@@ -98,10 +98,10 @@ impl Meter {
         }
         // At a random moment of the first half of what is left of the window.
         let late = now.utc.since(round.end(period));
-        let window = Duration::from_millis(u64::from(window));
-        let spread = (window / 2).saturating_sub(late).as_micros().max(1);
+        let half = Duration::from_millis(u64::from(window / 2));
+        let spread = half.saturating_sub(late).as_micros().max(1);
         let spread = u64::try_from(spread).unwrap_or(1);
-        let delay = Duration::from_micros(self.rng.next_u64() % spread);
+        let delay = Duration::from_micros(self.rng.next_u64().checked_rem(spread).unwrap_or(0));
         self.due = Some((now.monotonic.saturating_add(delay), reading));
     }
 
@@ -564,9 +564,10 @@ impl Meter {
             .membership
             .as_ref()
             .map_or(1, |m| m.genesis().policy.period.as_secs());
-        let rounds_a_month = 30 * 86_400 / period.max(1);
+        let rounds_a_month = 2_592_000_u32.checked_div(period).unwrap_or(0);
         let floors = self.config.floors;
-        let month_limit = u64::from(rounds_a_month) * u64::from(floors.exclusions_per_month) / 100;
+        let month_limit =
+            u64::from(rounds_a_month).saturating_mul(u64::from(floors.exclusions_per_month)) / 100;
         let excluded = self.exclusions.len();
         let too_many_today = today > usize::try_from(floors.exclusions_per_day).unwrap_or(0);
         if too_many_today || u64::try_from(excluded).unwrap_or(u64::MAX) > month_limit.max(1) {
