@@ -317,7 +317,7 @@ class Refused:
         case("a provider's certificate", "Identity(Role)", certificate(world.authority, meter, "provider"))
         case("a certificate for another net", "Identity(Net)", certificate(world.authority, meter, "meter", seed("net")[:16]))
         case("a meter's certificate without a net", "Identity(Net)", certificate(world.authority, meter, "meter"))
-        case("an expired certificate", "Identity(Expired)", certificate(world.authority, meter, "meter", self.net, until=2026))
+        case("an expired certificate", "Identity(Expired)", certificate(world.authority, meter, "meter", self.net, until=2025))
         case("a flipped bit in the certificate's signature", "Identity(Issuer)", meter.certificate[:-1] + bytes([meter.certificate[-1] ^ 1]))
         case("no certificate", "Identity(Form)", b"")
         case("a certificate with a trailing byte", "Identity(Form)", meter.certificate + b"\x00")

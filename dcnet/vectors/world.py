@@ -72,7 +72,8 @@ class World:
         beacon_ = beacon(self.net, invite, meter.id, nonce)
         candidates = [(j, other.id) for j, other in enumerate(self.meters) if j != i]
         return {
-            "nonce": nonce, "commitment": commitment, "request": request, "invite": invite,
+            "nonce": nonce, "provider_nonce": nonce_p, "commitment": commitment, "request": request,
+            "invite": invite,
             "open": opened, "beacon": beacon_, "entry": len(self.log) - 1, "origin": self.head(),
             "ranks": {j: rank(beacon_, id_) for j, id_ in candidates},
             "drawn": drawn(beacon_, candidates, DEGREE),

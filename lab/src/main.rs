@@ -1,1 +1,74 @@
-fn main() {}
+//! The program `lab`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use lab::cli::{Arguments, Plan};
+use lab::demo::{self, Files, Verdict};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Something is wrong with the command line or the files it names.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log();
+    let plan = match arguments.plan() {
+        Ok(plan) => plan,
+        Err(error) => return usage(error.into()),
+    };
+    let files = match Files::create(&plan) {
+        Ok(files) => files,
+        Err(error) => return usage(error),
+    };
+    match run(&plan, files) {
+        Ok(Verdict { faults }) if faults.is_empty() => ExitCode::SUCCESS,
+        Ok(Verdict { faults }) => {
+            for fault in faults {
+                eprintln!("lab: {fault}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(error: anyhow::Error) -> ExitCode {
+    eprintln!("lab: {error:#}");
+    ExitCode::from(USAGE)
+}
+
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = match broker::QUIET_ROUTER.parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn run(plan: &Plan, files: Files) -> anyhow::Result<Verdict> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let interrupted = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        demo::run(plan, files, std::io::stdout(), interrupted).await
+    })
+}

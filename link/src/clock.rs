@@ -48,15 +48,27 @@ impl Clock {
     /// The time now. `monotonic` never goes back; a UTC clock before 1970 reads as
     /// 1970 and not synchronised.
     pub fn now(&self) -> Now {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        let utc = since_epoch
-            .as_ref()
-            .ok()
-            .and_then(|d| u64::try_from(d.as_millis()).ok());
+        let (monotonic, since_epoch) = self.both();
+        let utc = since_epoch.and_then(|d| u64::try_from(d.as_millis()).ok());
         Now {
-            monotonic: self.start.elapsed(),
+            monotonic,
             utc: Timestamp(utc.unwrap_or(0)),
             synchronised: utc.is_some() && (self.synchronised)(),
+        }
+    }
+
+    /// Both clocks at one moment. A thread that loses its processor between two
+    /// looks would make them seem out of step, so such a look is taken again.
+    fn both(&self) -> (Duration, Option<Duration>) {
+        let mut tries = 0;
+        loop {
+            let before = self.start.elapsed();
+            let utc = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+            let monotonic = self.start.elapsed();
+            tries += 1;
+            if monotonic.saturating_sub(before) < Duration::from_millis(1) || tries == 10 {
+                return (monotonic, utc);
+            }
         }
     }
 

@@ -1,11 +1,476 @@
-//! The daemon: register, protocol state machine and link put together.
+//! The agent: register, protocol state machine and link put together.
+//!
+//! Pulses go into the register, its value at each boundary of a round to
+//! [`dcnet::meter::Meter`], which runs under [`link::Driver`].
+//!
+//! **No interval is submitted that was not counted from end to end.** A reading is
+//! the difference of two successive boundaries, and the meter keeps the first of them
+//! in memory only. An agent makes its meter and begins to count together, and when counting
+//! ends, for whatever reason, the agent ends and its meter with it. So the first boundary
+//! after a start has none before it: it opens the first interval, and the one during which
+//! the agent was started, or was down, is never submitted.
+//!
+//! State, all in one directory of mode 0700: `register/` holds the register, and
+//! `register/ledger.db` up to when its energy was submitted; both outlive nets.
+//! `NET.db` holds the keys and the log of one net.
 
-use crate::config::Config;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Runs the agent until it is told to stop.
+use anyhow::{Context, ensure};
+use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
+use dcnet::output::Store;
+use dcnet::reading::Boundary;
+use link::{Clock, Connection, Control, Driver, LinkState, MeterJournal, Totals};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use crate::clock;
+use crate::config::{Config, IdentityFiles};
+use crate::identity::Identity;
+use crate::pulse::{self, PulseSource};
+use crate::register::counting::{CountError, SavePolicy, count};
+use crate::register::{Register, RegisterChannel};
+
+mod log;
+mod net;
+
+use log::EventLog;
+use net::NetView;
+
+/// Events that wait for an owner; those that find no room are dropped and counted.
+pub const EVENTS: usize = 4096;
+
+/// Boundaries between register and meter.
+const BOUNDARIES: usize = 64;
+
+/// What an agent is started with.
+pub struct AgentOptions {
+    /// Who it is, whom it trusts, and its floors.
+    pub meter: MeterConfig,
+    /// The way to the broker, with the same key.
+    pub connection: Connection,
+    /// Where its state is; made if it does not exist, with mode 0700.
+    pub state_directory: PathBuf,
+    /// What the register counts.
+    pub channels: Vec<RegisterChannel>,
+    /// One source for every channel, in the same order.
+    pub sources: Vec<Box<dyn PulseSource>>,
+    /// When the register is saved apart from boundaries.
+    pub save: SavePolicy,
+    /// Says whether UTC can be trusted.
+    pub clock: Clock,
+}
+
+impl AgentOptions {
+    /// Options of an identity directory. The state is in `state_directory`; the rest is
+    /// default: the system's clock, [`SavePolicy::default`].
+    ///
+    /// # Errors
+    /// As [`Identity::load`] and [`Connection::from_pem_files`].
+    pub fn new(
+        identity: &IdentityFiles,
+        broker: (&str, u16),
+        floors: Floors,
+        state_directory: impl Into<PathBuf>,
+        channels: Vec<RegisterChannel>,
+        sources: Vec<Box<dyn PulseSource>>,
+    ) -> anyhow::Result<Self> {
+        let loaded = Identity::load(identity, clock::utc_timestamp())?;
+        let (ca, certificate, key) = (identity.ca(), identity.certificate(), identity.key());
+        let (host, port) = broker;
+        Ok(Self {
+            meter: loaded.into_meter_config(floors),
+            connection: Connection::from_pem_files(host, port, &ca, &certificate, &key)?,
+            state_directory: state_directory.into(),
+            channels,
+            sources,
+            save: SavePolicy::default(),
+            clock: Clock::system(),
+        })
+    }
+
+    /// Options of a configuration, with its sources opened.
+    ///
+    /// # Errors
+    /// As [`AgentOptions::new`] and [`pulse::open`].
+    pub fn from_config(config: &Config) -> anyhow::Result<Self> {
+        let mut options = Self::new(
+            &config.identity,
+            (&config.broker_host, config.broker_port),
+            config.floors.into(),
+            &config.state_directory,
+            config.register_channels(),
+            Vec::new(),
+        )?;
+        options.save = config.save;
+        if config.assume_synchronised {
+            options.clock = Clock::assume_synchronised();
+        }
+        options.sources = pulse::open(&config.channels, None)?;
+        Ok(options)
+    }
+}
+
+/// What an agent has done since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentTotals {
+    /// The link's counters.
+    pub link: Totals,
+    /// Boundaries handed to the meter.
+    pub boundaries: u64,
+    /// Inputs that the meter refused.
+    pub refused: u64,
+    /// Alarms of the meter.
+    pub alarms: u64,
+    /// Events that the owner did not take in time; of a handle without an owner, all beyond
+    /// [`EVENTS`].
+    pub dropped_events: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    boundaries: AtomicU64,
+    refused: AtomicU64,
+    alarms: AtomicU64,
+    dropped_events: AtomicU64,
+}
+
+/// The owner's end of a running agent.
+#[derive(Debug)]
+pub struct AgentHandle {
+    /// What the meter tells, in order; ends when the agent has ended. They are in the log too:
+    /// an owner who does not want them may drop this.
+    pub events: mpsc::Receiver<MeterEvent>,
+    /// Stops and watches the agent.
+    pub control: AgentControl,
+}
+
+impl AgentHandle {
+    /// As [`AgentControl::stop`].
+    ///
+    /// # Errors
+    /// As [`AgentControl::stop`].
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.control.stop().await
+    }
+}
+
+/// Stops and watches an agent; the agent stops when this is dropped.
+#[derive(Debug)]
+pub struct AgentControl {
+    stop: oneshot::Sender<()>,
+    /// Absent when its end was told.
+    task: Option<JoinHandle<anyhow::Result<()>>>,
+    commands: mpsc::Sender<MeterCommand>,
+    link: watch::Receiver<LinkState>,
+    link_counters: Arc<link::Counters>,
+    counters: Arc<Counters>,
+}
+
+impl AgentControl {
+    /// Stops within about two seconds: the register is saved, the farewell to the broker said,
+    /// and the state directory free for the next start.
+    ///
+    /// # Errors
+    /// As [`AgentControl::ended`], if that was not told yet; or the register cannot be saved.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let _ = self.stop.send(());
+        match self.task {
+            Some(task) => task.await.context("the agent panicked")?,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the agent ends by itself, which it does only with an error. Can be
+    /// dropped and called again.
+    ///
+    /// # Errors
+    /// A source of pulses failed, or the journal could not be written.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        let Some(task) = &mut self.task else {
+            return Ok(());
+        };
+        let end = task.await;
+        self.task = None;
+        end.context("the agent panicked")?
+    }
+
+    /// Tells the meter that a jump of the clock was right.
+    pub async fn confirm_clock(&self) {
+        // An agent that has ended needs no confirmation.
+        let _ = self.commands.send(MeterCommand::ConfirmClock).await;
+    }
+
+    /// The state of the link, and its changes.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.link.clone()
+    }
+
+    /// The counters at this moment.
+    pub fn totals(&self) -> AgentTotals {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        AgentTotals {
+            link: self.link_counters.totals(),
+            boundaries: read(&self.counters.boundaries),
+            refused: read(&self.counters.refused),
+            alarms: read(&self.counters.alarms),
+            dropped_events: read(&self.counters.dropped_events),
+        }
+    }
+}
+
+/// A meter's agent.
+#[derive(Debug)]
+pub struct Agent;
+
+impl Agent {
+    /// Opens the state and starts to count and to take part, as tasks of the current runtime.
+    ///
+    /// # Errors
+    /// The state is in use, open to others, damaged or of another identity; the register
+    /// was counted with other channels.
+    pub async fn start(options: AgentOptions) -> anyhow::Result<AgentHandle> {
+        let AgentOptions {
+            meter,
+            connection,
+            state_directory,
+            channels,
+            sources,
+            save,
+            clock,
+        } = options;
+        ensure!(
+            channels.len() == sources.len(),
+            "there are {} channels but {} sources of pulses",
+            channels.len(),
+            sources.len()
+        );
+        ensure!(
+            connection.client_id == meter.key.id().to_string(),
+            "the connection to the broker is made with another key than the meter's"
+        );
+        let net = Arc::new(NetView::new(&channels));
+        let now = clock.now();
+        let opening = tokio::task::spawn_blocking(move || {
+            State::open(&state_directory, channels, meter, now)
+        });
+        let State {
+            meter,
+            journal,
+            register,
+        } = opening.await.context("opening the state panicked")??;
+
+        let span = tracing::info_span!("meter", id = %meter.id());
+        if let Some(membership) = meter.membership() {
+            let genesis = membership.genesis();
+            span.in_scope(|| net.open(genesis.policy.period, &genesis.channels));
+        }
+        let driver = Driver::new(meter, journal, connection).with_clock(clock);
+        let link::Handle {
+            commands,
+            events,
+            control,
+        } = driver.start();
+
+        let counters = Arc::new(Counters::default());
+        let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
+        let (stop_counting, counting_stopped) = oneshot::channel::<()>();
+        let period = net.period();
+        let counting = tokio::spawn(
+            async move {
+                let stop = async {
+                    let _ = counting_stopped.await;
+                };
+                count(register, sources, save, period, boundary_sender, stop).await
+            }
+            .instrument(span.clone()),
+        );
+        tokio::spawn(hand_over(
+            boundaries,
+            Arc::clone(&net),
+            commands.clone(),
+            Arc::clone(&counters),
+        ));
+        let (owner, owner_events) = mpsc::channel(EVENTS);
+        let telling =
+            tokio::spawn(tell(events, owner, net, Arc::clone(&counters)).instrument(span.clone()));
+
+        let (stop, stopped) = oneshot::channel();
+        let (link, link_counters) = (control.state(), control.counters());
+        let running = Running {
+            control,
+            counting,
+            stop_counting,
+            telling,
+        };
+        Ok(AgentHandle {
+            events: owner_events,
+            control: AgentControl {
+                stop,
+                task: Some(tokio::spawn(running.run(stopped).instrument(span))),
+                commands,
+                link,
+                link_counters,
+                counters,
+            },
+        })
+    }
+}
+
+/// Runs the agent of a configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Always: the protocol is not wired up yet.
-pub async fn run(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+/// It cannot be started, or ends by itself.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let options = AgentOptions::from_config(&config)?;
+    tracing::info!(
+        id = %options.meter.key.id(), net = %options.meter.checkpoint.net,
+        broker = %format_args!("{}:{}", config.broker_host, config.broker_port),
+        "meter-agent {} starts", env!("CARGO_PKG_VERSION")
+    );
+    let AgentHandle {
+        events,
+        mut control,
+    } = Agent::start(options).await?;
+    drop(events);
+    tokio::select! {
+        end = control.ended() => return end,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    control.stop().await?;
+    tracing::info!("stopped; the register is saved");
+    Ok(())
+}
+
+/// The opened state of a meter.
+struct State {
+    meter: Meter,
+    journal: MeterJournal,
+    register: Register,
+}
+
+impl State {
+    fn open(
+        directory: &Path,
+        channels: Vec<RegisterChannel>,
+        config: MeterConfig,
+        now: dcnet::time::Now,
+    ) -> anyhow::Result<Self> {
+        let net = config.checkpoint.net;
+        let net_file = directory.join(format!("{net}.db"));
+        let register = directory.join("register");
+        // First, because it makes the directories closed to others.
+        let journal = MeterJournal::open(&net_file, &register.join("ledger.db"))?;
+        let register = Register::open(&register, channels)?;
+        let mut saved = journal.load(Store::Net)?;
+        saved.extend(journal.load(Store::Register)?);
+        let mut seed = zeroize::Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut_slice())
+            .context("the operating system gives no random numbers")?;
+        let meter = Meter::new(config, saved, *seed, now).with_context(|| {
+            format!(
+                "the state in {} and the identity of this meter do not go together; nothing was \
+                 changed. Restore both from one backup, or enrol this meter again",
+                net_file.display()
+            )
+        })?;
+        Ok(Self {
+            meter,
+            journal,
+            register,
+        })
+    }
+}
+
+/// Boundaries of the register to the meter, as the net orders its channels.
+async fn hand_over(
+    mut boundaries: mpsc::Receiver<Boundary>,
+    net: Arc<NetView>,
+    commands: mpsc::Sender<MeterCommand>,
+    counters: Arc<Counters>,
+) {
+    while let Some(boundary) = boundaries.recv().await {
+        let Some(boundary) = net.ordered(&boundary) else {
+            continue;
+        };
+        if commands
+            .send(MeterCommand::Boundary(boundary))
+            .await
+            .is_err()
+        {
+            return;
+        }
+        counters.boundaries.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Events of the meter to the log, the register and the owner; ends with the driver.
+async fn tell(
+    mut events: mpsc::Receiver<MeterEvent>,
+    owner: mpsc::Sender<MeterEvent>,
+    net: Arc<NetView>,
+    counters: Arc<Counters>,
+) {
+    let mut log = EventLog::default();
+    while let Some(event) = events.recv().await {
+        log.write(&event);
+        match &event {
+            MeterEvent::NetOpened { policy, channels } => net.open(policy.period, channels),
+            MeterEvent::Refused { .. } => {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            MeterEvent::Alarm(_) => {
+                counters.alarms.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        if let Err(mpsc::error::TrySendError::Full(_)) = owner.try_send(event) {
+            counters.dropped_events.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The parts of an agent; none outlives the others.
+struct Running {
+    control: Control,
+    counting: JoinHandle<Result<Register, CountError>>,
+    stop_counting: oneshot::Sender<()>,
+    /// Ends when the driver has ended.
+    telling: JoinHandle<()>,
+}
+
+impl Running {
+    async fn run(mut self, stop: oneshot::Receiver<()>) -> anyhow::Result<()> {
+        tokio::select! {
+            // Sent, or the owner is gone.
+            _ = stop => {
+                drop(self.stop_counting);
+                let (driver, counted) = tokio::join!(self.control.stop(), self.counting);
+                // So that the owner has every event, whichever way it came to an end.
+                let _ = self.telling.await;
+                counted.context("counting panicked")??;
+                driver
+            }
+            counted = &mut self.counting => {
+                let driver = self.control.stop().await;
+                counted.context("counting panicked")?.context("counting pulses has ended")?;
+                driver?;
+                anyhow::bail!("counting pulses has ended")
+            }
+            _ = &mut self.telling => {
+                drop(self.stop_counting);
+                let (driver, counted) = tokio::join!(self.control.join(), self.counting);
+                driver?;
+                counted.context("counting panicked")??;
+                anyhow::bail!("the protocol has ended")
+            }
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub struct Config {
     pub identity: IdentityFiles,
     /// Where register and protocol state are kept. They belong together: never copy one of them.
     pub state_directory: PathBuf,
+    /// Whether the UTC clock is taken for right without asking the operating system.
+    pub assume_synchronised: bool,
     /// What this household insists on, whatever the net's policy says.
     pub floors: Floors,
     /// When the register is saved apart from boundaries.
@@ -77,7 +79,12 @@ impl IdentityFiles {
         self.directory.join("checkpoint.cbor")
     }
 
-    /// All six.
+    /// The signed list of revoked devices; it may be absent.
+    pub fn revoked(&self) -> PathBuf {
+        self.directory.join("revoked.cbor")
+    }
+
+    /// The six that must be there.
     pub fn all(&self) -> [PathBuf; 6] {
         [
             self.certificate(),
@@ -105,6 +112,19 @@ pub struct Floors {
     pub max_exclusions_per_day: u32,
     /// The same per month, in percent of its submissions.
     pub max_exclusions_per_month_percent: u8,
+}
+
+impl From<Floors> for dcnet::meter::Floors {
+    fn from(floors: Floors) -> Self {
+        Self {
+            minimum_group: floors.minimum_group,
+            minimum_neighbours: floors.minimum_neighbours,
+            minimum_period: floors.minimum_period.as_secs(),
+            minimum_presence: u32::from(floors.minimum_presence_percent),
+            exclusions_per_day: floors.max_exclusions_per_day,
+            exclusions_per_month: u32::from(floors.max_exclusions_per_month_percent),
+        }
+    }
 }
 
 /// One channel.

@@ -1,1 +1,22 @@
-//! provider-agent
+//! The provider agent: opens DC-nets, runs their rounds with
+//! [`dcnet::provider::Provider`], stores everything that must be kept, and publishes
+//! verified sums. It never learns more than the sums.
+//!
+//! [`agent::Agent`] is what the daemon `provider-agent` runs; it can be run inside
+//! another program too.
+
+pub mod agent;
+pub mod config;
+pub mod export;
+pub mod identity;
+pub mod net;
+pub mod nets;
+pub mod publication;
+pub mod store;
+pub mod utc;
+
+pub use agent::{Agent, Running};
+pub use config::Config;
+pub use identity::Identity;
+pub use nets::NetEvent;
+pub use store::Store;

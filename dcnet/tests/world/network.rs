@@ -5,13 +5,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use dcnet::alarm::{Alarm, Silence};
 use dcnet::identity::DeviceId;
+use dcnet::membership::Membership;
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
 use dcnet::provider::{Provider, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster};
 use dcnet::reading::Boundary;
-use dcnet::time::{Round, Timestamp};
-use dcnet::topic::Topic;
+use dcnet::roster::Roster;
+use dcnet::time::{Now, Round, Timestamp};
+use dcnet::topic::{All, Topic, Up};
 use dcnet::units::MilliwattHours;
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
@@ -36,8 +39,30 @@ enum Happening {
     Boundary(u64),
 }
 
+/// Decides at delivery whether a message arrives: topic, receiving meter (`None` for
+/// the provider) and payload.
+pub type Filter = Box<dyn FnMut(&Topic, Option<usize>, &[u8]) -> bool>;
+
+/// How the clock of a meter differs from the true one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Skew {
+    /// UTC ahead of the truth, in milliseconds.
+    pub ahead: i64,
+    /// Whether the meter is told that its clock is not synchronised.
+    pub unsynchronised: bool,
+}
+
+/// A process that dies after so many outputs: what stands later in its queue is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crash {
+    /// The meter; `None` for the provider.
+    pub process: Option<usize>,
+    /// Outputs (records and messages) that still happen.
+    pub after: usize,
+}
+
 /// Durable state of a meter.
-type Saved = BTreeMap<(Store, Vec<u8>), Vec<u8>>;
+pub type Saved = BTreeMap<(Store, Vec<u8>), Vec<u8>>;
 
 /// A running net.
 pub struct Network {
@@ -66,6 +91,12 @@ pub struct Network {
     truth: BTreeMap<(usize, Round), Vec<u64>>,
     /// Meters that get no boundary values: as good as switched off.
     pub asleep: Vec<bool>,
+    /// What arrives; everything if `None`.
+    pub filter: Option<Filter>,
+    /// How each meter's clock differs from the true one.
+    pub skews: Vec<Skew>,
+    /// A crash that is still to come.
+    pub crash: Option<Crash>,
 }
 
 impl Network {
@@ -98,6 +129,9 @@ impl Network {
             provider,
             online: vec![true; count],
             asleep: vec![false; count],
+            filter: None,
+            skews: vec![Skew::default(); count],
+            crash: None,
             faults,
             saved: vec![BTreeMap::new(); count],
             saved_net,
@@ -135,6 +169,9 @@ impl Network {
     pub fn input_provider(&mut self, input: Input<std::convert::Infallible>) {
         self.provider.handle(input, at(self.now));
         while let Some(output) = self.provider.poll_output() {
+            if self.crashes(None, &output) {
+                return self.restart_provider();
+            }
             match output {
                 Output::Persist(record) => self.persist(record),
                 Output::Publish(message) => self.send(None, message),
@@ -165,17 +202,53 @@ impl Network {
             }
             ProviderRecord::Aggregate(published) => {
                 saved.aggregates.push((published.round, published.frame));
-                if let Some(roster) = saved.rosters.last_mut() {
-                    roster.pending = false;
-                }
+                self.no_longer_pending(published.round);
             }
-            ProviderRecord::Lost { .. } => {}
+            ProviderRecord::Lost { round, .. } => self.no_longer_pending(round),
         }
     }
 
+    fn no_longer_pending(&mut self, round: Round) {
+        let membership = self.provider.membership();
+        for saved in &mut self.saved_net.rosters {
+            if Roster::verify(&saved.frame, membership).unwrap().round == round {
+                saved.pending = false;
+            }
+        }
+    }
+
+    /// Both clocks as a meter sees them.
+    pub fn clock(&self, meter: usize) -> Now {
+        let mut now = at(self.now);
+        let skew = self.skews[meter];
+        now.utc = Timestamp(now.utc.as_millis().checked_add_signed(skew.ahead).unwrap());
+        now.synchronised = !skew.unsynchronised;
+        now
+    }
+
+    /// Counts an output of a process that is going to crash; true if it dies before it.
+    fn crashes<P, E>(&mut self, process: Option<usize>, output: &Output<P, E>) -> bool {
+        let Some(crash) = &mut self.crash else {
+            return false;
+        };
+        if crash.process != process || !matches!(output, Output::Persist(_) | Output::Publish(_)) {
+            return false;
+        }
+        if crash.after == 0 {
+            self.crash = None;
+            return true;
+        }
+        crash.after -= 1;
+        false
+    }
+
     pub fn input_meter(&mut self, meter: usize, input: Input<MeterCommand>) {
-        self.meters[meter].handle(input, at(self.now));
+        let now = self.clock(meter);
+        self.meters[meter].handle(input, now);
         while let Some(output) = self.meters[meter].poll_output() {
+            if self.crashes(Some(meter), &output) {
+                return self.restart_meter(meter);
+            }
             match output {
                 Output::Persist(Record { store, key, value }) => match value {
                     Some(value) => drop(self.saved[meter].insert((store, key), value)),
@@ -243,8 +316,10 @@ impl Network {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let config = self.world.meters[meter].clone();
-        self.meters[meter] = Meter::new(config, records, seed, at(self.now)).unwrap();
-        self.input_meter(meter, Input::Connected);
+        self.meters[meter] = Meter::new(config, records, seed, self.clock(meter)).unwrap();
+        if self.online[meter] {
+            self.input_meter(meter, Input::Connected);
+        }
     }
 
     /// Starts the provider again from what it persisted.
@@ -272,6 +347,11 @@ impl Network {
                         topic: topic.parse().unwrap(),
                         payload,
                     };
+                    if let Some(filter) = &mut self.filter
+                        && !filter(&message.topic, receiver, &message.payload)
+                    {
+                        continue;
+                    }
                     match receiver {
                         None => self.input_provider(Input::Received(vec![message])),
                         Some(meter) if self.online[meter] => {
@@ -345,6 +425,117 @@ impl Network {
                 published.round
             );
         }
+    }
+
+    /// Hands a message to a meter as if the provider had published it.
+    pub fn deliver(&mut self, meter: usize, topic: Topic, payload: Vec<u8>) {
+        let message = Received { topic, payload };
+        self.input_meter(meter, Input::Received(vec![message]));
+    }
+
+    /// Hands a message to the provider.
+    pub fn deliver_up(&mut self, topic: Topic, payload: Vec<u8>) {
+        let message = Received { topic, payload };
+        self.input_provider(Input::Received(vec![message]));
+    }
+
+    /// Shows a roster to one meter.
+    pub fn show_roster(&mut self, meter: usize, roster: Vec<u8>) {
+        let topic = Topic::All {
+            net: self.world.net,
+            kind: All::Roster,
+        };
+        self.deliver(meter, topic, roster);
+    }
+
+    /// Shows a log entry to one meter.
+    pub fn show_entry(&mut self, meter: usize, entry: Vec<u8>) {
+        let topic = Topic::All {
+            net: self.world.net,
+            kind: All::Log,
+        };
+        self.deliver(meter, topic, entry);
+    }
+
+    /// The newest roster that the provider stored.
+    pub fn newest_roster(&self) -> Roster {
+        let saved = self.saved_net.rosters.last().unwrap();
+        Roster::verify(&saved.frame, self.provider.membership()).unwrap()
+    }
+
+    /// Signs a roster with the provider's key, whatever it says.
+    pub fn sign_roster(&self, roster: &Roster) -> Vec<u8> {
+        let utc = at(self.now).utc;
+        roster.sign(&self.world.provider.key, self.provider.membership(), utc)
+    }
+
+    /// The log up to and with entry `index`, as a provider that lies may continue it.
+    pub fn log_until(&self, index: usize) -> Membership {
+        let config = &self.world.provider;
+        let entries = &self.saved_net.entries;
+        let mut log = Membership::open(&entries[0], &config.certificate, &config.ca).unwrap();
+        for entry in &entries[1..=index] {
+            log.append(entry).unwrap();
+        }
+        log
+    }
+
+    /// A member's index in the log.
+    pub fn member(&self, meter: usize) -> u32 {
+        let id = self.meters[meter].id();
+        self.provider.membership().index_of(&id).unwrap()
+    }
+
+    /// The newest round that has ended.
+    pub fn last_round(&self) -> Round {
+        let period = self.world.policy.period;
+        Round(period.round_at(at(self.now).utc).0 - 1)
+    }
+
+    /// Whether a meter ever said this.
+    pub fn heard(&self, meter: usize, event: &MeterEvent) -> bool {
+        self.meter_events[meter].contains(event)
+    }
+
+    /// Whether a meter published its submission of a round.
+    pub fn submitted(&self, meter: usize, round: Round) -> bool {
+        self.heard(meter, &MeterEvent::Submitted { round })
+    }
+
+    /// Whether a meter published its reveal of a round.
+    pub fn revealed(&self, meter: usize, round: Round) -> bool {
+        let reveal = |event: &MeterEvent| matches!(event, MeterEvent::Revealed { round: r, .. } if *r == round);
+        self.meter_events[meter].iter().any(reveal)
+    }
+
+    /// Why a meter stayed silent in a round, each time it said so.
+    pub fn silences(&self, meter: usize, round: Round) -> Vec<Silence> {
+        let events = self.meter_events[meter].iter();
+        let reason = |event: &MeterEvent| match event {
+            MeterEvent::Silent { round: r, reason } if *r == round => Some(*reason),
+            _ => None,
+        };
+        events.filter_map(reason).collect()
+    }
+
+    /// The alarms of a meter.
+    pub fn alarms(&self, meter: usize) -> Vec<Alarm> {
+        let events = self.meter_events[meter].iter();
+        let alarm = |event: &MeterEvent| match event {
+            MeterEvent::Alarm(alarm) => Some(alarm.clone()),
+            _ => None,
+        };
+        events.filter_map(alarm).collect()
+    }
+
+    /// What a meter published of one kind, in order.
+    pub fn sent(&self, meter: usize, kind: Up) -> Vec<Vec<u8>> {
+        let sent = |topic: &Topic| matches!(topic, Topic::Up { kind: k, .. } if *k == kind);
+        let messages = self.published.iter();
+        messages
+            .filter(|(from, message)| *from == Some(meter) && sent(&message.topic))
+            .map(|(_, message)| message.payload.clone())
+            .collect()
     }
 
     /// Indices of the meters in an aggregate.

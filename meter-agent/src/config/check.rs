@@ -53,7 +53,7 @@ fn identity(config: &Config, report: &mut Report) {
     }
 }
 
-fn key_mode(path: &Path, mode: u32) -> Option<String> {
+pub(crate) fn key_mode(path: &Path, mode: u32) -> Option<String> {
     (mode & 0o077 != 0).then(|| {
         format!(
             "{} may be read or written by others (mode {:04o}); run `chmod 0600` on it",

@@ -17,6 +17,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) identity: Identity,
     #[serde(default)]
+    pub(super) clock: Clock,
+    #[serde(default)]
     pub(super) floors: Floors,
     #[serde(default)]
     pub(super) register: Register,
@@ -35,6 +37,13 @@ pub(super) struct Broker {
 #[serde(deny_unknown_fields)]
 pub(super) struct Identity {
     pub(super) directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Clock {
+    #[serde(default)]
+    pub(super) assume_synchronised: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -152,6 +152,7 @@ pub(super) fn validate(
             broker_port,
             identity,
             state_directory,
+            assume_synchronised: file.clock.assume_synchronised,
             floors,
             save,
             channels,

@@ -1,0 +1,428 @@
+//! A provider's round: submissions verified in batches, one roster, reveals verified
+//! in batches, one sum checked against the commitments.
+//!
+//! The meters are synthetic: their log, keys, signatures, commitments and edge bitmaps
+//! are real, but instead of pads they add random openings and reveal just these, which is
+//! the same work for a provider.
+
+use std::time::Duration;
+
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+use curve25519_dalek::scalar::Scalar;
+use dcnet::aggregate::Sum;
+use dcnet::bitmap::Bitmap;
+use dcnet::cbor;
+use dcnet::commitment::{Commitment, commit};
+use dcnet::frame::{self, Frame, Notification, Unverified};
+use dcnet::graph::{MemberIndex, draw_commitment};
+use dcnet::identity::{DeviceKey, PublicKey, Role};
+use dcnet::membership::{EntryKind, Membership, NewNet, Policy, sign_registration};
+use dcnet::opening::Opening;
+use dcnet::output::{Input, Output, Received, StateMachine};
+use dcnet::provider::{
+    Provider, ProviderConfig, ProviderEvent, ProviderRecord, SavedNet, SavedRoster,
+};
+use dcnet::reveal::Reveal;
+use dcnet::roster::Roster;
+use dcnet::superposition::{Share, Submission};
+use dcnet::time::{Period, Round, Timestamp};
+use dcnet::topic::{All, NetId, Topic, Up};
+
+use crate::world::{Authority, START, at};
+use crate::{Bench, timed};
+
+/// Messages that are handed over, and their signatures verified, together.
+const BATCH: usize = 512;
+
+/// As many rosters as a provider looks back on.
+const WARM: u64 = 96;
+
+const MINUTE: u64 = 60_000;
+
+/// The round that ends `end` milliseconds after the start.
+fn round_ending(end: u64) -> Round {
+    let period = Period::from_secs(60).unwrap();
+    period.round_at(Timestamp(START.as_millis() + end - 1))
+}
+
+/// A synthetic meter.
+struct Synthetic {
+    key: DeviceKey,
+    edges: Vec<u8>,
+    reading: Opening,
+    commitment: Commitment,
+}
+
+impl Synthetic {
+    fn new(key: DeviceKey, neighbours: usize, energy: u64) -> Self {
+        let mut edges = Bitmap::empty(neighbours);
+        (0..neighbours).for_each(|place| edges.set(place));
+        let reading = Opening {
+            value: Scalar::from(energy),
+            blinding: random(energy).blinding,
+        };
+        Self {
+            key,
+            edges: edges.as_bytes().to_vec(),
+            reading,
+            commitment: commit(&reading),
+        }
+    }
+
+    fn submission(&self, net: NetId, round: Round, log_head: [u8; 32], mask: Opening) -> Vec<u8> {
+        let submission = Submission {
+            sender: self.key.id(),
+            round,
+            log_head,
+            minimum_group: 30,
+            minimum_neighbours: 29,
+            edges: self.edges.clone(),
+            shares: vec![Share {
+                superposition: self.reading + mask,
+                commitment: self.commitment,
+            }],
+            digest: [0; 32],
+        };
+        submission.sign(&self.key, net, START)
+    }
+
+    fn reveal(&self, net: NetId, round: Round, roster: [u8; 32], mask: Opening) -> Vec<u8> {
+        let reveal = Reveal {
+            sender: self.key.id(),
+            round,
+            roster,
+            openings: vec![mask],
+        };
+        reveal.sign(&self.key, net, START)
+    }
+}
+
+fn random(seed: u64) -> Opening {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let mut scalar = || {
+        let mut bytes = [0; 64];
+        rng.fill_bytes(&mut bytes);
+        Scalar::from_bytes_mod_order_wide(&bytes)
+    };
+    Opening {
+        value: scalar(),
+        blinding: scalar(),
+    }
+}
+
+/// A log in the making.
+struct Log {
+    net: NetId,
+    provider: DeviceKey,
+    entries: Vec<Vec<u8>>,
+    head: [u8; 32],
+}
+
+impl Log {
+    fn append(&mut self, kind: EntryKind, item: &[&[u8]]) {
+        let data = cbor::array([
+            cbor::uint(u64::try_from(self.entries.len()).unwrap()),
+            cbor::bytes(&self.head),
+            cbor::uint(kind as u64),
+            cbor::array(item.iter().map(|bytes| cbor::bytes(bytes))),
+        ]);
+        let entry = frame::sign(&self.provider, self.net, START, Notification::Entry, data);
+        let verified = Frame::verify(&entry, &self.provider.public());
+        self.head = verified.unwrap().digest();
+        self.entries.push(entry);
+    }
+}
+
+/// A net of synthetic meters.
+struct Net {
+    config: ProviderConfig,
+    saved: SavedNet,
+    net: NetId,
+    head: [u8; 32],
+    meters: Vec<Synthetic>,
+}
+
+impl Net {
+    /// A net in which every meter drew 48 neighbours and `WARM` rounds are over.
+    fn new(members: usize) -> Self {
+        let authority = Authority::new();
+        let (key, certificate) = authority.issue(Role::Provider, None);
+        let genesis = NewNet {
+            name: "benchmark".to_owned(),
+            policy: Policy {
+                period: Period::from_secs(60).unwrap(),
+                window_ms: 20_000,
+                minimum_group: 30,
+                minimum_neighbours: 3,
+                degree: 48,
+            },
+            channels: vec!["import".to_owned()],
+            salt: [7; 16],
+        }
+        .sign(&key, &certificate, &authority.ca, START);
+        let membership = Membership::open(&genesis, &certificate, &authority.ca).unwrap();
+        let net = membership.net();
+        let mut log = Log {
+            net,
+            provider: key.clone(),
+            entries: vec![genesis],
+            head: membership.head().hash,
+        };
+        let mut keys = Vec::with_capacity(members);
+        for _ in 0..members {
+            let (key, certificate) = authority.issue(Role::Meter, Some(net));
+            let registration = sign_registration(&key, &certificate, net, START);
+            log.append(EntryKind::Join, &[&registration]);
+            keys.push(key);
+        }
+        for key in &keys {
+            let mut nonce = [0; 32];
+            nonce[..16].copy_from_slice(&key.id().0);
+            let commitment = draw_commitment(net, key.id(), &nonce);
+            let data = cbor::array([cbor::bytes(&commitment)]);
+            let request = frame::sign(key, net, START, Notification::DrawRequest, data);
+            log.append(EntryKind::Invite, &[&request, &[1; 32]]);
+            let data = cbor::array([cbor::bytes(&log.head), cbor::bytes(&nonce)]);
+            let open = frame::sign(key, net, START, Notification::Open, data);
+            log.append(EntryKind::Draw, &[&open]);
+        }
+        let config = ProviderConfig {
+            key,
+            certificate,
+            ca: authority.ca.clone(),
+            minimum_presence: 80,
+            revoked: None,
+        };
+        let mut included = Bitmap::empty(members);
+        (0..members).for_each(|member| included.set(member));
+        let mut previous = None;
+        let rosters = (1..=WARM).map(|number| {
+            let roster = Roster {
+                round: round_ending(number * MINUTE),
+                log_head: log.head,
+                head_index: 0,
+                included: included.clone(),
+                digests: vec![[0x5a; 8]; members],
+                half_open: Vec::new(),
+                previous,
+                hash: [0; 32],
+            };
+            let frame = roster.sign(&config.key, &membership, START);
+            let verified = Frame::verify(&frame, &config.key.public());
+            previous = Some(verified.unwrap().digest());
+            SavedRoster {
+                frame,
+                submissions: Vec::new(),
+                pending: false,
+            }
+        });
+        let rosters = rosters.collect();
+        let saved = SavedNet {
+            entries: log.entries,
+            rosters,
+            aggregates: Vec::new(),
+        };
+        let provider = Provider::new(config.clone(), saved.clone(), [1; 32]).unwrap();
+        let head = provider.membership().head();
+        let graph = provider.membership().graph();
+        let meters = (0..).zip(keys).map(|(member, key)| {
+            let neighbours = graph.neighbours(member, head.index).len();
+            Synthetic::new(key, neighbours, 100_000 + u64::from(member))
+        });
+        Self {
+            meters: meters.collect(),
+            head: head.hash,
+            config,
+            saved,
+            net,
+        }
+    }
+
+    fn run(&self) -> Running<'_> {
+        let saved = self.saved.clone();
+        let mut provider = Provider::new(self.config.clone(), saved, [1; 32]).unwrap();
+        provider.handle(Input::Connected, at(WARM * MINUTE));
+        while provider.poll_output().is_some() {}
+        Running {
+            net: self,
+            provider,
+            end: WARM * MINUTE,
+        }
+    }
+
+    fn mask(&self, end: u64, member: usize) -> Opening {
+        random(end * 100_000 + u64::try_from(member).unwrap())
+    }
+
+    fn received(&self, member: usize, kind: Up, payload: Vec<u8>) -> Received {
+        let meter = self.meters[member].key.id();
+        let net = self.net;
+        Received {
+            topic: Topic::Up { net, meter, kind },
+            payload,
+        }
+    }
+}
+
+/// A provider of a net, and the end of its newest round.
+struct Running<'a> {
+    net: &'a Net,
+    provider: Provider,
+    end: u64,
+}
+
+type Outputs = Vec<Output<ProviderRecord, ProviderEvent>>;
+
+impl Running<'_> {
+    fn handle(&mut self, messages: Vec<Received>, end: u64) -> (Outputs, Duration) {
+        let mut batches: Vec<Vec<Received>> = Vec::new();
+        for message in messages {
+            match batches.last_mut().filter(|batch| batch.len() < BATCH) {
+                Some(batch) => batch.push(message),
+                None => batches.push(vec![message]),
+            }
+        }
+        let provider = &mut self.provider;
+        timed(|| {
+            let mut outputs = Vec::new();
+            for batch in batches {
+                provider.handle(Input::Received(batch), at(end));
+                outputs.extend(std::iter::from_fn(|| provider.poll_output()));
+            }
+            outputs
+        })
+    }
+
+    /// One round; returns the CPU time. `sizes` is told the size of every frame.
+    fn round(&mut self, mut sizes: impl FnMut(Topic, usize)) -> Duration {
+        self.end += MINUTE;
+        let (net, end, round) = (self.net, self.end, round_ending(self.end));
+        let submissions = (0..).zip(&net.meters).map(|(member, meter)| {
+            let mask = net.mask(end, member);
+            let frame = meter.submission(net.net, round, net.head, mask);
+            net.received(member, Up::Submission, frame)
+        });
+        let submissions: Vec<Received> = submissions.collect();
+        submissions
+            .iter()
+            .for_each(|m| sizes(m.topic, m.payload.len()));
+        let (outputs, submitting) = self.handle(submissions, end + 1000);
+        let issued = outputs.into_iter().find_map(|output| match output {
+            Output::Persist(ProviderRecord::Roster { hash, frame, .. }) => Some((hash, frame)),
+            _ => None,
+        });
+        let (hash, roster) = issued.expect("the provider issued no roster");
+        let to_all = |kind| Topic::All { net: net.net, kind };
+        sizes(to_all(All::Roster), roster.len());
+        let reveals = (0..).zip(&net.meters).map(|(member, meter)| {
+            let frame = meter.reveal(net.net, round, hash, net.mask(end, member));
+            net.received(member, Up::Reveal, frame)
+        });
+        let reveals: Vec<Received> = reveals.collect();
+        reveals.iter().for_each(|m| sizes(m.topic, m.payload.len()));
+        let (outputs, revealing) = self.handle(reveals, end + 2000);
+        let published = outputs.into_iter().find_map(|output| match output {
+            Output::Event(ProviderEvent::Aggregated(published)) => Some(published),
+            _ => None,
+        });
+        let published = published.expect("the provider published no aggregate");
+        let truth: Opening = net.meters.iter().map(|meter| meter.reading).sum();
+        assert_eq!(published.included.len(), net.meters.len());
+        assert_eq!(published.sums.first().map(|sum| sum.0), truth.integer());
+        sizes(to_all(All::Aggregate), published.frame.len());
+        submitting + revealing
+    }
+}
+
+/// The same work without the state machine: no log, roster, edges or copies for the store.
+fn engine(meters: &[Synthetic], end: u64) -> Duration {
+    let net = NetId([7; 16]);
+    let (round, head) = (round_ending(end), [1; 32]);
+    let masks: Vec<Opening> = (0..).take(meters.len()).map(|i| random(end + i)).collect();
+    let sign = |frame: fn(&Synthetic, NetId, Round, [u8; 32], Opening) -> Vec<u8>| {
+        let frames = meters.iter().zip(&masks);
+        frames
+            .map(|(meter, mask)| (frame(meter, net, round, head, *mask), meter.key.public()))
+            .collect::<Vec<(Vec<u8>, PublicKey)>>()
+    };
+    let (submissions, reveals) = (sign(Synthetic::submission), sign(Synthetic::reveal));
+    let verify = |batch: &[(Vec<u8>, PublicKey)]| {
+        let parsed = batch
+            .iter()
+            .map(|(frame, key)| (Unverified::parse(frame).unwrap(), *key));
+        frame::verify_batch(parsed.collect())
+    };
+    let (sum, time) = timed(|| {
+        let mut total = Opening::ZERO;
+        let mut commitments = std::iter::empty::<Commitment>().sum::<Commitment>();
+        for frame in submissions.chunks(BATCH).flat_map(verify) {
+            let submission = Submission::read(frame.unwrap(), net, 1).unwrap();
+            for share in submission.shares {
+                total += share.superposition;
+                commitments = commitments + share.commitment;
+            }
+        }
+        for frame in reveals.chunks(BATCH).flat_map(verify) {
+            for opening in Reveal::read(frame.unwrap(), net, 1).unwrap().openings {
+                total -= opening;
+            }
+        }
+        Sum::verify(&total, commitments, 0)
+    });
+    sum.expect("the sum does not open the commitments");
+    time
+}
+
+/// Topic and size of every frame of a round in a net of `members`.
+pub fn frame_sizes(members: usize) -> Vec<(Topic, usize)> {
+    let mut all = Vec::new();
+    Net::new(members)
+        .run()
+        .round(|topic, size| all.push((topic, size)));
+    all
+}
+
+pub fn measure(bench: &mut Bench) {
+    let (small, half_of_large) = if bench.test { (64, 96) } else { (1000, 5000) };
+    let mut end = 0;
+    for members in [small, 2 * half_of_large] {
+        let meters: Vec<Synthetic> = (0..u32::try_from(members).unwrap())
+            .map(|member: MemberIndex| {
+                let mut seed = [1; 32];
+                seed[..4].copy_from_slice(&member.to_le_bytes());
+                Synthetic::new(DeviceKey::from_seed(&seed), 96, 1000)
+            })
+            .collect();
+        let name = format!("provider engine alone, {members} meters");
+        bench.measure(&name, 15, 4, members, |iterations| {
+            let rounds = (0..iterations).map(|_| {
+                end += MINUTE;
+                engine(&meters, end)
+            });
+            rounds.sum()
+        });
+    }
+    {
+        let net = Net::new(small);
+        let mut running = net.run();
+        let name = format!("provider, {small} meters");
+        bench.measure(&name, 30, 6, small, |iterations| {
+            (0..iterations).map(|_| running.round(|_, _| {})).sum()
+        });
+    }
+    // A roster of 10 000 meters is longer than a frame may be, so a provider runs two nets.
+    let net = Net::new(half_of_large);
+    let mut running = [net.run(), net.run()];
+    let meters = 2 * half_of_large;
+    let name = format!("provider, {meters} meters (two nets of {half_of_large})");
+    bench.measure(&name, 12, 12, meters, |iterations| {
+        let rounds = (0..iterations).map(|_| {
+            running
+                .iter_mut()
+                .map(|one| one.round(|_, _| {}))
+                .sum::<Duration>()
+        });
+        rounds.sum()
+    });
+}

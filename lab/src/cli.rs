@@ -1,0 +1,331 @@
+//! The command line, and what it means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dcnet::time::Period;
+use meter_agent::pulse::PulseError;
+use meter_agent::pulse::loads::Loads;
+
+use crate::absence::{Absence, Absences};
+use crate::policy;
+
+/// The whole system on one machine, over real sockets.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run CA, broker, provider and meters, and show what comes out (the default)
+    Demo(DemoArguments),
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// How many meters take part [default: 12; 5 in the thesis's scenario]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(5..=1000))]
+    meters: Option<u32>,
+    /// End after so many measured rounds; exit code 0 only if every sum was verified and right
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rounds: Option<u64>,
+    /// Length of a round, such as 2s or 15min; it must divide a day [default: 2s; thesis: 10s]
+    #[arg(long, value_parser = parse_period)]
+    period: Option<Period>,
+    /// Real loads instead of simulated ones: CSV of Wh per interval, .gz or not; the first column is
+    /// a timestamp, meter I replays column I, and measured round k carries row K+k
+    #[arg(long, value_name = "FILE")]
+    loads: Option<PathBuf>,
+    /// The row of the first measured round; row 0 is the first line after the heading
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "loads")]
+    start_row: usize,
+    /// Meters that are stopped so that they miss a round: meter I misses measured round R, from 0
+    #[arg(long, value_name = "I@R,…", value_delimiter = ',')]
+    absent: Vec<Absence>,
+    /// Write one JSON object per measured round to this file
+    #[arg(long, value_name = "OUT.jsonl")]
+    report: Option<PathBuf>,
+    /// Play a script instead
+    #[arg(
+        long,
+        value_enum,
+        conflicts_with_all = ["meters", "rounds", "loads", "start_row", "absent"]
+    )]
+    scenario: Option<Scenario>,
+    /// Where the scenario writes the sums as text [default: thesis-sums.txt]
+    #[arg(long, value_name = "FILE", requires = "scenario")]
+    sums: Option<PathBuf>,
+}
+
+/// Scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// A client fails after its fourth message, the round is corrected, it comes back
+    Thesis,
+}
+
+/// What a run is to do; checked.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many meters; numbered from 1.
+    pub meters: u32,
+    /// Measured rounds until the end; `None` until interrupted.
+    pub rounds: Option<u64>,
+    /// Length of a round.
+    pub period: Period,
+    /// What the meters measure.
+    pub energy: Energy,
+    /// Who misses which round.
+    pub absences: Absences,
+    /// Where the report goes.
+    pub report: Option<PathBuf>,
+    /// The script, if this is one.
+    pub script: Option<Script>,
+}
+
+/// What the meters measure.
+#[derive(Clone, Debug)]
+pub enum Energy {
+    /// Modelled households.
+    Simulated,
+    /// Columns of a load file, from a row on.
+    Loads {
+        /// The file.
+        loads: Loads,
+        /// The row of the first measured round.
+        start_row: usize,
+    },
+}
+
+/// A scripted run.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Where the sums go as text.
+    pub sums: PathBuf,
+}
+
+/// Why the command line makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// The load file is wrong.
+    #[error(transparent)]
+    Loads(#[from] PulseError),
+    /// Options contradict each other or the load file.
+    #[error("{0}")]
+    Options(String),
+}
+
+impl Arguments {
+    /// Reads the load file and checks everything against each other.
+    ///
+    /// # Errors
+    /// [`UsageError`] with what to do.
+    pub fn plan(self) -> Result<Plan, UsageError> {
+        match self.command {
+            Some(Command::Demo(demo)) => demo.plan(),
+            None => self.demo.plan(),
+        }
+    }
+}
+
+impl DemoArguments {
+    fn plan(self) -> Result<Plan, UsageError> {
+        let plan = match self.scenario {
+            Some(Scenario::Thesis) => self.thesis(),
+            None => self.demonstration()?,
+        };
+        check_absences(&plan)?;
+        Ok(plan)
+    }
+
+    fn demonstration(self) -> Result<Plan, UsageError> {
+        let meters = self.meters.unwrap_or(12);
+        let mut rounds = self.rounds;
+        let energy = match self.loads {
+            None => Energy::Simulated,
+            Some(path) => {
+                let loads = Loads::read(&path)?;
+                rounds = Some(available_rounds(&loads, meters, self.start_row, rounds)?);
+                Energy::Loads {
+                    loads,
+                    start_row: self.start_row,
+                }
+            }
+        };
+        Ok(Plan {
+            meters,
+            rounds,
+            period: self.period.unwrap_or(seconds(2)),
+            energy,
+            absences: Absences::new(self.absent),
+            report: self.report,
+            script: None,
+        })
+    }
+
+    fn thesis(self) -> Plan {
+        let client = crate::thesis::CLIENT;
+        let missed = crate::thesis::MISSED.map(|round| Absence {
+            meter: client,
+            round,
+        });
+        Plan {
+            meters: crate::thesis::CLIENTS,
+            rounds: Some(crate::thesis::ROUNDS),
+            period: self.period.unwrap_or(seconds(10)),
+            energy: Energy::Simulated,
+            absences: Absences::new(missed),
+            report: self.report,
+            script: Some(Script {
+                sums: self.sums.unwrap_or_else(|| "thesis-sums.txt".into()),
+            }),
+        }
+    }
+}
+
+fn seconds(seconds: u32) -> Period {
+    // 2 and 10 divide a day.
+    Period::from_secs(seconds).unwrap_or_else(|| unreachable!("{seconds} s do not divide a day"))
+}
+
+/// As many rounds as asked for, or as the file has rows left.
+fn available_rounds(
+    loads: &Loads,
+    meters: u32,
+    start_row: usize,
+    rounds: Option<u64>,
+) -> Result<u64, UsageError> {
+    let columns = loads.columns();
+    let last = usize::try_from(meters).unwrap_or(usize::MAX);
+    if last > columns {
+        return Err(UsageError::Options(format!(
+            "--meters {meters} needs columns 1 to {meters}, but the load file has only columns 1 to \
+             {columns} besides the timestamp; ask for at most {columns} meters"
+        )));
+    }
+    // Says itself which rows there are.
+    let left = loads.energies(last, start_row)?.rows().len();
+    let left = u64::try_from(left).unwrap_or(u64::MAX);
+    match rounds {
+        Some(rounds) if rounds > left => Err(UsageError::Options(format!(
+            "--rounds {rounds} from --start-row {start_row} needs rows up to {}, but the last row of \
+             the load file is {}; ask for at most {left} rounds",
+            u64::try_from(start_row).unwrap_or(u64::MAX).saturating_add(rounds) - 1,
+            loads.rows().saturating_sub(1),
+        ))),
+        Some(rounds) => Ok(rounds),
+        None => Ok(left),
+    }
+}
+
+fn check_absences(plan: &Plan) -> Result<(), UsageError> {
+    let minimum = policy::minimum_group(plan.meters);
+    for Absence { meter, round } in plan.absences.iter() {
+        if !(1..=plan.meters).contains(&meter) {
+            return Err(UsageError::Options(format!(
+                "--absent {meter}@{round}: there is no meter {meter}; meters are 1 to {}",
+                plan.meters
+            )));
+        }
+        if plan.rounds.is_some_and(|rounds| round >= rounds) {
+            return Err(UsageError::Options(format!(
+                "--absent {meter}@{round}: there is no measured round {round}; they are 0 to {}",
+                plan.rounds.unwrap_or(0).saturating_sub(1)
+            )));
+        }
+        let absent = u32::try_from(plan.absences.in_round(round).len()).unwrap_or(u32::MAX);
+        if plan.meters.saturating_sub(absent) < minimum {
+            return Err(UsageError::Options(format!(
+                "--absent leaves {} of {} meters in round {round}, but the group must have at \
+                 least {minimum}: let at most {} be absent at a time",
+                plan.meters.saturating_sub(absent),
+                plan.meters,
+                plan.meters.saturating_sub(minimum)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn parse_period(text: &str) -> Result<Period, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "s" => Some(1),
+        "m" | "min" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    number
+        .parse::<u32>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .and_then(Period::from_secs)
+        .ok_or_else(|| {
+            "expected a length that divides a day evenly, such as 2s, 10s, 15min or 1h".to_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(arguments: &[&str]) -> Result<Plan, String> {
+        let all = std::iter::once("lab").chain(arguments.iter().copied());
+        let parsed = Arguments::try_parse_from(all).map_err(|error| error.to_string())?;
+        parsed.plan().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_arguments_it_is_the_demonstration() {
+        for arguments in [&[][..], &["demo"]] {
+            let plan = plan(arguments).unwrap();
+            assert_eq!((plan.meters, plan.rounds), (12, None));
+            assert_eq!(plan.period.as_secs(), 2);
+            assert!(matches!(plan.energy, Energy::Simulated));
+        }
+    }
+
+    #[test]
+    fn periods_have_a_unit_and_divide_a_day() {
+        for (text, seconds) in [("2s", 2), ("15min", 900), ("1m", 60), ("1h", 3600)] {
+            assert_eq!(parse_period(text).unwrap().as_secs(), seconds);
+        }
+        for text in ["", "2", "s", "7s", "0s", "-2s", "2 s", "2d", "99999999h"] {
+            assert!(parse_period(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn absences_must_leave_a_group() {
+        let absent = |list| plan(&["demo", "--meters", "12", "--rounds", "3", "--absent", list]);
+        assert_eq!(absent("5@1,12@2").unwrap().absences.iter().count(), 2);
+        assert!(absent("1@0,2@0").is_ok());
+        assert!(absent("1@0,2@0,3@0").unwrap_err().contains("at least 10"));
+        assert!(absent("13@1").unwrap_err().contains("no meter 13"));
+        assert!(absent("0@1").unwrap_err().contains("no meter 0"));
+        assert!(absent("1@3").unwrap_err().contains("0 to 2"));
+        assert!(absent("1").is_err());
+    }
+
+    #[test]
+    fn the_scenario_has_its_own_sizes() {
+        let plan_ = plan(&["demo", "--scenario", "thesis", "--period", "2s"]).unwrap();
+        assert_eq!((plan_.meters, plan_.period.as_secs()), (5, 2));
+        assert!(plan(&["demo", "--scenario", "thesis", "--meters", "7"]).is_err());
+        assert!(plan(&["demo", "--sums", "x"]).is_err());
+    }
+
+    #[test]
+    fn too_few_meters_are_refused() {
+        assert!(plan(&["demo", "--meters", "4"]).is_err());
+        assert!(plan(&["demo", "--meters", "5"]).is_ok());
+    }
+}

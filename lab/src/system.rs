@@ -1,0 +1,209 @@
+//! CA, broker and provider of a demonstration, in a directory of their own.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use broker::{Broker, Counters};
+use dcnet::identity::{DeviceId, PublicKey};
+use dcnet::topic::NetId;
+use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
+use link::Clock;
+use provider_agent::{Agent, Config, Running, Store};
+use tempfile::TempDir;
+
+use crate::cli::Plan;
+use crate::fleet::CHANNEL;
+use crate::observer::Observer;
+use crate::policy;
+
+/// The usual port of MQTT over TLS.
+pub const USUAL_PORT: u16 = 8883;
+
+/// The name under which clients reach the broker; its certificate has it.
+pub const HOST: &str = "localhost";
+
+/// A directory in memory, where there is one.
+const MEMORY: &str = "/dev/shm";
+
+/// Everything but the meters, running.
+pub struct System {
+    /// Where everything is kept; removed at the end.
+    pub directory: TempDir,
+    /// The net.
+    pub net: NetId,
+    /// The provider's key.
+    pub provider_key: PublicKey,
+    /// Number of each meter.
+    pub meters: BTreeMap<DeviceId, u32>,
+    /// The port that the broker listens on.
+    pub port: u16,
+    /// A third party's subscription.
+    pub observer: Observer,
+    /// The provider.
+    pub provider: Running,
+    broker: Broker,
+}
+
+/// The directory for a run: in memory if there is such a place, since 50 journals that wait for
+/// a disk would measure the disk. `TMPDIR` overrides it.
+///
+/// # Errors
+/// No directory can be made.
+pub fn directory() -> anyhow::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("dcnet-lab-");
+    let chosen = std::env::var_os("TMPDIR").is_some_and(|path| !path.is_empty());
+    if !chosen && let Ok(directory) = builder.tempdir_in(MEMORY) {
+        return Ok(directory);
+    }
+    builder.tempdir().with_context(|| {
+        format!(
+            "cannot make a directory in {}; set TMPDIR to a place for temporary files",
+            std::env::temp_dir().display()
+        )
+    })
+}
+
+/// Where the third party's enrolment is.
+pub fn third_party(root: &Path) -> PathBuf {
+    root.join("third-party")
+}
+
+/// Where a meter's enrolment is.
+pub fn meter_identity(root: &Path, number: u32) -> PathBuf {
+    root.join("meters")
+        .join(number.to_string())
+        .join("identity")
+}
+
+impl System {
+    /// Makes a CA, starts the broker, opens a net, enrols everybody, starts the
+    /// provider and subscribes as a third party.
+    ///
+    /// # Errors
+    /// Whatever cannot be made or started.
+    pub async fn start(plan: &Plan) -> anyhow::Result<Self> {
+        let directory = directory()?;
+        let root = directory.path().to_owned();
+        let authority = Authority::init(&root.join("authority"))?;
+        let (broker, port) = start_broker(&authority, &root).await?;
+
+        let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
+        let config = Config {
+            state_directory: root.join("provider-state"),
+            identity_directory: root.join("provider"),
+            broker_host: HOST.to_owned(),
+            broker_port: port,
+            log: String::new(),
+            minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
+        };
+        bundle.write(&config.identity_directory)?;
+        let (net, head) = open_net(&config, plan)?;
+
+        let mut meters = BTreeMap::new();
+        for number in 1..=plan.meters {
+            let meter = authority.enrol_meter(
+                KeyPair::generate()?,
+                net,
+                &bundle.certificate,
+                head,
+                &Terms::default().household(format!("household {number}")),
+            )?;
+            meter.write(&meter_identity(&root, number))?;
+            meters.insert(meter.id(), number);
+        }
+        authority
+            .enrol_third_party(KeyPair::generate()?, Some(net), &Terms::default())?
+            .write(&third_party(&root))?;
+
+        let mut agent = Agent::open(&config)?;
+        agent.clock = Clock::assume_synchronised();
+        let provider = agent.start();
+        let observer = Observer::start(HOST, port, &third_party(&root), net).await?;
+        Ok(Self {
+            directory,
+            net,
+            provider_key: *bundle.certificate.key(),
+            meters,
+            port,
+            observer,
+            provider,
+            broker,
+        })
+    }
+
+    /// What the broker has counted so far.
+    pub fn counters(&self) -> Counters {
+        self.broker.counters()
+    }
+
+    /// Stops provider and broker and removes the directory.
+    ///
+    /// # Errors
+    /// The provider did not stop well, or the directory cannot be removed.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        drop(self.observer);
+        let provider = self.provider.stop().await;
+        self.broker.stop().await;
+        let path = self.directory.path().to_owned();
+        self.directory
+            .close()
+            .with_context(|| format!("cannot remove {}", path.display()))?;
+        provider
+    }
+}
+
+async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Broker, u16)> {
+    let hosts = [
+        Host::Name(HOST.to_owned()),
+        Host::Address(Ipv4Addr::LOCALHOST.into()),
+    ];
+    let directory = root.join("broker");
+    authority
+        .enrol_broker(KeyPair::generate()?, &hosts, &Terms::default())?
+        .write(&directory)?;
+    let config = |port| broker::Config {
+        listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
+        ca: directory.join(gateway_admin::CA_FILE),
+        certificate: directory.join(gateway_admin::CERTIFICATE_FILE),
+        key: directory.join("key.pem"),
+        revocations: Some(authority.revoked_path()),
+        administrator: Some(directory.join(gateway_admin::ADMINISTRATOR_FILE)),
+        state: Some(root.join("broker-state")),
+        limits: broker::Limits::default(),
+    };
+    let broker = match Broker::start(config(USUAL_PORT)).await {
+        Err(error) if is_taken(&error) => Broker::start(config(0)).await?,
+        started => started?,
+    };
+    let address = broker.local_addrs().first();
+    let port = address.context("the broker listens nowhere")?.port();
+    Ok((broker, port))
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| matches!(io.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied))
+}
+
+/// Makes the net in the provider's store; gives the head of its log for the checkpoints.
+fn open_net(config: &Config, plan: &Plan) -> anyhow::Result<(NetId, LogHead)> {
+    let identity = config.identity()?;
+    provider_agent::store::prepare_directory(&config.state_directory)?;
+    let mut store = Store::open_in(&config.state_directory)?;
+    let policy = policy::net(plan.meters, plan.period);
+    let channels = [CHANNEL.to_owned()];
+    let net = provider_agent::net::create(&mut store, &identity, "Demonstration", policy, &channels)?;
+    let head = provider_agent::net::membership(&store, &identity, net)?.head();
+    Ok((
+        net,
+        LogHead {
+            index: head.index,
+            hash: head.hash,
+            members: 0,
+        },
+    ))
+}

@@ -1,0 +1,103 @@
+//! Events of the protocol as lines of the log, in plain words. No line holds a
+//! reading, a sum or a secret.
+
+use std::collections::HashSet;
+
+use dcnet::alarm::{Alarm, Silence};
+use dcnet::meter::MeterEvent;
+use dcnet::topic::Topic;
+
+/// Different refusals that are told; further ones are only counted.
+const REFUSALS: usize = 256;
+
+/// Writes events to the log. A refusal is told once per sender and reason, since
+/// anyone can cause as many as the broker lets through.
+#[derive(Debug, Default)]
+pub(super) struct EventLog {
+    refusals: HashSet<(String, String)>,
+}
+
+impl EventLog {
+    pub(super) fn write(&mut self, event: &MeterEvent) {
+        match event {
+            MeterEvent::NetOpened { policy, channels } => tracing::info!(
+                "the net has rounds of {} s, sums over at least {} meters, and the channels {}",
+                policy.period.as_secs(),
+                policy.minimum_group,
+                channels.join(", ")
+            ),
+            MeterEvent::Joined => tracing::info!("this meter is a member of the net"),
+            MeterEvent::Drawn { neighbours } => {
+                tracing::info!("the draw is done: {neighbours} neighbours");
+            }
+            MeterEvent::Entered { neighbours } => tracing::info!(
+                "{neighbours} drawn neighbours share a key with this meter; it can take part"
+            ),
+            MeterEvent::Submitted { round } => tracing::info!("round {round}: submitted"),
+            MeterEvent::Revealed { round, included } => {
+                tracing::info!("round {round}: revealed for a sum over {included} meters");
+            }
+            MeterEvent::Final {
+                round, included, ..
+            } => tracing::info!("round {round}: the sum over {included} meters is published"),
+            MeterEvent::Silent { round, reason } => {
+                if is_usual_before_taking_part(*reason) {
+                    tracing::info!("round {round}: silent: {reason}");
+                } else {
+                    tracing::warn!("round {round}: silent: {reason}");
+                }
+            }
+            MeterEvent::Refused { topic, reason } => self.refused(topic, &reason.to_string()),
+            MeterEvent::Alarm(alarm) => write_alarm(alarm),
+        }
+    }
+
+    fn refused(&mut self, topic: &Topic, reason: &str) {
+        let sender = sender(topic);
+        let key = (sender, reason.to_owned());
+        if self.refusals.len() >= REFUSALS || self.refusals.contains(&key) {
+            return;
+        }
+        tracing::warn!(
+            "refused what came from {} on {topic}: {reason}; more of it is only counted",
+            key.0
+        );
+        self.refusals.insert(key);
+        if self.refusals.len() == REFUSALS {
+            tracing::warn!("{REFUSALS} kinds of refusal were told; further ones are only counted");
+        }
+    }
+}
+
+/// A handshake comes from the neighbour, everything else from the provider.
+fn sender(topic: &Topic) -> String {
+    match topic {
+        Topic::InboxPair { peer, .. } => format!("meter {peer}"),
+        _ => "the provider".to_owned(),
+    }
+}
+
+/// What every meter goes through between its enrolment and its first round.
+fn is_usual_before_taking_part(reason: Silence) -> bool {
+    matches!(
+        reason,
+        Silence::NotMember
+            | Silence::CheckpointNotReached
+            | Silence::DrawIncomplete
+            | Silence::TooFewCandidates
+            | Silence::TooFewNeighbours
+    )
+}
+
+fn write_alarm(alarm: &Alarm) {
+    match alarm {
+        Alarm::ClockJump { .. } => {
+            tracing::warn!("alarm: {alarm}; if the clock is right, start this agent again");
+        }
+        Alarm::DrawAbandoned
+        | Alarm::Equivocation { .. }
+        | Alarm::Disrupted { .. }
+        | Alarm::Handshake { .. } => tracing::warn!("alarm: {alarm}"),
+        _ => tracing::error!("alarm: {alarm}"),
+    }
+}

@@ -1,0 +1,224 @@
+//! The configuration file: TOML, unknown keys refused. `config/provider-agent.toml`
+//! shows every key with its meaning and default.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use crate::identity::{CERTIFICATE, Identity};
+use crate::{store, utc};
+
+/// Default of [`Config::minimum_presence_percent`]: what meters ask for by default.
+pub const MINIMUM_PRESENCE_PERCENT: u32 = 80;
+
+/// A configuration. Paths are used as they stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the database is; made with mode 0700 if it is missing.
+    pub state_directory: PathBuf,
+    /// Where key and certificates are; see [`Identity::read`].
+    pub identity_directory: PathBuf,
+    /// Host name or address of the broker, as in its certificate.
+    pub broker_host: String,
+    /// Port of the broker.
+    pub broker_port: u16,
+    /// What is logged, as a directive of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// Least share of the lately seen members in a roster, in percent.
+    pub minimum_presence_percent: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    state_directory: Option<PathBuf>,
+    #[serde(default = "default_log")]
+    log: String,
+    #[serde(default = "default_presence")]
+    minimum_presence_percent: u32,
+    broker: Broker,
+    #[serde(default)]
+    identity: IdentityTable,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Broker {
+    host: String,
+    #[serde(default = "default_port")]
+    port: u16,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityTable {
+    directory: Option<PathBuf>,
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+fn default_presence() -> u32 {
+    MINIMUM_PRESENCE_PERCENT
+}
+
+fn default_port() -> u16 {
+    8883
+}
+
+impl Config {
+    /// Reads and checks a file. Without `state_directory` or `identity.directory` those
+    /// that systemd passes in `STATE_DIRECTORY` and `CREDENTIALS_DIRECTORY` are used.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, or has an unknown, missing or wrong key.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text, path, |name| {
+            std::env::var_os(name).map(PathBuf::from)
+        })
+        .with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Checks the text of a file. Paths in it are relative to the directory of `path`;
+    /// `environment` looks up a variable.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: impl Fn(&str) -> Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let file: File = toml::from_str(text)?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let directory = |key: &str, written: Option<PathBuf>, variable: &str| {
+            written
+                .map(|path| base.join(path))
+                .or_else(|| environment(variable))
+                .with_context(|| format!("{key} is missing, and so is ${variable}; set one"))
+        };
+        ensure!(
+            !file.broker.host.is_empty(),
+            "broker.host is empty; write the broker's host name"
+        );
+        ensure!(
+            file.broker.port > 0,
+            "broker.port is 0; MQTT over TLS is usually on 8883"
+        );
+        ensure!(
+            file.minimum_presence_percent <= 100,
+            "minimum_presence_percent is {}; it is at most 100",
+            file.minimum_presence_percent
+        );
+        Ok(Self {
+            state_directory: directory("state_directory", file.state_directory, "STATE_DIRECTORY")?,
+            identity_directory: directory(
+                "identity.directory",
+                file.identity.directory,
+                "CREDENTIALS_DIRECTORY",
+            )?,
+            broker_host: file.broker.host,
+            broker_port: file.broker.port,
+            log: file.log,
+            minimum_presence_percent: file.minimum_presence_percent,
+        })
+    }
+
+    /// Where the database is.
+    pub fn store_path(&self) -> PathBuf {
+        self.state_directory.join(store::FILE)
+    }
+
+    /// Reads and verifies the identity.
+    ///
+    /// # Errors
+    /// As [`Identity::read`].
+    pub fn identity(&self) -> anyhow::Result<Identity> {
+        Identity::read(&self.identity_directory, utc::now())
+    }
+
+    /// Checks what the configuration names, as far as it exists; changes nothing and
+    /// may be run beside a running agent. Gives remarks on what does not exist yet.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> anyhow::Result<Vec<String>> {
+        let mut remarks = Vec::new();
+        if self.identity_directory.join(CERTIFICATE).exists() {
+            let identity = self.identity()?;
+            identity.connection(&self.broker_host, self.broker_port)?;
+            if identity.revoked.is_none() {
+                remarks.push("there is no revocation list, so no device is revoked".to_owned());
+            }
+        } else {
+            remarks.push(format!(
+                "{} has no {CERTIFICATE} yet; the gateway administrator's enrolment makes it",
+                self.identity_directory.display()
+            ));
+        }
+        if self.store_path().exists() {
+            if store::Store::open(&self.store_path())?.nets()?.is_empty() {
+                remarks
+                    .push("there is no net yet; `provider-agent net create` makes one".to_owned());
+            }
+        } else {
+            remarks.push(format!(
+                "{} does not exist yet; it is made when it is needed",
+                self.store_path().display()
+            ));
+        }
+        Ok(remarks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> anyhow::Result<Config> {
+        Config::parse(text, Path::new("/etc/dcnet/provider.toml"), |name| {
+            (name == "STATE_DIRECTORY").then(|| PathBuf::from("/var/lib/x"))
+        })
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = parse("[broker]\nhost = \"b\"\n[identity]\ndirectory = \"identity\"").unwrap();
+        assert_eq!(config.state_directory, Path::new("/var/lib/x"));
+        assert_eq!(config.identity_directory, Path::new("/etc/dcnet/identity"));
+        assert_eq!(
+            (config.broker_port, config.minimum_presence_percent),
+            (8883, 80)
+        );
+    }
+
+    #[test]
+    fn unknown_missing_and_wrong_keys_are_refused_by_name() {
+        let identity = "[identity]\ndirectory = \"i\"\n";
+        for (text, named) in [
+            ("[broker]\nhost = \"b\"\nprot = 1".to_owned(), "prot"),
+            (
+                format!("lgo = \"x\"\n[broker]\nhost = \"b\"\n{identity}"),
+                "lgo",
+            ),
+            (identity.to_owned(), "broker"),
+            ("[broker]\nhost = \"b\"".to_owned(), "identity.directory"),
+            (format!("[broker]\nhost = \"\"\n{identity}"), "broker.host"),
+            (
+                format!("[broker]\nhost = \"b\"\nport = 0\n{identity}"),
+                "broker.port",
+            ),
+            (
+                format!("minimum_presence_percent = 101\n[broker]\nhost = \"b\"\n{identity}"),
+                "minimum_presence_percent",
+            ),
+        ] {
+            let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains(named), "{named} is not in: {error}");
+        }
+    }
+}
