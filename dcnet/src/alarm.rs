@@ -122,6 +122,9 @@ pub enum Silence {
     /// The interval starts before the end of one already submitted.
     #[error("the register's time was submitted already")]
     AlreadySubmitted,
+    /// The round's window is over.
+    #[error("the window of the round is over")]
+    WindowOver,
     /// The log has not reached the administrator's checkpoint.
     #[error("the log has not reached the gateway administrator's checkpoint")]
     CheckpointNotReached,

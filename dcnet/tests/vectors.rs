@@ -42,7 +42,12 @@ impl Vector {
     }
 
     fn get(&self, key: &str) -> Self {
-        Self(self.0.get(key).unwrap_or_else(|| panic!("no `{key}` in {}", self.0)).clone())
+        Self(
+            self.0
+                .get(key)
+                .unwrap_or_else(|| panic!("no `{key}` in {}", self.0))
+                .clone(),
+        )
     }
 
     fn list(&self, key: &str) -> Vec<Self> {
@@ -50,7 +55,13 @@ impl Vector {
     }
 
     fn items(&self) -> Vec<Self> {
-        self.0.as_array().unwrap().iter().cloned().map(Self).collect()
+        self.0
+            .as_array()
+            .unwrap()
+            .iter()
+            .cloned()
+            .map(Self)
+            .collect()
     }
 
     fn number(&self) -> u64 {
@@ -167,7 +178,10 @@ fn member(index: MemberIndex) -> usize {
 #[test]
 fn commitments() {
     let file = Vector::file("openings");
-    assert_eq!(generator_h().compress().to_bytes(), file.get("generator_h").fixed());
+    assert_eq!(
+        generator_h().compress().to_bytes(),
+        file.get("generator_h").fixed()
+    );
     for case in file.list("commitments") {
         let opening = case.get("opening").opening();
         assert_eq!(opening.to_bytes().to_vec(), case.get("opening").bytes());
@@ -175,25 +189,45 @@ fn commitments() {
         assert!(Commitment::from_bytes(&case.get("commitment").fixed()).is_ok());
     }
     for case in file.list("not_reduced") {
-        assert!(Opening::from_bytes(&case.fixed()).is_err(), "{}", case.text());
+        assert!(
+            Opening::from_bytes(&case.fixed()).is_err(),
+            "{}",
+            case.text()
+        );
     }
     for case in file.list("no_points") {
-        assert!(Commitment::from_bytes(&case.fixed()).is_err(), "{}", case.text());
+        assert!(
+            Commitment::from_bytes(&case.fixed()).is_err(),
+            "{}",
+            case.text()
+        );
     }
     for case in file.list("integers") {
-        assert_eq!(case.get("opening").opening().integer(), case.get("integer").0.as_u64());
+        assert_eq!(
+            case.get("opening").opening().integer(),
+            case.get("integer").0.as_u64()
+        );
     }
 }
 
 /// The opening of a reading of `m` on one channel, by way of the register.
-fn reading(case: &Vector, secret: &BlindingSecret, round: Round, channel: usize, m: u64) -> Opening {
+fn reading(
+    case: &Vector,
+    secret: &BlindingSecret,
+    round: Round,
+    channel: usize,
+    m: u64,
+) -> Opening {
     let period = Period::from_secs(60).unwrap();
     let boundary = |at, m| {
         let mut channels = vec![MilliwattHours(7); channel + 1];
         channels[channel] = MilliwattHours(m);
         Boundary { at, channels }
     };
-    let (start, end) = (boundary(round.start(period), 11), boundary(round.end(period), 11 + m));
+    let (start, end) = (
+        boundary(round.start(period), 11),
+        boundary(round.end(period), 11 + m),
+    );
     let reading = Reading::between(&start, &end, period).unwrap();
     reading.openings(secret, case.get("net").net())[channel]
 }
@@ -204,7 +238,10 @@ fn reading_blindings_and_self_masks() {
     for case in file.list("readings") {
         let secret = BlindingSecret::new(case.get("first_day").day(), case.get("secret").secret());
         let secret = secret.on(case.get("day").day()).unwrap();
-        let (round, channel) = (case.get("round").round(), case.get("channel").channel().into());
+        let (round, channel) = (
+            case.get("round").round(),
+            case.get("channel").channel().into(),
+        );
         let opening = reading(&case, &secret, round, channel, case.get("mwh").number());
         assert_eq!(opening.to_bytes().to_vec(), case.get("opening").bytes());
     }
@@ -227,9 +264,15 @@ fn ratchets_and_pads() {
         let (first, days) = (case.get("first").secret(), case.get("days").number());
         let (from, to) = (Day(7), Day(7 + u32::try_from(days).unwrap()));
         let pair = PairKey::new(from, first.clone()).on(to).unwrap();
-        assert!(pair.secret().equals(&case.get("pair").bytes()), "{days} days");
+        assert!(
+            pair.secret().equals(&case.get("pair").bytes()),
+            "{days} days"
+        );
         let blinding = BlindingSecret::new(from, first).on(to).unwrap();
-        assert!(blinding.secret().equals(&case.get("blinding").bytes()), "{days} days");
+        assert!(
+            blinding.secret().equals(&case.get("blinding").bytes()),
+            "{days} days"
+        );
     }
     for case in file.list("pads") {
         let key = PairKey::new(Day(0), case.get("key").secret());
@@ -237,10 +280,16 @@ fn ratchets_and_pads() {
         let (round, channel) = (case.get("round").round(), case.get("channel").channel());
         let pads = [
             ("submission", keys.submission(round, channel)),
-            ("reveal", keys.reveal(&case.get("roster").fixed(), round, channel)),
+            (
+                "reveal",
+                keys.reveal(&case.get("roster").fixed(), round, channel),
+            ),
         ];
         for (stage, pad) in pads {
-            assert_eq!(pad.bytes().to_vec(), case.get(&format!("{stage}_pad")).bytes());
+            assert_eq!(
+                pad.bytes().to_vec(),
+                case.get(&format!("{stage}_pad")).bytes()
+            );
             let opening = case.get(&format!("{stage}_opening")).opening();
             let sum = |add| {
                 let mut sum = PadSum::new();
@@ -255,7 +304,12 @@ fn ratchets_and_pads() {
 fn pair(world: &World, case: &Vector) -> Pair {
     let end = |name| world.id(member(case.get(name).index()));
     let origin = case.get("origin").fixed();
-    Pair { net: world.net, lower: end("lower"), higher: end("higher"), origin }
+    Pair {
+        net: world.net,
+        lower: end("lower"),
+        higher: end("higher"),
+        origin,
+    }
 }
 
 /// The pair key of a handshake of the vectors, made by both ends.
@@ -273,7 +327,9 @@ fn handshake(world: &World, case: &Vector) -> PairKey {
     let first_day = case.get("first_day").day();
     let offer = pair.sign_offer(lower, &x, first_day, setup);
     assert_eq!(offer, case.get("offer").bytes());
-    let offer = pair.read_offer(Frame::verify(&offer, &lower.public()).unwrap()).unwrap();
+    let offer = pair
+        .read_offer(Frame::verify(&offer, &lower.public()).unwrap())
+        .unwrap();
     let answer = pair.sign_answer(higher, &y, &offer, setup);
     assert_eq!(answer, case.get("answer").bytes());
     let answer = Frame::verify(&answer, &higher.public()).unwrap();
@@ -284,7 +340,10 @@ fn handshake(world: &World, case: &Vector) -> PairKey {
         Pair::derive(own, peer, &offer.digest, &answer.digest, first_day).unwrap()
     };
     let made = derive(&x, &answer.public);
-    assert!(made.secret().equals(derive(&y, &offer.public).secret().expose()));
+    assert!(
+        made.secret()
+            .equals(derive(&y, &offer.public).secret().expose())
+    );
     assert!(made.secret().equals(&case.get("key").bytes()));
     for (end, device) in [("lower", lower), ("higher", higher)] {
         let tag = Pair::tag(&made, device.id(), &offer.digest, &answer.digest);
@@ -292,7 +351,11 @@ fn handshake(world: &World, case: &Vector) -> PairKey {
         let confirm = pair.sign_confirm(device, &tag, setup);
         assert_eq!(confirm, case.get(&format!("{end}_confirm")).bytes());
         let confirm = Frame::verify(&confirm, &device.public()).unwrap();
-        assert!(pair.read_confirm(confirm, device.id()).unwrap().equals(tag.expose()));
+        assert!(
+            pair.read_confirm(confirm, device.id())
+                .unwrap()
+                .equals(tag.expose())
+        );
     }
     made
 }
@@ -303,8 +366,13 @@ fn handshakes() {
     let log = world.whole();
     for case in file.list("pairs") {
         handshake(&world, &case);
-        let origin = log.graph().origin(case.get("lower").index(), case.get("higher").index());
-        assert_eq!(log.hash_at(origin.unwrap()), Some(case.get("origin").fixed()));
+        let origin = log
+            .graph()
+            .origin(case.get("lower").index(), case.get("higher").index());
+        assert_eq!(
+            log.hash_at(origin.unwrap()),
+            Some(case.get("origin").fixed())
+        );
     }
     for point in file.list("all_zero") {
         let own = Ephemeral::new(Secret::new(&mut [9; 32]));
@@ -318,28 +386,61 @@ fn draws() {
     let file = Vector::file("draws");
     let (net, meter) = (file.get("net").net(), DeviceId(file.get("meter").fixed()));
     let nonce = file.get("nonce").fixed();
-    assert_eq!(draw_commitment(net, meter, &nonce), file.get("commitment").fixed());
+    assert_eq!(
+        draw_commitment(net, meter, &nonce),
+        file.get("commitment").fixed()
+    );
     let beacon = beacon(net, &file.get("invite").fixed(), meter, &nonce);
     assert_eq!(beacon, file.get("beacon").fixed());
     let candidates = file.list("candidates");
-    let candidates = || (0..).zip(&candidates).map(|(i, id)| (i, DeviceId(id.fixed())));
+    let candidates = || {
+        (0..)
+            .zip(&candidates)
+            .map(|(i, id)| (i, DeviceId(id.fixed())))
+    };
     let drawn = file.get("drawn");
     for (degree, expected) in drawn.0.as_object().unwrap() {
-        let expected: Vec<u32> = Vector(expected.clone()).items().iter().map(Vector::index).collect();
+        let expected: Vec<u32> = Vector(expected.clone())
+            .items()
+            .iter()
+            .map(Vector::index)
+            .collect();
         let degree = degree.parse().unwrap();
-        assert_eq!(draw_neighbours(&beacon, candidates(), degree), expected, "degree {degree}");
+        assert_eq!(
+            draw_neighbours(&beacon, candidates(), degree),
+            expected,
+            "degree {degree}"
+        );
     }
 }
 
 /// What is in the vectors for a new net.
 fn new_net(world: &World) -> NewNet {
-    let rules: Vec<u32> = world.vector.list("policy").iter().map(Vector::index).collect();
-    let [period, window_ms, minimum_group, minimum_neighbours, degree] = rules[..] else { panic!() };
+    let rules: Vec<u32> = world
+        .vector
+        .list("policy")
+        .iter()
+        .map(Vector::index)
+        .collect();
+    let [period, window_ms, minimum_group, minimum_neighbours, degree] = rules[..] else {
+        panic!()
+    };
     let period = Period::from_secs(period).unwrap();
     NewNet {
         name: "vectors".to_owned(),
-        policy: Policy { period, window_ms, minimum_group, minimum_neighbours, degree },
-        channels: world.vector.list("channels").iter().map(|name| name.text().to_owned()).collect(),
+        policy: Policy {
+            period,
+            window_ms,
+            minimum_group,
+            minimum_neighbours,
+            degree,
+        },
+        channels: world
+            .vector
+            .list("channels")
+            .iter()
+            .map(|name| name.text().to_owned())
+            .collect(),
         salt: world.vector.get("salt").fixed(),
     }
 }
@@ -375,9 +476,15 @@ fn the_log_is_signed_byte_for_byte() {
         let item = |key| cbor::bytes(&draw.get(key).bytes());
         let body = cbor::array([item("request"), item("provider_nonce")]);
         assert_eq!(next(EntryKind::Invite, body), Applied::Invited(i));
-        assert_eq!(next(EntryKind::Draw, cbor::array([item("open")])), Applied::Drawn(i));
+        assert_eq!(
+            next(EntryKind::Draw, cbor::array([item("open")])),
+            Applied::Drawn(i)
+        );
     }
-    assert_eq!(usize::try_from(log.head().index).unwrap() + 1, world.log.len());
+    assert_eq!(
+        usize::try_from(log.head().index).unwrap() + 1,
+        world.log.len()
+    );
     for (i, draw) in (0..).zip(&draws) {
         let drawn: Vec<MemberIndex> = draw.list("drawn").iter().map(Vector::index).collect();
         let newest = log.graph().newest(i, u64::MAX).unwrap();
@@ -402,9 +509,22 @@ fn small_frames_are_signed_byte_for_byte() {
             other => panic!("notification {other}"),
         };
         let data = cbor::decode(&case.get("data").bytes()).unwrap();
-        let signed = frame::sign(world.key(0), world.net, case.get("at").time(), notification, data);
-        assert_eq!(signed, case.get("frame").bytes(), "{}", case.get("name").text());
-        let header = *Frame::verify(&signed, &world.key(0).public()).unwrap().header();
+        let signed = frame::sign(
+            world.key(0),
+            world.net,
+            case.get("at").time(),
+            notification,
+            data,
+        );
+        assert_eq!(
+            signed,
+            case.get("frame").bytes(),
+            "{}",
+            case.get("name").text()
+        );
+        let header = *Frame::verify(&signed, &world.key(0).public())
+            .unwrap()
+            .header();
         assert_eq!(header.notification, notification);
         assert_eq!((header.net, header.client), (world.net, world.id(0)));
     }
@@ -425,10 +545,17 @@ fn checkpoints_and_revocation_lists_are_signed_byte_for_byte() {
     let bytes = case.get("frame").bytes();
     assert_eq!(checkpoint.sign(key, start), bytes);
     assert_eq!(Checkpoint::verify(&bytes, certificate), Ok(checkpoint));
-    assert_eq!(world.whole().hash_at(checkpoint.index), Some(checkpoint.head));
+    assert_eq!(
+        world.whole().hash_at(checkpoint.index),
+        Some(checkpoint.head)
+    );
 
     let case = world.vector.get("revocations");
-    let ids = case.list("revoked").iter().map(|id| DeviceId(id.fixed())).collect();
+    let ids = case
+        .list("revoked")
+        .iter()
+        .map(|id| DeviceId(id.fixed()))
+        .collect();
     let list = RevocationList::new(case.get("number").number(), ids);
     let bytes = case.get("frame").bytes();
     assert_eq!(list.sign(key, start), bytes);
@@ -436,7 +563,11 @@ fn checkpoints_and_revocation_lists_are_signed_byte_for_byte() {
 }
 
 /// Pad keys of a meter's edges on the day of the round: (peer, adds, keys).
-fn edges(world: &World, round: &Vector, own: MemberIndex) -> Vec<(MemberIndex, bool, dcnet::pad::PadKeys)> {
+fn edges(
+    world: &World,
+    round: &Vector,
+    own: MemberIndex,
+) -> Vec<(MemberIndex, bool, dcnet::pad::PadKeys)> {
     let mut edges = Vec::new();
     for case in Vector::file("keys").list("pairs") {
         let (lower, higher) = (case.get("lower").index(), case.get("higher").index());
@@ -451,7 +582,11 @@ fn edges(world: &World, round: &Vector, own: MemberIndex) -> Vec<(MemberIndex, b
 }
 
 fn the_roster(world: &World, case: &Vector) -> Roster {
-    Roster::verify(&case.get("roster").bytes(), &world.membership(world.log.len())).unwrap()
+    Roster::verify(
+        &case.get("roster").bytes(),
+        &world.membership(world.log.len()),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -464,13 +599,22 @@ fn submissions_and_reveals_are_derived_and_signed_byte_for_byte() {
         let own = meter.get("member").index();
         let edges = edges(&world, &case, own);
         let used: Vec<MemberIndex> = meter.list("used").iter().map(Vector::index).collect();
-        let secret = BlindingSecret::new(Day(case.get("day").day().0 - 1), meter.get("blinding_secret").secret());
+        let secret = BlindingSecret::new(
+            Day(case.get("day").day().0 - 1),
+            meter.get("blinding_secret").secret(),
+        );
         let secret = secret.on(case.get("day").day()).unwrap();
         let mut shares = Vec::new();
         let mut reveals = Vec::new();
         for (channel, share) in (0u16..).zip(meter.list("shares")) {
             let mut at = Vector(serde_json::json!({ "net": hex::encode(world.net.0) }));
-            let opening = reading(&at, &secret, round, channel.into(), share.get("energy").number());
+            let opening = reading(
+                &at,
+                &secret,
+                round,
+                channel.into(),
+                share.get("energy").number(),
+            );
             at = share.clone();
             assert!(opening == at.get("reading").opening());
             let random = share.get("random").fixed();
@@ -481,7 +625,10 @@ fn submissions_and_reveals_are_derived_and_signed_byte_for_byte() {
             for (peer, adds, keys) in edges.iter().filter(|(peer, ..)| used.contains(peer)) {
                 let pad = keys.submission(round, channel);
                 submitted.include(pad.bytes(), *adds);
-                let claim = HalfOpen { user: own, non_user: *peer };
+                let claim = HalfOpen {
+                    user: own,
+                    non_user: *peer,
+                };
                 if roster.includes(*peer) && !roster.half_open.contains(&claim) {
                     let pad = keys.reveal(&roster.hash, round, channel);
                     revealed.include(pad.bytes(), *adds);
@@ -497,7 +644,11 @@ fn submissions_and_reveals_are_derived_and_signed_byte_for_byte() {
         }
         let neighbours = log.graph().neighbours(own, u64::MAX);
         let mut bitmap = Bitmap::empty(neighbours.len());
-        for (place, _) in neighbours.iter().enumerate().filter(|(_, peer)| used.contains(peer)) {
+        for (place, _) in neighbours
+            .iter()
+            .enumerate()
+            .filter(|(_, peer)| used.contains(peer))
+        {
             bitmap.set(place);
         }
         let submission = Submission {
@@ -512,14 +663,28 @@ fn submissions_and_reveals_are_derived_and_signed_byte_for_byte() {
         };
         let key = world.key(member(own));
         let bytes = submission.sign(key, world.net, meter.get("submission_at").time());
-        assert_eq!(bytes, meter.get("submission").bytes(), "submission of member {own}");
+        assert_eq!(
+            bytes,
+            meter.get("submission").bytes(),
+            "submission of member {own}"
+        );
         let frame = Frame::verify(&bytes, &key.public()).unwrap();
         assert_eq!(roster.digest_of(own), Some(short(&frame.digest())));
         let read = Submission::read(frame, world.net, 2).unwrap();
-        assert_eq!(Submission { digest: [0; 32], ..read }, submission);
+        assert_eq!(
+            Submission {
+                digest: [0; 32],
+                ..read
+            },
+            submission
+        );
 
-        let reveal =
-            Reveal { sender: key.id(), round, roster: roster.hash, openings: reveals };
+        let reveal = Reveal {
+            sender: key.id(),
+            round,
+            roster: roster.hash,
+            openings: reveals,
+        };
         let bytes = reveal.sign(key, world.net, meter.get("reveal_at").time());
         assert_eq!(bytes, meter.get("reveal").bytes(), "reveal of member {own}");
         let frame = Frame::verify(&bytes, &key.public()).unwrap();
@@ -550,7 +715,11 @@ fn the_sums_open_the_commitments_and_nothing_else_does() {
         let negative = Sum::verify(&-opening, commitments, channel);
         assert_eq!(negative, Err(Disruption::Value(channel)));
     }
-    let again = aggregate.sign(&world.provider.0, world.net, case.get("aggregate_at").time());
+    let again = aggregate.sign(
+        &world.provider.0,
+        world.net,
+        case.get("aggregate_at").time(),
+    );
     assert_eq!(again, bytes);
 }
 
@@ -563,12 +732,18 @@ struct Running {
 
 impl Running {
     fn handle(&mut self, input: Input<std::convert::Infallible>, at: Timestamp, start: Timestamp) {
-        let now = Now { monotonic: at.since(start) + Duration::from_secs(1), utc: at, synchronised: true };
+        let now = Now {
+            monotonic: at.since(start) + Duration::from_secs(1),
+            utc: at,
+            synchronised: true,
+        };
         self.provider.handle(input, now);
         while let Some(output) = self.provider.poll_output() {
             match output {
                 Output::Persist(ProviderRecord::Roster { frame, .. }) => self.frames.push(frame),
-                Output::Event(ProviderEvent::Aggregated(published)) => self.frames.push(published.frame),
+                Output::Event(ProviderEvent::Aggregated(published)) => {
+                    self.frames.push(published.frame)
+                }
                 Output::Event(ProviderEvent::Refused { reason, .. }) => panic!("{reason}"),
                 Output::Publish(message) => self.published.push(message.payload),
                 _ => {}
@@ -581,19 +756,40 @@ impl Running {
 fn a_provider_makes_the_roster_and_the_aggregate_of_the_round() {
     let (world, case) = (World::new(), Vector::file("round"));
     let (key, certificate) = world.provider.clone();
-    let config =
-        ProviderConfig { key, certificate, ca: world.ca.clone(), minimum_presence: 80, revoked: None };
-    let saved = SavedNet { entries: world.log.clone(), ..SavedNet::default() };
+    let config = ProviderConfig {
+        key,
+        certificate,
+        ca: world.ca.clone(),
+        minimum_presence: 80,
+        revoked: None,
+    };
+    let saved = SavedNet {
+        entries: world.log.clone(),
+        ..SavedNet::default()
+    };
     let provider = Provider::new(config, saved, [1; 32]).unwrap();
-    let mut running = Running { provider, frames: Vec::new(), published: Vec::new() };
+    let mut running = Running {
+        provider,
+        frames: Vec::new(),
+        published: Vec::new(),
+    };
     let start = world.vector.get("start").time();
     running.handle(Input::Connected, start, start);
     let message = |meter: &Vector, kind, key| {
-        let topic = Topic::Up { net: world.net, meter: world.id(member(meter.get("member").index())), kind };
-        Received { topic, payload: meter.get(key).bytes() }
+        let topic = Topic::Up {
+            net: world.net,
+            meter: world.id(member(meter.get("member").index())),
+            kind,
+        };
+        Received {
+            topic,
+            payload: meter.get(key).bytes(),
+        }
     };
     let meters = case.list("meters");
-    let submissions = meters.iter().map(|meter| message(meter, Up::Submission, "submission"));
+    let submissions = meters
+        .iter()
+        .map(|meter| message(meter, Up::Submission, "submission"));
     let at = meters.last().unwrap().get("submission_at").time();
     running.handle(Input::Received(submissions.collect()), at, start);
     assert!(running.frames.is_empty(), "one meter may still come");
@@ -628,7 +824,10 @@ fn judge(world: &World, case: &Vector) -> String {
             ends == [0, 1] || ends == [1, 0]
         };
         let case = pairs.iter().find(ends).unwrap();
-        let offer = Frame::verify(&case.get("offer").bytes(), &world.key(member(case.get("lower").index())).public());
+        let offer = Frame::verify(
+            &case.get("offer").bytes(),
+            &world.key(member(case.get("lower").index())).public(),
+        );
         (pair(world, case), offer.unwrap().digest())
     };
     let sender = || PublicKey::from_bytes(&case.get("key").fixed()).unwrap();
@@ -642,7 +841,9 @@ fn judge(world: &World, case: &Vector) -> String {
             let read = verified(&meter).and_then(|frame| Reveal::read(frame, net, 2));
             read.err().map(|e| format!("{e:?}"))
         }
-        "roster" => Roster::verify(&input, &world.whole()).err().map(|e| format!("{e:?}")),
+        "roster" => Roster::verify(&input, &world.whole())
+            .err()
+            .map(|e| format!("{e:?}")),
         "aggregate" => {
             let read = Aggregate::verify(&input, net, &world.provider.0.public());
             read.err().map(|e| format!("{e:?}"))

@@ -342,7 +342,7 @@ class Refused:
         case("another predecessor", "Fork { index: 1 }", 1, JOIN, joined, previous=seed("other"))
         case("no predecessor", "Fork { index: 1 }", 1, JOIN, joined, previous=None)
         case("a second entry in one place", "Fork { index: 1 }", 3, JOIN, body(2), index=1, previous=digest(log[0]))
-        case("an entry too far ahead", "Gap { expected: 1 }", 1, JOIN, joined, index=2)
+        case("an entry too far ahead", "Gap { expected: 1, index: 2 }", 1, JOIN, joined, index=2)
         self.add("entry", "an entry that is known", log[1], "Known", after=3)
         case("a second Genesis", 'Rule("a second Genesis")', 1, GENESIS, world.genesis_body())
         case("a Leave", "Unsupported(Leave)", 2, LEAVE, [b""])

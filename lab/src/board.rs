@@ -237,9 +237,15 @@ impl Board {
                 line.verified = faults.is_empty();
             }
             (published, seen) => {
-                line.status = if issued { Status::Pending } else { Status::Lost };
+                line.status = if issued {
+                    Status::Pending
+                } else {
+                    Status::Lost
+                };
                 let why = match (published.is_some(), seen.is_some()) {
-                    (true, _) => "the provider has an aggregate, but it was not on the public topic",
+                    (true, _) => {
+                        "the provider has an aggregate, but it was not on the public topic"
+                    }
                     (_, true) => "an aggregate was published that the provider did not report",
                     _ if issued => "reveals are missing",
                     _ => "there is no roster",

@@ -216,7 +216,10 @@ fn available_rounds(
         Some(rounds) if rounds > left => Err(UsageError::Options(format!(
             "--rounds {rounds} from --start-row {start_row} needs rows up to {}, but the last row of \
              the load file is {}; ask for at most {left} rounds",
-            u64::try_from(start_row).unwrap_or(u64::MAX).saturating_add(rounds) - 1,
+            u64::try_from(start_row)
+                .unwrap_or(u64::MAX)
+                .saturating_add(rounds)
+                - 1,
             loads.rows().saturating_sub(1),
         ))),
         Some(rounds) => Ok(rounds),

@@ -110,7 +110,7 @@ pub async fn run(
     let mut interrupt = std::pin::pin!(interrupt);
     let mut system = tokio::select! {
         started = System::start(plan) => started?,
-        () = &mut interrupt => return Ok(Verdict::default()),
+        () = &mut interrupt => bail!("interrupted before the start"),
     };
     if outlets.thesis.is_some() {
         outlets.say(&thesis::introduction())?;
@@ -118,41 +118,42 @@ pub async fn run(
     outlets.say(&terminal::introduction(plan, &system))?;
     let (begin, begins) = watch::channel(None);
     let truth = Truth::of(&plan.energy, plan.meters)?;
-    let parts = parts(plan, &system, &truth, &begins)?;
+    let mut fleet = Fleet::new(parts(plan, &system, &truth, &begins)?);
     let started = tokio::select! {
-        started = Fleet::start(parts) => Some(started),
-        () = &mut interrupt => None,
+        started = fleet.start() => started.map(|()| true),
+        () = &mut interrupt => Ok(false),
     };
+    let board = board(plan, &system, truth);
+    let mut run = Run::new(plan, &mut system, fleet, board, begin);
     let end = match started {
-        None => Ok(Verdict::default()),
-        Some(Err(error)) => Err(error),
-        Some(Ok(fleet)) => {
-            let board = Board::new(Setting {
-                net: system.net,
-                provider: system.provider_key,
-                period: plan.period,
-                meters: system.meters.clone(),
-                truth,
-                start_row: match &plan.energy {
-                    Energy::Loads { start_row, .. } => u64::try_from(*start_row).ok(),
-                    Energy::Simulated => None,
-                },
-                absences: plan.absences.clone(),
-            });
-            let mut run = Run::new(plan, &mut system, fleet, board, begin);
-            let end = tokio::select! {
-                end = run.rounds(&mut outlets) => end,
-                () = &mut interrupt => Ok(()),
-            };
-            let end = end.and_then(|()| run.verdict(&mut outlets));
-            let stopped = run.fleet.stop().await;
-            end.and_then(|verdict| stopped.map(|()| verdict))
-        }
+        Ok(true) => tokio::select! {
+            end = run.rounds(&mut outlets) => end,
+            () = &mut interrupt => Ok(()),
+        },
+        started => started.map(|_| ()),
     };
+    let end = end.and_then(|()| run.verdict(&mut outlets));
+    let fleet_stopped = run.fleet.stop().await;
     let stopped = system.stop().await;
     let verdict = end?;
-    stopped?;
+    fleet_stopped.and(stopped)?;
     Ok(verdict)
+}
+
+fn board(plan: &Plan, system: &System, truth: Truth) -> Board {
+    let start_row = match &plan.energy {
+        Energy::Loads { start_row, .. } => u64::try_from(*start_row).ok(),
+        Energy::Simulated => None,
+    };
+    Board::new(Setting {
+        net: system.net,
+        provider: system.provider_key,
+        period: plan.period,
+        meters: system.meters.clone(),
+        truth,
+        start_row,
+        absences: plan.absences.clone(),
+    })
 }
 
 fn parts(
@@ -192,7 +193,8 @@ fn parts(
             usage,
         })
     };
-    let by_number: BTreeMap<u32, &DeviceId> = system.meters.iter().map(|(id, n)| (*n, id)).collect();
+    let by_number: BTreeMap<u32, &DeviceId> =
+        system.meters.iter().map(|(id, n)| (*n, id)).collect();
     by_number.into_iter().map(|(n, id)| part(id, n)).collect()
 }
 
@@ -266,7 +268,11 @@ impl<'a> Run<'a> {
             }
             let now = utc_timestamp();
             if self.first.is_none() && now > give_up {
-                let Progress { joined, drawn, entered } = self.progress;
+                let Progress {
+                    joined,
+                    drawn,
+                    entered,
+                } = self.progress;
                 bail!(
                     "after {patience:?} there was no round with all {} meters: {joined} joined, \
                      {drawn} drew their neighbours, {entered} entered; is this machine too slow for \
@@ -303,8 +309,9 @@ impl<'a> Run<'a> {
     }
 
     fn published(&mut self, round: Round, outlets: &mut Outlets<impl Write>) -> anyhow::Result<()> {
-        self.newest
-            .send_if_modified(|newest| newest.replace(round.max(newest.unwrap_or(round))) != *newest);
+        self.newest.send_if_modified(|newest| {
+            newest.replace(round.max(newest.unwrap_or(round))) != *newest
+        });
         if self.first.is_none() && self.board.is_full(round) {
             self.measure(outlets)?;
         }
@@ -354,7 +361,10 @@ impl<'a> Run<'a> {
         let mut faults = std::mem::take(&mut self.faults);
         if let Some(rounds) = self.plan.rounds {
             if self.given < rounds {
-                faults.push(format!("interrupted after {} of {rounds} rounds", self.given));
+                faults.push(format!(
+                    "interrupted after {} of {rounds} rounds",
+                    self.given
+                ));
             }
             let after = traffic::of_meters(&self.system.counters());
             let average = self

@@ -109,7 +109,7 @@ impl Meter {
         let (host, port) = &parts.broker;
         let mut options = AgentOptions::new(
             &identity,
-            (host, *port),
+            (host.as_str(), *port),
             parts.floors,
             &parts.state,
             channels,
@@ -169,34 +169,39 @@ fn source(parts: &Parts) -> Box<dyn PulseSource> {
 #[derive(Debug)]
 pub struct Fleet {
     meters: Vec<Arc<Mutex<Meter>>>,
-    gaps: JoinSet<anyhow::Result<()>>,
+    /// Starts, stops and starts again; no task is aborted in the middle of that.
+    tasks: JoinSet<anyhow::Result<()>>,
+    stopping: watch::Sender<bool>,
 }
 
 impl Fleet {
-    /// Starts all meters.
+    /// Meters that do not run yet.
+    pub fn new(parts: Vec<Parts>) -> Self {
+        let meters = parts.into_iter().map(Meter::new);
+        Self {
+            meters: meters.map(|meter| Arc::new(Mutex::new(meter))).collect(),
+            tasks: JoinSet::new(),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Starts all meters. May be dropped before it is done; then [`Fleet::stop`] is next.
     ///
     /// # Errors
     /// The first that cannot be started.
-    pub async fn start(parts: Vec<Parts>) -> anyhow::Result<Self> {
-        let meters: Vec<_> = parts
-            .into_iter()
-            .map(|parts| Arc::new(Mutex::new(Meter::new(parts))))
-            .collect();
-        let mut starting = JoinSet::new();
-        for meter in &meters {
-            if starting.len() >= AT_A_TIME {
-                finish_one(&mut starting).await?;
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        for meter in &self.meters {
+            if self.tasks.len() >= AT_A_TIME {
+                finish_one(&mut self.tasks).await?;
             }
             let meter = Arc::clone(meter);
-            starting.spawn(async move { meter.lock().await.start().await });
+            self.tasks
+                .spawn(async move { meter.lock().await.start().await });
         }
-        while !starting.is_empty() {
-            finish_one(&mut starting).await?;
+        while !self.tasks.is_empty() {
+            finish_one(&mut self.tasks).await?;
         }
-        Ok(Self {
-            meters,
-            gaps: JoinSet::new(),
-        })
+        Ok(())
     }
 
     /// From now on stops a meter in time to miss the rounds of its gaps, and starts it in time
@@ -204,14 +209,15 @@ impl Fleet {
     pub fn keep_gaps(&mut self, number: u32, gaps: Vec<Gap>, rounds: Rounds) {
         let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
         if let Some(meter) = self.meters.get(index).cloned() {
-            self.gaps.spawn(keep_gaps(meter, gaps, rounds));
+            let stopping = self.stopping.subscribe();
+            self.tasks.spawn(keep_gaps(meter, gaps, rounds, stopping));
         }
     }
 
     /// Waits for a failure of a meter that keeps gaps; never returns without one.
     pub async fn failed(&mut self) -> anyhow::Error {
         loop {
-            match self.gaps.join_next().await {
+            match self.tasks.join_next().await {
                 Some(Ok(Err(error))) => return error,
                 Some(Err(error)) => return error.into(),
                 Some(Ok(Ok(()))) => {}
@@ -223,16 +229,19 @@ impl Fleet {
     /// Stops all meters.
     ///
     /// # Errors
-    /// The first that did not stop well; the others are stopped all the same.
+    /// The first that failed or did not stop well; the others are stopped all the same.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        self.gaps.shutdown().await;
-        let mut stopping = JoinSet::new();
-        for meter in self.meters {
-            stopping.spawn(async move { meter.lock().await.stop().await });
-        }
+        self.stopping.send_replace(true);
         let mut end = Ok(());
-        while let Some(stopped) = stopping.join_next().await {
-            end = end.and(stopped.map_err(anyhow::Error::from).and_then(|stopped| stopped));
+        while !self.tasks.is_empty() {
+            end = end.and(finish_one(&mut self.tasks).await);
+        }
+        for meter in self.meters {
+            self.tasks
+                .spawn(async move { meter.lock().await.stop().await });
+        }
+        while !self.tasks.is_empty() {
+            end = end.and(finish_one(&mut self.tasks).await);
         }
         end
     }
@@ -261,12 +270,26 @@ impl Rounds {
         Round(self.first.0.saturating_add(index))
     }
 
-    /// Waits until a round's aggregate is published, at most until `deadline`.
-    async fn published(&mut self, round: Round, deadline: Timestamp) {
-        let published = self.newest.wait_for(|newest| *newest >= Some(round));
-        let left = deadline.since(utc_timestamp());
-        if tokio::time::timeout(left, published).await.is_err() {
-            tracing::debug!(%round, "not published in time for a meter to be stopped or started");
+    /// Waits for the interval of `round`, and in it until the aggregate of the round before is
+    /// published, or there is hardly time left. False when everything is to stop.
+    async fn before_is_published(
+        &mut self,
+        round: Round,
+        stopping: &mut watch::Receiver<bool>,
+    ) -> bool {
+        let (period, newest) = (self.period, &mut self.newest);
+        let before = Round(round.0.saturating_sub(1));
+        let waiting = async {
+            sleep_until(round.start(period)).await;
+            let published = newest.wait_for(|newest| *newest >= Some(before));
+            let left = latest(round, period).since(utc_timestamp());
+            if tokio::time::timeout(left, published).await.is_err() {
+                tracing::warn!(%before, "not published in time for a meter to be stopped or started");
+            }
+        };
+        tokio::select! {
+            () = waiting => true,
+            _ = stopping.wait_for(|stopping| *stopping) => false,
         }
     }
 }
@@ -279,18 +302,16 @@ async fn keep_gaps(
     meter: Arc<Mutex<Meter>>,
     gaps: Vec<Gap>,
     mut rounds: Rounds,
+    mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let period = rounds.period;
     for gap in gaps {
         let (first, last) = (rounds.measured(gap.first), rounds.measured(gap.last));
-        sleep_until(first.start(period)).await;
-        let before = Round(first.0.saturating_sub(1));
-        rounds.published(before, latest(first, period)).await;
+        if !rounds.before_is_published(first, &mut stopping).await {
+            return Ok(());
+        }
         meter.lock().await.stop().await?;
-        if gap.last > gap.first {
-            sleep_until(last.start(period)).await;
-            let before = Round(last.0.saturating_sub(1));
-            rounds.published(before, latest(last, period)).await;
+        if last > first && !rounds.before_is_published(last, &mut stopping).await {
+            return Ok(());
         }
         meter.lock().await.start().await?;
     }

@@ -151,7 +151,7 @@ fn tls(directory: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     for der in read(&path(gateway_admin::CA_FILE))? {
         roots.add(der)?;
     }
-    let key = path("key.pem");
+    let key = path(gateway_admin::KEY_FILE);
     let private = PrivateKeyDer::from_pem_file(&key)
         .with_context(|| format!("cannot read {}", key.display()))?;
     let config =

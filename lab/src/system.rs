@@ -169,7 +169,7 @@ async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Bro
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
         ca: directory.join(gateway_admin::CA_FILE),
         certificate: directory.join(gateway_admin::CERTIFICATE_FILE),
-        key: directory.join("key.pem"),
+        key: directory.join(gateway_admin::KEY_FILE),
         revocations: Some(authority.revoked_path()),
         administrator: Some(directory.join(gateway_admin::ADMINISTRATOR_FILE)),
         state: Some(root.join("broker-state")),
@@ -185,8 +185,15 @@ async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Bro
 }
 
 fn is_taken(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
-    io.is_some_and(|io| matches!(io.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied))
+    let io = error
+        .chain()
+        .find_map(|e| e.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        matches!(
+            io.kind(),
+            ErrorKind::AddrInUse | ErrorKind::PermissionDenied
+        )
+    })
 }
 
 /// Makes the net in the provider's store; gives the head of its log for the checkpoints.
@@ -196,7 +203,8 @@ fn open_net(config: &Config, plan: &Plan) -> anyhow::Result<(NetId, LogHead)> {
     let mut store = Store::open_in(&config.state_directory)?;
     let policy = policy::net(plan.meters, plan.period);
     let channels = [CHANNEL.to_owned()];
-    let net = provider_agent::net::create(&mut store, &identity, "Demonstration", policy, &channels)?;
+    let net =
+        provider_agent::net::create(&mut store, &identity, "Demonstration", policy, &channels)?;
     let head = provider_agent::net::membership(&store, &identity, net)?.head();
     Ok((
         net,

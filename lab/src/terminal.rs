@@ -54,7 +54,7 @@ pub fn subscribe_command(root: &Path, port: u16, net: NetId) -> String {
         "mosquitto_sub --cafile {} --cert {} --key {} -h {HOST} -p {port} -t {topic}",
         file(gateway_admin::CA_FILE),
         file(gateway_admin::CERTIFICATE_FILE),
-        file("key.pem"),
+        file(gateway_admin::KEY_FILE),
     )
 }
 
@@ -66,7 +66,9 @@ pub fn introduction(plan: &Plan, system: &System) -> String {
         plan.meters, system.port
     )];
     if system.port != USUAL_PORT {
-        lines.push(format!("Port {USUAL_PORT} is taken, so the broker took a free one."));
+        lines.push(format!(
+            "Port {USUAL_PORT} is taken, so the broker took a free one."
+        ));
     }
     lines.push(match &plan.energy {
         Energy::Simulated => format!(

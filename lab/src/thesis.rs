@@ -137,7 +137,9 @@ fn comment(index: u64) -> Option<String> {
              it submits nothing for it"
         )
     } else if index == returned + 1 {
-        format!("          client {CLIENT} takes part again; the log, and with it the key graph, is the same")
+        format!(
+            "          client {CLIENT} takes part again; the log, and with it the key graph, is the same"
+        )
     } else {
         return None;
     };

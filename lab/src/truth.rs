@@ -94,7 +94,7 @@ impl Truth {
         let Energy::Loads { loads, start_row } = energy else {
             return Ok(Self::Emitted(Ledger::default()));
         };
-        let column = |number| {
+        let column = |number: u32| {
             let energies = loads.energies(usize::try_from(number)?, *start_row)?;
             let mut totals = vec![0u128];
             let mut total = 0u128;
@@ -113,11 +113,9 @@ impl Truth {
     ///
     /// Meters count whole pulses, so what a row leaves of one is added to the next.
     pub fn sum(&self, index: u64, round: Round, meters: &[u32]) -> Option<MilliwattHours> {
-        meters
-            .iter()
-            .try_fold(MilliwattHours(0), |sum, meter| {
-                sum.checked_add(self.of_meter(index, round, *meter)?)
-            })
+        meters.iter().try_fold(MilliwattHours(0), |sum, meter| {
+            sum.checked_add(self.of_meter(index, round, *meter)?)
+        })
     }
 
     fn of_meter(&self, index: u64, round: Round, meter: u32) -> Option<MilliwattHours> {
@@ -127,8 +125,7 @@ impl Truth {
                 let column = usize::try_from(meter.checked_sub(1)?).ok()?;
                 let totals = columns.get(column)?;
                 let row = usize::try_from(index).ok()?;
-                let pulses =
-                    |row: usize| Some(totals.get(row)? * u128::from(CONSTANT) / 1_000_000);
+                let pulses = |row: usize| Some(totals.get(row)? * u128::from(CONSTANT) / 1_000_000);
                 let until = pulses(row.checked_add(1)?)?;
                 u64::try_from(until.checked_sub(pulses(row)?)?).ok()?
             }

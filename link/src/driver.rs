@@ -46,7 +46,8 @@ pub struct Driver<M, J> {
     clock: Clock,
 }
 
-/// The owner's end of a running driver.
+/// The owner's end of a running driver. Keep `control`: the driver stops when it is
+/// dropped, for instance by a task that takes only `commands` along.
 #[derive(Debug)]
 pub struct Handle<C, E> {
     /// Commands to the machine; wait when [`COMMANDS`] are queued.
@@ -330,6 +331,8 @@ where
         mut stop: oneshot::Receiver<()>,
     ) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
+        // What the machine has to say of what it started from needs no broker.
+        self.step(Input::Tick).await?;
         let mut commanded = true;
         loop {
             let wake = self.wake;

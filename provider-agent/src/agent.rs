@@ -32,7 +32,6 @@ pub struct Agent {
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
     pub clock: Clock,
-    lock: File,
 }
 
 /// A running agent; it stops when this is dropped.
@@ -43,8 +42,6 @@ pub struct Running {
     pub events: mpsc::Receiver<NetEvent>,
     /// State of the link, counters, stopping.
     pub control: Control,
-    // Held until the driver has ended.
-    _lock: File,
 }
 
 impl Agent {
@@ -58,7 +55,9 @@ impl Agent {
         let identity = config.identity()?;
         prepare_directory(&config.state_directory)?;
         let lock = lock(&config.state_directory)?;
-        let store = Store::open_in(&config.state_directory)?;
+        let mut store = Store::open_in(&config.state_directory)?;
+        // Another agent may start once the driver has closed this store, not before.
+        store.hold(lock);
         let mut machines = Vec::new();
         for net in store.nets()? {
             let machine = continue_net(&store, &identity, net.net, config.minimum_presence_percent)
@@ -75,7 +74,6 @@ impl Agent {
             nets: Nets::new(machines),
             connection: identity.connection(&config.broker_host, config.broker_port)?,
             clock: Clock::system(),
-            lock,
         })
     }
 
@@ -94,7 +92,6 @@ impl Agent {
         Running {
             events: handle.events,
             control: handle.control,
-            _lock: self.lock,
         }
     }
 }
@@ -105,14 +102,7 @@ impl Running {
     /// # Errors
     /// As [`Control::stop`].
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self {
-            control,
-            _lock: lock,
-            ..
-        } = self;
-        let end = control.stop().await;
-        drop(lock);
-        end
+        self.control.stop().await
     }
 
     /// Logs events until `stop` is done, then stops; ends earlier only with an error.

@@ -11,6 +11,7 @@
 mod file;
 mod load;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,6 +45,8 @@ pub struct NetRecord {
 pub struct Store {
     path: PathBuf,
     database: Connection,
+    // After the database, so that it is released last.
+    lock: Option<File>,
 }
 
 impl Store {
@@ -57,6 +60,7 @@ impl Store {
         Ok(Self {
             path: path.to_owned(),
             database: file::open(path)?,
+            lock: None,
         })
     }
 
@@ -66,6 +70,11 @@ impl Store {
     /// As [`Self::open`].
     pub fn open_in(state_directory: &Path) -> anyhow::Result<Self> {
         Self::open(&state_directory.join(FILE))
+    }
+
+    /// Keeps a file, and the lock on it, open as long as this store is.
+    pub(crate) fn hold(&mut self, lock: File) {
+        self.lock = Some(lock);
     }
 
     /// Looks through the whole file for damage: structure and references.

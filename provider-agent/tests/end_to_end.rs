@@ -69,6 +69,8 @@ fn start_meter(world: &World, net: NetId, number: u64, port: u16) -> JoinHandle<
         .with_clock(clock)
         .start();
     tokio::spawn(async move {
+        // All of it: a driver stops when its control is dropped.
+        let handle = handle;
         let mut total = 0;
         loop {
             let now = utc::now().as_millis();
@@ -93,7 +95,7 @@ fn mosquitto_sub(world: &World, port: u16, topic: &str) -> Option<std::process::
     let file = |name: &str| world.path("third-party").join(name);
     let output = Command::new("mosquitto_sub")
         .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1"])
-        .args(["-i", "reader", "-C", "1", "-W", "20", "-t", topic])
+        .args(["-i", "reader", "-C", "1", "-W", "10", "-t", topic])
         .arg("--cafile")
         .arg(file("ca.pem"))
         .arg("--cert")
@@ -113,6 +115,10 @@ fn mosquitto_sub(world: &World, port: u16, topic: &str) -> Option<std::process::
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter("info,rumqttd=off")
+        .with_test_writer()
+        .try_init();
     let mut world = World::new();
     let broker = start_broker(&world).await;
     let port = broker.local_addrs()[0].port();
@@ -131,9 +137,11 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
         .collect();
 
     let mut joined = BTreeSet::new();
+    let mut seen = Vec::new();
     let complete = tokio::time::timeout(DEADLINE, async {
         loop {
             let event = running.events.recv().await.expect("the agent runs");
+            seen.push(event.event.clone());
             match event.event {
                 ProviderEvent::Joined { meter, .. } => drop(joined.insert(meter)),
                 ProviderEvent::Aggregated(published) if published.included.len() == 5 => {
@@ -144,7 +152,9 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
             }
         }
     });
-    let (published, latency) = complete.await.expect("a round with all meters");
+    let complete = complete.await;
+    let (published, latency) =
+        complete.unwrap_or_else(|_| panic!("no round with all meters: {seen:#?}"));
     let sum: u64 = (1..=METERS).map(|number| number * ENERGY).sum();
     assert_eq!(published.sums, [MilliwattHours(sum)]);
     assert!(latency < Duration::from_secs(60), "{latency:?}");
@@ -162,8 +172,17 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
     };
     let world_again = std::sync::Arc::new(world);
     let world = std::sync::Arc::clone(&world_again);
-    let read = tokio::task::spawn_blocking(move || mosquitto_sub(&world, port, &topic.to_string()));
-    if let Some(output) = read.await.unwrap() {
+    let read = tokio::task::spawn_blocking(move || {
+        let public = mosquitto_sub(&world, port, &topic.to_string())?;
+        let meters = mosquitto_sub(&world, port, &format!("dcnet/1/{net}/meter/+/up/#"))?;
+        Some((public, meters))
+    });
+    if let Some((output, meters)) = read.await.unwrap() {
+        let refused = String::from_utf8_lossy(&meters.stderr).to_lowercase();
+        assert!(
+            meters.stdout.is_empty() && refused.contains("denied"),
+            "{meters:?}"
+        );
         assert!(output.status.success(), "{output:?}");
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(json["net"], net.to_string());

@@ -421,3 +421,43 @@ fn nets_share_a_connection_and_nothing_else() {
     expected.sort_unstable();
     assert_eq!((joined, refused), (vec![ids[1]], expected));
 }
+
+#[test]
+fn a_meter_on_the_administrators_list_is_refused() {
+    let world = World::new();
+    let net = world.create_net(policy(60, 20_000, 4), &["import"]);
+    let meter = world.meter(net, "meter", 4);
+    world.authority.revoke(&[meter.key.id()]).unwrap();
+    let list = world.config.identity_directory.join("revoked.cbor");
+    std::fs::copy(world.authority.revoked_path(), list).unwrap();
+
+    let mut nets = continue_net(&world, &world.store(), net);
+    let now = Now {
+        monotonic: Duration::ZERO,
+        utc: utc::now(),
+        synchronised: true,
+    };
+    let frame = dcnet::membership::sign_registration(&meter.key, &meter.certificate, net, now.utc);
+    let topic = Topic::Up {
+        net,
+        meter: meter.key.id(),
+        kind: Up::Register,
+    };
+    let register = Received {
+        topic,
+        payload: frame,
+    };
+    nets.handle(Input::Received(vec![register]), now);
+    let mut refused = false;
+    while let Some(output) = nets.poll_output() {
+        match output {
+            Output::Event(event) => {
+                let reason = dcnet::alarm::Refusal::Revoked;
+                refused |= event.event == ProviderEvent::Refused { topic, reason };
+            }
+            Output::Persist(record) => panic!("{record:?}"),
+            _ => {}
+        }
+    }
+    assert!(refused);
+}

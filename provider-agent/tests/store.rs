@@ -179,6 +179,7 @@ fn commitments_outlive_the_frames_they_came_in() {
 #[test]
 fn an_empty_file_becomes_a_database_and_a_foreign_one_is_refused() {
     let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let path = directory.path().join("provider.sqlite");
     let private = |path| fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&path, b"").unwrap();

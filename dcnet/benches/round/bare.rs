@@ -2,6 +2,7 @@
 //! without its state machine.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use curve25519_dalek::scalar::Scalar;
 use dcnet::cbor;
@@ -16,15 +17,31 @@ use dcnet::superposition::{Share, Submission, self_mask};
 use dcnet::time::{Day, Round};
 use dcnet::topic::NetId;
 
-use crate::Bench;
 use crate::world::START;
+use crate::{Bench, timed};
 
 const NET: NetId = NetId([7; 16]);
 
-/// A reading in the clear, in a frame: what a meter without any privacy would send.
-pub fn plain_reading(key: &DeviceKey, round: Round, energy: u64) -> Vec<u8> {
-    let data = cbor::array([cbor::uint(round.0), cbor::uint(energy)]);
-    frame::sign(key, NET, START, Notification::Submission, data)
+/// Readings in the clear, in signed frames: what a meter without any privacy would send.
+pub fn plain_readings() -> impl FnMut(u64) -> Duration {
+    let key = DeviceKey::from_seed(&[1; 32]);
+    let mut energy = 0u64;
+    move |iterations| {
+        let ((), time) = timed(|| {
+            for _ in 0..iterations {
+                energy += 1;
+                let data = cbor::array([cbor::uint(29_453_760u64), cbor::uint(energy)]);
+                black_box(frame::sign(
+                    &key,
+                    NET,
+                    START,
+                    Notification::Submission,
+                    data,
+                ));
+            }
+        });
+        time
+    }
 }
 
 /// A meter's share of a round: pads, self-mask, commitment and two signatures, but no
@@ -66,13 +83,9 @@ fn cryptography(key: &DeviceKey, pads: &[PadKeys], device: &Secret, round: Round
     reveal.sign(key, NET, START)
 }
 
-pub fn measure(bench: &mut Bench) {
+pub fn measure(bench: &mut Bench<'_>) {
+    bench.measure("signed plain reading", 50, 2, 1, plain_readings());
     let key = DeviceKey::from_seed(&[1; 32]);
-    let mut energy = 0;
-    bench.measure_all("signed plain reading", || {
-        energy += 1;
-        plain_reading(&key, Round(29_453_760), energy)
-    });
     let device = Secret::new(&mut [2; 32]);
     for edges in [40u8, 96] {
         let pads: Vec<PadKeys> = (0..edges)

@@ -15,7 +15,6 @@ mod prio3;
 mod provider;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -36,18 +35,43 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (result, cpu_time() - start)
 }
 
+/// What is compared with: a reading in the clear, and Prio3Sum's aggregators.
+struct Yardsticks<'a> {
+    plain: &'a mut dyn FnMut(u64) -> Duration,
+    prio3: &'a mut dyn FnMut(u64) -> Duration,
+}
+
+/// Medians over the samples of a benchmark.
+struct Figures {
+    /// Seconds per iteration.
+    seconds: f64,
+    /// Ratio to the plain reading measured within the same sample.
+    to_plain: f64,
+    /// Ratio to Prio3Sum's aggregators measured within the same sample.
+    to_prio3: f64,
+}
+
 /// Criterion's benchmarks with the figures kept for the table.
-struct Bench {
+struct Bench<'a> {
     criterion: Criterion,
     /// Runs everything once, on small nets.
     test: bool,
-    /// Median seconds per iteration, by name.
-    figures: BTreeMap<String, f64>,
+    yardsticks: Yardsticks<'a>,
+    /// By name, in order.
+    figures: Vec<(String, Figures)>,
 }
 
-impl Bench {
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Bench<'_> {
     /// Measures `run`, which does its work a number of times and returns the CPU time of
-    /// the part that counts. Divides by `per`, for instance the meters of a round.
+    /// the part that counts. Divides by `per`, for instance the meters of a round. The
+    /// yardsticks are held against it in every sample, because the speed of a machine
+    /// changes in the course of a run.
     fn measure(
         &mut self,
         name: &str,
@@ -56,7 +80,7 @@ impl Bench {
         per: usize,
         mut run: impl FnMut(u64) -> Duration,
     ) {
-        let mut taken: Vec<f64> = Vec::new();
+        let mut taken: Vec<[f64; 3]> = Vec::new();
         let mut group: BenchmarkGroup<'_, WallTime> = self.criterion.benchmark_group("round");
         group
             .sample_size(samples)
@@ -65,17 +89,28 @@ impl Bench {
             .measurement_time(Duration::from_secs(seconds));
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|iterations| {
+                let before = [(self.yardsticks.plain)(100), (self.yardsticks.prio3)(20)];
                 let time = run(iterations);
-                taken.push(time.as_secs_f64() / iterations as f64);
+                let after = [(self.yardsticks.plain)(100), (self.yardsticks.prio3)(20)];
+                let each = time.as_secs_f64() / iterations as f64 / per as f64;
+                let plain = (before[0] + after[0]).as_secs_f64() / 200.0;
+                let prio3 = (before[1] + after[1]).as_secs_f64() / 40.0;
+                taken.push([each, each / plain, each / prio3]);
                 time
             });
         });
         group.finish();
         // Those before are the warm-up's.
-        let mut taken = taken.split_off(taken.len().saturating_sub(samples));
-        taken.sort_by(f64::total_cmp);
-        if let Some(median) = taken.get(taken.len() / 2) {
-            self.figures.insert(name.to_owned(), median / per as f64);
+        let taken = taken.split_off(taken.len().saturating_sub(samples));
+        let [seconds, to_plain, to_prio3] =
+            [0, 1, 2].map(|column| median(taken.iter().map(|sample| sample[column])));
+        let figures = Figures {
+            seconds,
+            to_plain,
+            to_prio3,
+        };
+        if !taken.is_empty() {
+            self.figures.push((name.to_owned(), figures));
         }
     }
 
@@ -92,76 +127,69 @@ impl Bench {
     }
 
     fn table(&self) {
-        println!("\n{:<58} {:>10}", "CPU time per meter and round", "µs");
-        for (name, seconds) in &self.figures {
-            println!("{name:<58} {:>10.1}", seconds * 1e6);
+        println!(
+            "\n{:<50} {:>9} {:>10} {:>11}",
+            "CPU time per meter and round", "µs", "÷ plain", "÷ Prio3Sum"
+        );
+        for (name, figures) in &self.figures {
+            println!(
+                "{name:<50} {:>9.1} {:>10.2} {:>11.2}",
+                figures.seconds * 1e6,
+                figures.to_plain,
+                figures.to_prio3
+            );
         }
-        println!("\n{:<58} {:>7} {:>7}", "ratio", "is", "aim");
-        for (what, of, to, aim) in AIMS {
-            if let (Some(of), Some(to)) = (self.figures.get(*of), self.figures.get(*to)) {
-                let ratio = of / to;
-                let verdict = match aim {
-                    Some(aim) if ratio <= *aim => format!("{aim:>7.2}  met"),
-                    Some(aim) => format!("{aim:>7.2}  MISSED"),
-                    None => String::new(),
-                };
-                println!("{what:<58} {ratio:>7.2} {verdict}");
-            }
+        let find = |name: &str| self.figures.iter().find(|(known, _)| known == name);
+        println!("\n{:<58} {:>6} {:>6}", "aim", "is", "most");
+        for (name, aim, what) in AIMS {
+            let Some((_, figures)) = find(name) else {
+                continue;
+            };
+            let (ratio, to) = match what {
+                Against::Plain => (figures.to_plain, "signed plain reading"),
+                Against::Prio3 => (figures.to_prio3, "Prio3Sum"),
+                // Through a yardstick that both were measured with.
+                Against::Small => match find(SMALL) {
+                    Some((_, small)) => (figures.to_plain / small.to_plain, "1000 meters"),
+                    None => continue,
+                },
+            };
+            let verdict = if ratio <= *aim { "met" } else { "MISSED" };
+            let title = format!("{name} ÷ {to}");
+            println!("{title:<58} {ratio:>6.2} {aim:>6.2} {verdict}");
         }
     }
 }
 
-/// Name, numerator, denominator, aim.
-const AIMS: &[(&str, &str, &str, Option<f64>)] = &[
-    (
-        "meter, 40 edges / signed plain reading",
-        "meter, 40 edges",
-        "signed plain reading",
-        Some(5.0),
-    ),
-    (
-        "meter, 96 edges / signed plain reading",
-        "meter, 96 edges",
-        "signed plain reading",
-        Some(9.0),
-    ),
-    (
-        "meter, 96 edges / Prio3Sum client",
-        "meter, 96 edges",
-        "prio3sum client",
-        None,
-    ),
-    (
-        "provider, 1000 meters / Prio3Sum aggregators",
-        "provider, 1000 meters",
-        "prio3sum aggregators",
-        Some(0.35),
-    ),
-    (
-        "provider, 10000 meters / Prio3Sum aggregators",
-        "provider, 10000 meters (two nets of 5000)",
-        "prio3sum aggregators",
-        Some(0.35),
-    ),
-    (
-        "provider, 10000 meters / 1000 meters",
-        "provider, 10000 meters (two nets of 5000)",
-        "provider, 1000 meters",
-        Some(1.05),
-    ),
-    (
-        "engine alone, 10000 meters / 1000 meters",
-        "provider engine alone, 10000 meters",
-        "provider engine alone, 1000 meters",
-        None,
-    ),
+#[derive(Clone, Copy)]
+enum Against {
+    Plain,
+    Prio3,
+    Small,
+}
+
+const SMALL: &str = "provider, 1000 meters";
+const LARGE: &str = "provider, 10000 meters (two nets)";
+
+const AIMS: &[(&str, f64, Against)] = &[
+    ("meter, 40 edges", 5.0, Against::Plain),
+    ("meter, 96 edges", 9.0, Against::Plain),
+    (SMALL, 0.35, Against::Prio3),
+    (LARGE, 0.35, Against::Prio3),
+    (LARGE, 1.05, Against::Small),
 ];
 
 fn main() {
+    let mut plain = bare::plain_readings();
+    let mut prio3 = prio3::aggregators();
     let mut bench = Bench {
         criterion: Criterion::default().without_plots().configure_from_args(),
         test: std::env::args().any(|argument| argument == "--test"),
-        figures: BTreeMap::new(),
+        yardsticks: Yardsticks {
+            plain: &mut plain,
+            prio3: &mut prio3,
+        },
+        figures: Vec::new(),
     };
     bare::measure(&mut bench);
     prio3::measure(&mut bench);

@@ -181,7 +181,7 @@ fn published(outputs: &[Output<dcnet::output::Record, MeterEvent>], wanted: Up) 
     frame.unwrap_or_else(|| panic!("the meter published no {wanted:?}: {outputs:?}"))
 }
 
-pub fn measure(bench: &mut Bench) {
+pub fn measure(bench: &mut Bench<'_>) {
     for edges in if bench.test { vec![8] } else { vec![40, 96] } {
         let mut played = Played::new(complete_net(edges + 1, 2));
         let parts: [(&str, &[usize]); 3] = [
@@ -191,7 +191,7 @@ pub fn measure(bench: &mut Bench) {
         ];
         for (part, counted) in parts {
             let name = format!("meter, {edges} edges{part}");
-            bench.measure(&name, 50, 3, 1, |iterations| {
+            bench.measure(&name, 40, 3, 1, |iterations| {
                 let mut total = Duration::ZERO;
                 for _ in 0..iterations {
                     let times = played.round();

@@ -383,7 +383,7 @@ pub fn frame_sizes(members: usize) -> Vec<(Topic, usize)> {
     all
 }
 
-pub fn measure(bench: &mut Bench) {
+pub fn measure(bench: &mut Bench<'_>) {
     let (small, half_of_large) = if bench.test { (64, 96) } else { (1000, 5000) };
     let mut end = 0;
     for members in [small, 2 * half_of_large] {
@@ -395,7 +395,7 @@ pub fn measure(bench: &mut Bench) {
             })
             .collect();
         let name = format!("provider engine alone, {members} meters");
-        bench.measure(&name, 15, 4, members, |iterations| {
+        bench.measure(&name, 10, 3, members, |iterations| {
             let rounds = (0..iterations).map(|_| {
                 end += MINUTE;
                 engine(&meters, end)
@@ -407,7 +407,7 @@ pub fn measure(bench: &mut Bench) {
         let net = Net::new(small);
         let mut running = net.run();
         let name = format!("provider, {small} meters");
-        bench.measure(&name, 30, 6, small, |iterations| {
+        bench.measure(&name, 20, 4, small, |iterations| {
             (0..iterations).map(|_| running.round(|_, _| {})).sum()
         });
     }
@@ -415,8 +415,8 @@ pub fn measure(bench: &mut Bench) {
     let net = Net::new(half_of_large);
     let mut running = [net.run(), net.run()];
     let meters = 2 * half_of_large;
-    let name = format!("provider, {meters} meters (two nets of {half_of_large})");
-    bench.measure(&name, 12, 12, meters, |iterations| {
+    let name = format!("provider, {meters} meters (two nets)");
+    bench.measure(&name, 10, 10, meters, |iterations| {
         let rounds = (0..iterations).map(|_| {
             running
                 .iter_mut()

@@ -119,6 +119,10 @@ impl Meter {
         }
         let policy = membership.genesis().policy;
         checks::not_submitted_yet(round.start(policy.period), self.submitted_until)?;
+        let window = Duration::from_millis(u64::from(policy.window_ms));
+        if now.utc >= round.end(policy.period).plus(window) {
+            return Err(Silence::WindowOver);
+        }
         let newest = membership.graph().newest(own, u64::MAX);
         let newest = newest
             .filter(|_| self.draw.is_none())

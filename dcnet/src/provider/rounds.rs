@@ -561,7 +561,13 @@ impl Provider {
             net: self.net,
             kind: Public::AggregateCbor,
         };
-        self.publish(topic, frame.clone(), true);
+        // A round that was pending must not take the place of a newer one.
+        let newest = self
+            .aggregates
+            .keys()
+            .next_back()
+            .is_none_or(|newest| *newest < round);
+        self.publish(topic, frame.clone(), newest);
         self.aggregates.insert(round, frame);
         if self.aggregates.len() > AGGREGATES_KEPT {
             self.aggregates.pop_first();

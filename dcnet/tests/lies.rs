@@ -1,0 +1,633 @@
+//! What a provider, a corrupted meter or the network may lie about, and what becomes of it.
+
+mod world;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use curve25519_dalek::scalar::Scalar;
+use dcnet::aggregate::Disruption;
+use dcnet::alarm::{Alarm, Refusal};
+use dcnet::cbor::{self, Fields};
+use dcnet::frame::{self, Frame, FrameError, Notification};
+use dcnet::identity::{DeviceId, DeviceKey, Role};
+use dcnet::membership::{EntryError, EntryKind, Membership, sign_registration};
+use dcnet::meter::{Meter, MeterEvent};
+use dcnet::output::{Input, StateMachine};
+use dcnet::provider::ProviderEvent;
+use dcnet::reveal::Reveal;
+use dcnet::superposition::Submission;
+use dcnet::time::Day;
+use dcnet::topic::{All, Topic, Up};
+
+use world::network::{Faults, Network};
+use world::{World, at, policy};
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const VICTIM: usize = 0;
+
+fn start() -> Network {
+    let world = World::new(5, policy(4), &["import"]);
+    let mut network = Network::new(world, Faults::default(), 1);
+    network.keep_published = true;
+    network
+}
+
+/// A net whose first rounds are over.
+fn running() -> Network {
+    let mut network = start();
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    assert!(network.revealed(VICTIM, network.last_round()));
+    network
+}
+
+/// A Join of a meter that nobody knows yet, as the next entry of a log.
+fn strangers_join(network: &Network, log: &Membership) -> Vec<u8> {
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let (key, certificate) = network.world.authority.issue(Role::Meter, Some(net));
+    let registration = sign_registration(&key, &certificate, net, utc);
+    let body = cbor::array([cbor::bytes(&registration)]);
+    log.sign_next(&network.world.provider.key, EntryKind::Join, body, utc)
+}
+
+fn refusals(network: &Network, meter: usize) -> Vec<Refusal> {
+    let events = network.meter_events[meter].iter();
+    let refusal = |event: &MeterEvent| match event {
+        MeterEvent::Refused { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    events.filter_map(refusal).collect()
+}
+
+fn provider_refusals(network: &Network) -> Vec<Refusal> {
+    let events = network.provider_events.iter();
+    let refusal = |event: &ProviderEvent| match event {
+        ProviderEvent::Refused { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    events.filter_map(refusal).collect()
+}
+
+fn provider_alarms(network: &Network) -> Vec<Alarm> {
+    let events = network.provider_events.iter();
+    let alarm = |event: &ProviderEvent| match event {
+        ProviderEvent::Alarm(alarm) => Some(alarm.clone()),
+        _ => None,
+    };
+    events.filter_map(alarm).collect()
+}
+
+fn speaks_next_round(network: &mut Network) -> bool {
+    let end = (network.now / MINUTE + 1) * MINUTE + 30 * SECOND;
+    network.run_until(end);
+    network.submitted(VICTIM, network.last_round())
+}
+
+// The log.
+
+#[test]
+fn a_second_entry_in_one_place_stops_a_meter_for_good() {
+    let mut network = running();
+    let head = usize::try_from(network.provider.membership().head().index).unwrap();
+    let fork = strangers_join(&network, &network.log_until(head - 1));
+    network.show_entry(VICTIM, fork);
+    let index = u64::try_from(head).unwrap();
+    assert_eq!(network.alarms(VICTIM), [Alarm::LogFork { index }]);
+    assert!(!speaks_next_round(&mut network));
+    network.restart_meter(VICTIM);
+    assert!(!speaks_next_round(&mut network));
+}
+
+#[test]
+fn an_entry_with_another_past_stops_a_meter() {
+    let mut network = running();
+    let head = usize::try_from(network.provider.membership().head().index).unwrap();
+    let mut other = network.log_until(head - 1);
+    let fork = strangers_join(&network, &other);
+    other.append(&fork).unwrap();
+    let next = strangers_join(&network, &other);
+    network.show_entry(VICTIM, next);
+    let index = u64::try_from(head).unwrap() + 1;
+    assert_eq!(network.alarms(VICTIM), [Alarm::LogFork { index }]);
+    assert!(!speaks_next_round(&mut network));
+}
+
+#[test]
+fn a_true_next_entry_is_taken() {
+    let mut network = running();
+    let entry = strangers_join(&network, network.provider.membership());
+    network.show_entry(VICTIM, entry);
+    assert_eq!(network.alarms(VICTIM), []);
+}
+
+#[test]
+fn a_second_genesis_is_refused() {
+    let mut network = running();
+    let (key, utc) = (network.world.provider.key.clone(), at(network.now).utc);
+    let log = network.provider.membership();
+    let body = || cbor::array([]);
+    let next = log.sign_next(&key, EntryKind::Genesis, body(), utc);
+    network.show_entry(VICTIM, next);
+    let rule = EntryError::Rule("a second Genesis");
+    assert_eq!(network.alarms(VICTIM), [Alarm::BadEntry(rule)]);
+    assert!(speaks_next_round(&mut network));
+    // In the place of the first one it is a fork.
+    let null = ciborium::Value::Null;
+    let data = cbor::array([cbor::uint(0u8), null, cbor::uint(0u8), body()]);
+    let net = network.world.net;
+    let first = frame::sign(&key, net, utc, Notification::Entry, data);
+    network.show_entry(VICTIM, first);
+    let alarms = network.alarms(VICTIM);
+    assert_eq!(alarms.last(), Some(&Alarm::LogFork { index: 0 }));
+    assert!(!speaks_next_round(&mut network));
+}
+
+#[test]
+fn entries_in_any_order_give_one_log() {
+    let network = running();
+    let entries = network.saved_net.entries.clone();
+    let config = network.world.meters[VICTIM].clone();
+    let mut meter = Meter::new(config, Vec::new(), [3; 32], at(0)).unwrap();
+    let topic = Topic::All {
+        net: network.world.net,
+        kind: All::Log,
+    };
+    let order = std::iter::once(&entries[0]).chain(entries[1..].iter().rev());
+    for payload in order {
+        let payload = payload.clone();
+        let message = dcnet::output::Received { topic, payload };
+        meter.handle(Input::Received(vec![message]), at(0));
+    }
+    let head = meter.membership().unwrap().head();
+    assert_eq!(head, network.provider.membership().head());
+}
+
+// Draws.
+
+/// The bodies of the victim's Invite and Draw: its signed request and its signed Open.
+fn request_and_open(network: &Network) -> (Vec<u8>, Vec<u8>) {
+    let sent = network.sent(VICTIM, Up::Draw);
+    let key = network.world.meters[VICTIM].key.public();
+    let of = |kind| {
+        let is =
+            |bytes: &&Vec<u8>| Frame::verify(bytes, &key).unwrap().header().notification == kind;
+        sent.iter().find(is).unwrap().clone()
+    };
+    (of(Notification::DrawRequest), of(Notification::Open))
+}
+
+fn invite(network: &Network, log: &Membership, request: &[u8], nonce: u8) -> Vec<u8> {
+    let body = cbor::array([cbor::bytes(request), cbor::bytes(&[nonce; 32])]);
+    let utc = at(network.now).utc;
+    log.sign_next(&network.world.provider.key, EntryKind::Invite, body, utc)
+}
+
+fn draw(network: &Network, log: &Membership, open: &[u8]) -> Vec<u8> {
+    let body = cbor::array([cbor::bytes(open)]);
+    let utc = at(network.now).utc;
+    log.sign_next(&network.world.provider.key, EntryKind::Draw, body, utc)
+}
+
+#[test]
+fn a_draw_request_is_good_for_one_invite() {
+    let mut network = running();
+    let (request, _) = request_and_open(&network);
+    let entry = invite(&network, network.provider.membership(), &request, 9);
+    network.show_entry(VICTIM, entry);
+    let rule = EntryError::Rule("a draw request is used twice");
+    assert_eq!(network.alarms(VICTIM), [Alarm::BadEntry(rule)]);
+}
+
+/// The log up to and with the victim's Invite.
+fn log_at_invite(network: &Network) -> Membership {
+    let member = network.member(VICTIM);
+    let length = network.saved_net.entries.len();
+    let mut logs = (1..length).map(|index| network.log_until(index));
+    logs.find(|log| log.open_invite(member).is_some()).unwrap()
+}
+
+#[test]
+fn no_second_invite_while_one_is_open() {
+    let network = running();
+    let (request, _) = request_and_open(&network);
+    let mut log = log_at_invite(&network);
+    let second = invite(&network, &log, &request, 9);
+    let rule = EntryError::Rule("a draw of this member is still open");
+    assert_eq!(log.append(&second), Err(rule));
+}
+
+#[test]
+fn a_draw_opens_the_nonce_that_was_committed_to() {
+    let network = running();
+    let key = &network.world.meters[VICTIM].key;
+    let (_, open) = request_and_open(&network);
+    let mut log = log_at_invite(&network);
+    let hash = log.open_invite(network.member(VICTIM)).unwrap().hash;
+    let data = cbor::array([cbor::bytes(&hash), cbor::bytes(&[1; 32])]);
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let other = frame::sign(key, net, utc, Notification::Open, data);
+    let rule = EntryError::Rule("the nonce is not the one committed to");
+    assert_eq!(log.append(&draw(&network, &log, &other)), Err(rule));
+    assert!(log.append(&draw(&network, &log, &open)).is_ok());
+}
+
+#[test]
+fn a_provider_that_knows_the_nonce_gets_no_second_draw() {
+    let network = running();
+    let (request, open) = request_and_open(&network);
+    let none_open = Err(EntryError::Rule("no such invite is open"));
+    // The Open again, after the Draw.
+    let mut log = network.provider.membership().clone();
+    assert_eq!(log.append(&draw(&network, &log, &open)), none_open);
+    // Another nonce of the provider's in a log of its own: the Open names another Invite.
+    let honest = log_at_invite(&network);
+    let before = usize::try_from(honest.head().index).unwrap() - 1;
+    for nonce in 0..20 {
+        let mut other = network.log_until(before);
+        let ground = invite(&network, &other, &request, nonce);
+        other.append(&ground).unwrap();
+        assert_eq!(other.append(&draw(&network, &other, &open)), none_open);
+    }
+    // A fresh request of the meter's, which the provider cannot make, does not help.
+    let data = cbor::array([cbor::bytes(&[5; 32])]);
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let key = &network.world.meters[VICTIM].key;
+    let fresh = frame::sign(key, net, utc, Notification::DrawRequest, data.clone());
+    let mut log = network.provider.membership().clone();
+    let entry = invite(&network, &log, &fresh, 1);
+    log.append(&entry).unwrap();
+    assert_eq!(log.append(&draw(&network, &log, &open)), none_open);
+    let provider = &network.world.provider.key;
+    let forged = frame::sign(provider, net, utc, Notification::DrawRequest, data);
+    let mut log = network.provider.membership().clone();
+    let refused = log.append(&invite(&network, &log, &forged, 1));
+    assert_eq!(refused, Err(FrameError::Sender.into()));
+}
+
+// Handshakes.
+
+fn kind_of(payload: &[u8]) -> Notification {
+    let frame = frame::Unverified::parse(payload).unwrap();
+    frame.claimed().notification
+}
+
+/// Stops the first handshake message of one kind on its way to the provider and
+/// returns sender, receiver and bytes. The sender's repetition passes later.
+fn catch(kind: Notification) -> (Network, DeviceId, DeviceId, Vec<u8>) {
+    let mut network = start();
+    let caught = Rc::new(RefCell::new(None));
+    let catcher = Rc::clone(&caught);
+    network.filter = Some(Box::new(move |topic, _, payload| {
+        let Topic::UpPair { meter, peer, .. } = topic else {
+            return true;
+        };
+        if kind_of(payload) != kind {
+            return true;
+        }
+        let mut caught = catcher.borrow_mut();
+        let pair = (*meter, *peer);
+        match &*caught {
+            None => {
+                *caught = Some((pair, payload.to_vec()));
+                false
+            }
+            Some((first, _)) => *first != pair,
+        }
+    }));
+    network.run_until(SECOND);
+    network.filter = None;
+    let ((sender, receiver), payload) = caught.borrow().clone().unwrap();
+    (network, sender, receiver, payload)
+}
+
+fn place(network: &Network, id: DeviceId) -> usize {
+    network.meters.iter().position(|m| m.id() == id).unwrap()
+}
+
+fn inbox(network: &Network, to: DeviceId, from: DeviceId) -> Topic {
+    Topic::InboxPair {
+        net: network.world.net,
+        meter: to,
+        peer: from,
+    }
+}
+
+fn handshake_alarms(network: &Network, meter: usize) -> Vec<&'static str> {
+    let alarms = network.alarms(meter).into_iter();
+    let reason = |alarm| match alarm {
+        Alarm::Handshake { reason, .. } => Some(reason),
+        _ => None,
+    };
+    alarms.filter_map(reason).collect()
+}
+
+/// All edges are established in the end, and the sums are true.
+fn completes(network: &mut Network) {
+    network.run_until(6 * MINUTE + 30 * SECOND);
+    let all = network.meters.iter().map(|m| m.live_neighbours().len());
+    assert!(all.into_iter().all(|live| live == 4));
+    assert!(!network.aggregates.is_empty());
+    network.check_aggregates();
+}
+
+const HALVES: [Notification; 3] = [
+    Notification::Offer,
+    Notification::Answer,
+    Notification::Confirm,
+];
+
+#[test]
+fn a_modified_half_is_refused_and_costs_nothing() {
+    for kind in HALVES {
+        let (mut network, from, to, payload) = catch(kind);
+        let receiver = place(&network, to);
+        let topic = inbox(&network, to, from);
+        for place in [payload.len() - 1, payload.len() - 70] {
+            let mut modified = payload.clone();
+            modified[place] ^= 1;
+            network.deliver(receiver, topic, modified);
+        }
+        assert_eq!(refusals(&network, receiver).len(), 2, "{kind:?}");
+        assert_eq!(handshake_alarms(&network, receiver).len(), 0);
+        completes(&mut network);
+    }
+}
+
+#[test]
+fn replayed_halves_change_nothing() {
+    let mut network = start();
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    let halves: Vec<(Topic, Vec<u8>)> = network
+        .published
+        .iter()
+        .filter(|(from, message)| {
+            from.is_none() && matches!(message.topic, Topic::InboxPair { .. })
+        })
+        .map(|(_, message)| (message.topic, message.payload.clone()))
+        .collect();
+    assert!(halves.len() >= 40);
+    for (topic, payload) in halves {
+        if let Topic::InboxPair { meter, .. } = topic {
+            let receiver = place(&network, meter);
+            network.deliver(receiver, topic, payload);
+        }
+    }
+    for meter in 0..5 {
+        assert_eq!(network.alarms(meter), []);
+    }
+    completes(&mut network);
+}
+
+/// A half with some of its fields changed by the meter that signs it.
+fn forged(
+    network: &Network,
+    payload: &[u8],
+    signer: DeviceId,
+    change: impl FnOnce(&mut Vec<ciborium::Value>),
+) -> Vec<u8> {
+    let key = network.world.meters[place(network, signer)].key.clone();
+    let payload_bytes = frame_payload(payload);
+    let mut fields = Fields::of(cbor::decode(payload_bytes).unwrap(), "payload").unwrap();
+    (0..7).for_each(|_| drop(fields.item("header").unwrap()));
+    let Ok(ciborium::Value::Array(mut data)) = fields.item("data") else {
+        panic!("no array");
+    };
+    change(&mut data);
+    let utc = at(network.now).utc;
+    let net = network.world.net;
+    frame::sign(&key, net, utc, kind_of(payload), cbor::array(data))
+}
+
+/// The payload of a frame whose payload has 24 to 65535 bytes.
+fn frame_payload(frame: &[u8]) -> &[u8] {
+    let head = if frame[7] == 0x58 { 9 } else { 10 };
+    assert!([0x58, 0x59].contains(&frame[7]));
+    &frame[head..frame.len() - 66]
+}
+
+#[test]
+fn a_half_of_another_origin_is_refused() {
+    for kind in HALVES {
+        let (mut network, from, to, payload) = catch(kind);
+        let receiver = place(&network, to);
+        let other = forged(&network, &payload, from, |data| {
+            data[2] = cbor::bytes(&[1; 32]);
+        });
+        network.deliver(receiver, inbox(&network, to, from), other);
+        let reason: Refusal = FrameError::Bound("pair").into();
+        assert_eq!(refusals(&network, receiver), [reason], "{kind:?}");
+        completes(&mut network);
+    }
+}
+
+#[test]
+fn a_wrong_confirmation_tag_is_an_alarm_and_no_key() {
+    let (mut network, from, to, payload) = catch(Notification::Confirm);
+    let receiver = place(&network, to);
+    let wrong = forged(&network, &payload, from, |data| {
+        data[3] = cbor::bytes(&[1; 32]);
+    });
+    let before = network.meters[receiver].live_neighbours().len();
+    network.deliver(receiver, inbox(&network, to, from), wrong);
+    assert_eq!(
+        handshake_alarms(&network, receiver),
+        ["a wrong confirmation tag"]
+    );
+    assert_eq!(network.meters[receiver].live_neighbours().len(), before);
+    completes(&mut network);
+}
+
+#[test]
+fn an_all_zero_secret_is_an_alarm_and_no_key() {
+    for kind in [Notification::Offer, Notification::Answer] {
+        let (mut network, from, to, payload) = catch(kind);
+        let receiver = place(&network, to);
+        let zero = forged(&network, &payload, from, |data| {
+            data[4] = cbor::bytes(&[0; 32]);
+        });
+        network.deliver(receiver, inbox(&network, to, from), zero);
+        assert_eq!(
+            handshake_alarms(&network, receiver),
+            ["an all-zero shared secret"]
+        );
+        let live = network.meters[receiver].live_neighbours();
+        assert!(!live.contains(&from));
+        completes(&mut network);
+    }
+}
+
+#[test]
+fn a_first_day_that_is_not_about_today_is_refused() {
+    let (mut network, from, to, payload) = catch(Notification::Offer);
+    let receiver = place(&network, to);
+    let Day(today) = at(network.now).utc.day();
+    let far = forged(&network, &payload, from, |data| {
+        data[3] = cbor::uint(today + 2);
+    });
+    network.deliver(receiver, inbox(&network, to, from), far);
+    assert!(matches!(
+        refusals(&network, receiver)[..],
+        [Refusal::Rule(_)]
+    ));
+    completes(&mut network);
+}
+
+// Rounds.
+
+#[test]
+fn a_frame_on_a_wrong_topic_is_refused() {
+    let mut network = running();
+    let submission = network.sent(VICTIM, Up::Submission).pop().unwrap();
+    let (net, own) = (network.world.net, network.meters[VICTIM].id());
+    let other = network.meters[1].id();
+    let up = |meter, kind| Topic::Up { net, meter, kind };
+    let before = provider_refusals(&network).len();
+    network.deliver_up(up(own, Up::Reveal), submission.clone());
+    network.deliver_up(up(other, Up::Submission), submission.clone());
+    network.deliver_up(
+        Topic::All {
+            net,
+            kind: All::Roster,
+        },
+        submission,
+    );
+    let refused = provider_refusals(&network).split_off(before);
+    assert_eq!(
+        refused,
+        [Refusal::Topic, FrameError::Sender.into(), Refusal::Topic]
+    );
+
+    let roster = network.saved_net.rosters.last().unwrap().frame.clone();
+    network.show_entry(VICTIM, roster.clone());
+    network.deliver(VICTIM, up(own, Up::Submission), roster);
+    let kind: Refusal = EntryError::Frame(FrameError::Kind).into();
+    assert_eq!(refusals(&network, VICTIM), [kind, Refusal::Topic]);
+    assert!(speaks_next_round(&mut network));
+}
+
+fn read_submission(network: &Network, meter: usize, bytes: &[u8]) -> Submission {
+    let key = network.world.meters[meter].key.public();
+    let frame = Frame::verify(bytes, &key).unwrap();
+    Submission::read(frame, network.world.net, 1).unwrap()
+}
+
+/// The victim's submission of the round that ends in minute 4, and another one that
+/// it signed; rosters do not arrive before the second is delivered.
+fn two_submissions(after_roster: bool) -> Network {
+    let mut network = running();
+    let silent = network.meters[1].id();
+    if !after_roster {
+        // One submission is late, so that the window stays open.
+        network.filter = Some(Box::new(
+            move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Submission, .. } if *meter == silent),
+        ));
+    }
+    network.run_until(4 * MINUTE + 12 * SECOND);
+    let first = network.sent(VICTIM, Up::Submission).pop().unwrap();
+    let mut second = read_submission(&network, VICTIM, &first);
+    assert_eq!(second.round, network.last_round());
+    second.shares[0].superposition.value += Scalar::ONE;
+    let key = network.world.meters[VICTIM].key.clone();
+    let (net, meter) = (network.world.net, network.meters[VICTIM].id());
+    let second = second.sign(&key, net, at(network.now).utc);
+    let topic = Topic::Up {
+        net,
+        meter,
+        kind: Up::Submission,
+    };
+    network.deliver_up(topic, first);
+    assert_eq!(provider_alarms(&network), []);
+    network.deliver_up(topic, second);
+    network
+}
+
+#[test]
+fn of_two_submissions_the_first_wins_and_the_second_is_an_alarm() {
+    let mut network = two_submissions(false);
+    let alarm = Alarm::Equivocation {
+        meter: network.meters[VICTIM].id(),
+        what: "submission",
+    };
+    assert_eq!(provider_alarms(&network), [alarm]);
+    let round = network.last_round();
+    network.run_until(4 * MINUTE + 40 * SECOND);
+    assert!(network.aggregates.iter().any(|a| a.round == round));
+    network.check_aggregates();
+}
+
+#[test]
+#[ignore = "a different second submission after the roster is ignored without an alarm"]
+fn a_second_submission_after_the_roster_is_an_alarm_too() {
+    let network = two_submissions(true);
+    let alarm = Alarm::Equivocation {
+        meter: network.meters[VICTIM].id(),
+        what: "submission",
+    };
+    assert_eq!(provider_alarms(&network), [alarm]);
+}
+
+/// Replaces the victim's reveals of the round that ends in minute 4.
+fn changed_reveal(change: impl Fn(&mut Reveal)) -> Network {
+    let mut network = running();
+    let id = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == id),
+    ));
+    network.run_until(4 * MINUTE + 12 * SECOND);
+    let key: DeviceKey = network.world.meters[VICTIM].key.clone();
+    let sent = network.sent(VICTIM, Up::Reveal).pop().unwrap();
+    let frame = Frame::verify(&sent, &key.public()).unwrap();
+    let net = network.world.net;
+    let mut reveal = Reveal::read(frame, net, 1).unwrap();
+    assert_eq!(reveal.round, network.last_round());
+    change(&mut reveal);
+    let changed = reveal.sign(&key, net, at(network.now).utc);
+    let topic = Topic::Up {
+        net,
+        meter: id,
+        kind: Up::Reveal,
+    };
+    network.deliver_up(topic, changed);
+    network
+}
+
+#[test]
+fn a_reveal_for_another_roster_is_refused_and_the_true_one_taken() {
+    let mut network = changed_reveal(|reveal| reveal.roster[0] ^= 1);
+    let round = network.last_round();
+    assert!(matches!(
+        provider_refusals(&network).last(),
+        Some(Refusal::Rule(_))
+    ));
+    network.filter = None;
+    network.run_until(5 * MINUTE);
+    assert!(network.aggregates.iter().any(|a| a.round == round));
+    network.check_aggregates();
+}
+
+#[test]
+fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
+    // One mWh less: it decodes, but the meters committed to something else.
+    let small = changed_reveal(|reveal| reveal.openings[0].value += Scalar::ONE);
+    let blinding = changed_reveal(|reveal| reveal.openings[0].blinding += Scalar::ONE);
+    let garbage = changed_reveal(|reveal| {
+        reveal.openings[0].value = Scalar::from_bytes_mod_order([0x55; 32]);
+    });
+    for (mut network, disruption) in [
+        (small, Disruption::Commitment(0)),
+        (blinding, Disruption::Commitment(0)),
+        (garbage, Disruption::Value(0)),
+    ] {
+        let round = network.last_round();
+        let alarm = Alarm::Disrupted { round, disruption };
+        assert_eq!(provider_alarms(&network), [alarm]);
+        network.filter = None;
+        network.run_until(6 * MINUTE + 30 * SECOND);
+        let rounds: BTreeSet<_> = network.aggregates.iter().map(|a| a.round).collect();
+        assert!(!rounds.contains(&round));
+        assert!(rounds.contains(&network.last_round()));
+        network.check_aggregates();
+    }
+}

@@ -1,0 +1,214 @@
+//! A process dies at every possible moment, between any two outputs, and starts again
+//! from what it had persisted: nothing is said twice differently, and the net goes on.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcnet::frame::Frame;
+use dcnet::output::Message;
+use dcnet::reveal::Reveal;
+use dcnet::roster::Roster;
+use dcnet::superposition::Submission;
+use dcnet::time::Round;
+use dcnet::topic::{All, Inbox, Topic, Up};
+
+use world::network::{Crash, Faults, Network};
+use world::{World, policy};
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+
+/// The meter that dies.
+const VICTIM: usize = 0;
+
+/// Five meters with L = 3 of d = 4, so that the others go on without the victim.
+fn network() -> Network {
+    let mut network = Network::new(World::new(5, policy(4), &["import"]), Faults::default(), 1);
+    network.keep_published = true;
+    network
+}
+
+/// Crash in the round that ends in minute 3, look again five minutes later.
+const ROUND: [u64; 3] = [
+    3 * MINUTE - SECOND,
+    3 * MINUTE + 40 * SECOND,
+    8 * MINUTE + 40 * SECOND,
+];
+
+/// Bytes published per round, each once.
+type PerRound = BTreeMap<Round, BTreeSet<Vec<u8>>>;
+
+fn submissions(network: &Network) -> PerRound {
+    let key = network.world.meters[VICTIM].key.public();
+    let mut rounds = PerRound::new();
+    for bytes in network.sent(VICTIM, Up::Submission) {
+        let frame = Frame::verify(&bytes, &key).unwrap();
+        let round = Submission::read(frame, network.world.net, 1).unwrap().round;
+        rounds.entry(round).or_default().insert(bytes);
+    }
+    rounds
+}
+
+fn reveals(network: &Network) -> PerRound {
+    let key = network.world.meters[VICTIM].key.public();
+    let mut rounds = PerRound::new();
+    for bytes in network.sent(VICTIM, Up::Reveal) {
+        let frame = Frame::verify(&bytes, &key).unwrap();
+        let round = Reveal::read(frame, network.world.net, 1).unwrap().round;
+        rounds.entry(round).or_default().insert(bytes);
+    }
+    rounds
+}
+
+fn rosters(network: &Network) -> PerRound {
+    let mut rounds = PerRound::new();
+    for (_, Message { topic, payload, .. }) in &network.published {
+        if matches!(
+            topic,
+            Topic::All {
+                kind: All::Roster,
+                ..
+            } | Topic::Inbox {
+                kind: Inbox::Roster,
+                ..
+            }
+        ) {
+            let roster = Roster::verify(payload, network.provider.membership()).unwrap();
+            rounds
+                .entry(roster.round)
+                .or_default()
+                .insert(payload.clone());
+        }
+    }
+    rounds
+}
+
+/// Nothing was said twice differently, and every sum is true.
+fn check(network: &Network, what: &str) {
+    for (name, rounds) in [
+        ("submission", submissions(network)),
+        ("reveal", reveals(network)),
+        ("roster", rosters(network)),
+    ] {
+        for (round, bytes) in rounds {
+            assert_eq!(
+                bytes.len(),
+                1,
+                "{what}: two different {name}s in round {round}"
+            );
+        }
+    }
+    network.check_aggregates();
+}
+
+/// Runs from a moment on with a crash after every number of outputs, until the
+/// process makes no more than that. Returns the crashes that left the net without
+/// the last round's sum over all meters.
+fn crash_everywhere(
+    process: Option<usize>,
+    step: usize,
+    [begin, until, end]: [u64; 3],
+) -> Vec<usize> {
+    let mut stuck = Vec::new();
+    for after in (0..).step_by(step) {
+        let mut network = network();
+        network.run_until(begin);
+        network.crash = Some(Crash { process, after });
+        network.run_until(until);
+        if network.crash.take().is_some() {
+            println!("{after} outputs");
+            assert!(after > 0);
+            return stuck;
+        }
+        network.run_until(end);
+        check(&network, &format!("crash after {after} outputs"));
+        let last = network.aggregates.last();
+        let whole = last.is_some_and(|a| {
+            a.round == network.last_round() && a.included.len() == network.meters.len()
+        });
+        if !whole {
+            stuck.push(after);
+        }
+    }
+    stuck
+}
+
+#[test]
+fn a_meter_that_dies_while_it_joins_never_contradicts_itself() {
+    crash_everywhere(Some(VICTIM), 1, [0, 30 * SECOND, 3 * MINUTE + 40 * SECOND]);
+}
+
+#[test]
+#[ignore = "a meter that dies between storing its Draw and closing its request waits for ever"]
+fn a_meter_that_dies_while_it_joins_takes_part_later() {
+    let stuck = crash_everywhere(Some(VICTIM), 1, [0, 30 * SECOND, 7 * MINUTE + 40 * SECOND]);
+    assert_eq!(stuck, [] as [usize; 0]);
+}
+
+#[test]
+fn a_meter_that_dies_in_a_round_never_contradicts_itself() {
+    crash_everywhere(Some(VICTIM), 1, ROUND);
+}
+
+#[test]
+#[ignore = "a meter that dies between storing the roster and its reveal never reveals"]
+fn a_meter_that_dies_in_a_round_takes_part_later() {
+    let stuck = crash_everywhere(Some(VICTIM), 1, ROUND);
+    assert_eq!(stuck, [] as [usize; 0]);
+}
+
+/// Every round that got a roster gets its aggregate, wherever a process dies.
+fn no_round_is_lost(process: Option<usize>) {
+    let mut lost = Vec::new();
+    for after in 0.. {
+        let mut network = network();
+        network.run_until(3 * MINUTE - SECOND);
+        network.crash = Some(Crash { process, after });
+        network.run_until(3 * MINUTE + 40 * SECOND);
+        if network.crash.take().is_some() {
+            break;
+        }
+        network.run_until(8 * MINUTE + 40 * SECOND);
+        check(&network, &format!("crash after {after} outputs"));
+        let stored = network.saved_net.aggregates.iter();
+        let finished: BTreeSet<Round> = stored.map(|(round, _)| *round).collect();
+        let issued: BTreeSet<Round> = rosters(&network).into_keys().collect();
+        if finished != issued {
+            lost.push(after);
+        }
+    }
+    assert_eq!(lost, [] as [usize; 0]);
+}
+
+#[test]
+#[ignore = "a meter that dies between storing the roster and its reveal never reveals"]
+fn a_meter_that_dies_in_a_round_loses_no_round() {
+    no_round_is_lost(Some(VICTIM));
+}
+
+#[test]
+fn a_provider_that_dies_in_a_round_loses_no_round_and_signs_no_second_roster() {
+    no_round_is_lost(None);
+}
+
+#[test]
+fn a_provider_that_dies_while_meters_join_goes_on() {
+    let stuck = crash_everywhere(None, 13, [0, 30 * SECOND, 5 * MINUTE + 40 * SECOND]);
+    assert_eq!(stuck, [] as [usize; 0]);
+}
+
+#[test]
+fn all_meters_and_the_provider_start_again_in_every_second_of_a_round() {
+    for second in 0..25 {
+        let mut network = network();
+        network.run_until(3 * MINUTE + second * SECOND);
+        (0..5).for_each(|meter| network.restart_meter(meter));
+        network.restart_provider();
+        network.run_until(7 * MINUTE + 40 * SECOND);
+        check(&network, &format!("second {second}"));
+        let last = network.aggregates.last().unwrap();
+        assert_eq!(last.round, network.last_round(), "second {second}");
+        assert_eq!(last.included.len(), 5, "second {second}");
+    }
+}
