@@ -18,7 +18,7 @@ pub enum Alarm {
         index: u64,
     },
     /// The provider's log contains an entry that breaks the rules.
-    #[error("the provider's membership log breaks a rule: {0}; this meter takes no entry after it")]
+    #[error("the provider signed a log entry that breaks a rule: {0}; this meter refuses it")]
     BadEntry(EntryError),
     /// The log is not the one the gateway administrator saw.
     #[error(
@@ -41,7 +41,9 @@ pub enum Alarm {
         floor: u32,
     },
     /// The provider signed two rosters for one round.
-    #[error("the provider signed a second roster for round {round}; this meter answers neither")]
+    #[error(
+        "the provider signed a second roster for round {round}; this meter answers at most one"
+    )]
     SecondRoster {
         /// The round.
         round: Round,
@@ -103,8 +105,8 @@ pub enum Alarm {
     },
 }
 
-/// Why a meter does not submit or reveal in a round. Each is a rule of section 7.6
-/// of `docs/protocol.md`.
+/// Why a meter does not submit or reveal in a round. Each is a rule of
+/// `docs/protocol.md`, "What a meter checks".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Silence {
     /// An earlier alarm stopped this meter.

@@ -616,6 +616,11 @@ impl Membership {
         self.invites.get(&member)
     }
 
+    /// Whether an Invite for a draw request with this commitment is in the log.
+    pub(crate) fn knows_draw_request(&self, commitment: &[u8; 32]) -> bool {
+        self.requests_used.contains(commitment)
+    }
+
     /// The key graph.
     pub fn graph(&self) -> &KeyGraph {
         &self.graph

@@ -216,6 +216,10 @@ pub struct Meter {
     edges: BTreeMap<EdgeKey, Edge>,
     entered: bool,
     erased_before: Day,
+    /// Handshakes wait for the clock.
+    edges_due: bool,
+    /// When this meter asked for its draws, by its own clock.
+    draw_times: Vec<Timestamp>,
 
     boundary: Option<(Boundary, Now)>,
     due: Option<(Duration, Reading)>,
@@ -266,6 +270,8 @@ impl Meter {
             edges: BTreeMap::new(),
             entered: false,
             erased_before: Day::default(),
+            edges_due: false,
+            draw_times: Vec::new(),
             boundary: None,
             due: None,
             submitted_until: Timestamp::default(),
@@ -277,7 +283,7 @@ impl Meter {
             exclusions: Vec::new(),
             config,
         };
-        meter.restore(saved, now)?;
+        meter.restore(saved)?;
         meter.resume(now);
         Ok(meter)
     }
@@ -489,6 +495,9 @@ impl Meter {
         self.close_rounds(now);
         self.erase_old_keys(now);
         self.consider_draw(now);
+        if self.edges_due && self.clock.check(now).is_ok() {
+            self.sync_edges(now);
+        }
     }
 
     fn schedule_wake(&mut self, now: Now) {
@@ -530,6 +539,7 @@ impl StateMachine for Meter {
 
     fn handle(&mut self, input: Input<MeterCommand>, now: Now) {
         if let Some(seconds) = self.clock.observe(now) {
+            self.persist(Store::Net, saved::CLOCK_JUMP.to_vec(), Some(vec![1]));
             self.alarm(Alarm::ClockJump { seconds });
         }
         match input {
@@ -542,7 +552,10 @@ impl StateMachine for Meter {
             Input::Disconnected => self.connected_since = None,
             Input::Tick => {}
             Input::Command(MeterCommand::Boundary(boundary)) => self.on_boundary(boundary, now),
-            Input::Command(MeterCommand::ConfirmClock) => self.clock.confirm(),
+            Input::Command(MeterCommand::ConfirmClock) => {
+                self.clock.confirm();
+                self.persist(Store::Net, saved::CLOCK_JUMP.to_vec(), None);
+            }
         }
         self.tick(now);
         self.schedule_wake(now);

@@ -47,6 +47,9 @@ fn published() -> BTreeSet<Vec<u8>> {
         7,
     );
     network.keep_published = true;
+    // A new connection repeats the registration.
+    network.set_online(0, false);
+    network.set_online(0, true);
     network.run_until(8 * MINUTE);
     network.set_online(5, false);
     network.run_until(10 * MINUTE);

@@ -558,7 +558,6 @@ fn of_two_submissions_the_first_wins_and_the_second_is_an_alarm() {
 }
 
 #[test]
-#[ignore = "a different second submission after the roster is ignored without an alarm"]
 fn a_second_submission_after_the_roster_is_an_alarm_too() {
     let network = two_submissions(true);
     let alarm = Alarm::Equivocation {

@@ -256,7 +256,8 @@ proptest! {
             // The higher end's confirmation is the last message: without it the higher
             // end uses the edge and the lower does not.
             let kind = Unverified::parse(payload).unwrap().claimed().notification;
-            !whole && !(kind == Notification::Confirm && meter > peer)
+            let lost = whole || (kind == Notification::Confirm && meter > peer);
+            !lost
         }));
         network.run_until(3 * MINUTE + 40 * SECOND);
         network.check_aggregates();

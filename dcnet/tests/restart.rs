@@ -140,7 +140,6 @@ fn a_meter_that_dies_while_it_joins_never_contradicts_itself() {
 }
 
 #[test]
-#[ignore = "a meter that dies between storing its Draw and closing its request waits for ever"]
 fn a_meter_that_dies_while_it_joins_takes_part_later() {
     let stuck = crash_everywhere(Some(VICTIM), 1, [0, 30 * SECOND, 7 * MINUTE + 40 * SECOND]);
     assert_eq!(stuck, [] as [usize; 0]);
@@ -152,7 +151,6 @@ fn a_meter_that_dies_in_a_round_never_contradicts_itself() {
 }
 
 #[test]
-#[ignore = "a meter that dies between storing the roster and its reveal never reveals"]
 fn a_meter_that_dies_in_a_round_takes_part_later() {
     let stuck = crash_everywhere(Some(VICTIM), 1, ROUND);
     assert_eq!(stuck, [] as [usize; 0]);
@@ -182,7 +180,6 @@ fn no_round_is_lost(process: Option<usize>) {
 }
 
 #[test]
-#[ignore = "a meter that dies between storing the roster and its reveal never reveals"]
 fn a_meter_that_dies_in_a_round_loses_no_round() {
     no_round_is_lost(Some(VICTIM));
 }

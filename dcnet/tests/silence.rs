@@ -272,7 +272,6 @@ fn a_jump_ahead_of_more_than_a_period_needs_confirmation() {
 }
 
 #[test]
-#[ignore = "an unconfirmed jump is not persisted: a restart confirms it"]
 fn a_jump_that_was_not_confirmed_needs_it_after_a_restart_too() {
     let mut network = jumped();
     network.restart_meter(VICTIM);
@@ -886,7 +885,6 @@ fn of_two_rosters_that_waited_at_most_one_is_answered() {
 }
 
 #[test]
-#[ignore = "a second roster in the waiting buffer is dropped without an alarm"]
 fn two_rosters_that_waited_are_an_alarm() {
     let (network, round) = two_while_waiting();
     assert!(second_roster_alarm(&network, round));
@@ -1013,7 +1011,6 @@ fn more_than_two_percent_exclusions_a_month_stop_it() {
 }
 
 #[test]
-#[ignore = "a connection broken after a timely submission hides its exclusion"]
 fn a_connection_that_is_broken_after_each_submission_does_not_hide_exclusions() {
     let mut network = start(world());
     network.run_until(3 * MINUTE + 30 * SECOND);

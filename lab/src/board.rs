@@ -330,3 +330,195 @@ fn against_truth(
         import: sum.energy.0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use dcnet::aggregate::Sum;
+    use dcnet::identity::DeviceKey;
+    use dcnet::opening::Opening;
+
+    use super::*;
+
+    const NET: NetId = NetId([7; 16]);
+    const FIRST: u64 = 1000;
+
+    fn key(seed: u8) -> DeviceKey {
+        DeviceKey::from_seed(&[seed; 32])
+    }
+
+    fn id(number: u32) -> DeviceId {
+        DeviceId([u8::try_from(number).unwrap(); 16])
+    }
+
+    fn period() -> Period {
+        Period::from_secs(2).unwrap()
+    }
+
+    /// Three meters; meter m measures 10·m + k Wh in measured round k.
+    fn board(absent: &str) -> Board {
+        let totals = |meter: u128| {
+            let rows = (0..5).map(|row| (10 * meter + row) * 1000);
+            let mut total = 0;
+            let after = rows.map(|row| {
+                total += row;
+                total
+            });
+            std::iter::once(0).chain(after).collect()
+        };
+        let absences = absent.split(',').filter(|text| !text.is_empty());
+        let mut board = Board::new(Setting {
+            net: NET,
+            provider: key(1).public(),
+            period: period(),
+            meters: (1..=3).map(|number| (id(number), number)).collect(),
+            truth: Truth::Loads((1..=3).map(totals).collect()),
+            start_row: Some(40),
+            absences: Absences::new(absences.map(|text| text.parse().unwrap())),
+        });
+        board.begin(Round(FIRST));
+        board
+    }
+
+    fn aggregate(index: u64, wh: u64, included: u32) -> Aggregate {
+        Aggregate {
+            round: Round(FIRST + index),
+            roster: [3; 32],
+            log_head: [4; 32],
+            members: 3,
+            included,
+            sums: vec![Sum {
+                energy: MilliwattHours(wh * 1000),
+                blinding: Opening::ZERO.blinding,
+            }],
+        }
+    }
+
+    fn end(index: u64) -> Timestamp {
+        Round(FIRST + index).end(period())
+    }
+
+    /// As the third party sees it, half a second after the end of the round.
+    fn seen(aggregate: &Aggregate, signer: u8) -> Seen {
+        let at = aggregate
+            .round
+            .end(period())
+            .plus(Duration::from_millis(500));
+        Seen {
+            at,
+            payload: aggregate.sign(&key(signer), NET, at),
+        }
+    }
+
+    fn reported(aggregate: &Aggregate, included: &[u32]) -> ProviderEvent {
+        ProviderEvent::Aggregated(Published {
+            round: aggregate.round,
+            members: aggregate.members,
+            included: included.iter().map(|number| id(*number)).collect(),
+            sums: aggregate.sums.iter().map(|sum| sum.energy).collect(),
+            roster: aggregate.roster,
+            log_head: aggregate.log_head,
+            frame: Vec::new(),
+        })
+    }
+
+    fn one(board: &mut Board, aggregate: &Aggregate, included: &[u32]) -> Outcome {
+        board.on_event(&reported(aggregate, included));
+        board.on_seen(&seen(aggregate, 1));
+        let mut outcomes = board.take(end(0));
+        assert_eq!(outcomes.len(), 1);
+        outcomes.remove(0)
+    }
+
+    #[test]
+    fn a_right_sum_is_verified() {
+        let outcome = one(&mut board(""), &aggregate(0, 60, 3), &[1, 2, 3]);
+        assert!(outcome.line.verified && outcome.faults.is_empty());
+        assert_eq!(outcome.line.row, Some(40));
+        assert_eq!(outcome.line.latency_ms, Some(500));
+        let outcome = one(&mut board(""), &aggregate(0, 40, 2), &[3, 1]);
+        assert!(outcome.line.verified);
+        assert_eq!(outcome.line.included, [1, 3]);
+        assert_eq!(outcome.unasked, [2], "missing, but the sum is right");
+    }
+
+    #[test]
+    fn a_wrong_sum_is_told() {
+        let outcome = one(&mut board(""), &aggregate(0, 61, 3), &[1, 2, 3]);
+        assert!(!outcome.line.verified);
+        assert!(outcome.faults[0].contains("61000 mWh"), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_sum_of_others_than_the_provider_stored_is_told() {
+        for (aggregate, included) in [
+            (aggregate(0, 60, 2), &[1, 2, 3][..]),
+            (aggregate(0, 60, 3), &[1, 2, 3, 3]),
+            (aggregate(0, 30, 3), &[1, 2, 9]),
+        ] {
+            let outcome = one(&mut board(""), &aggregate, included);
+            assert!(!outcome.line.verified, "{outcome:?}");
+        }
+        let mut board = board("");
+        board.on_event(&reported(&aggregate(0, 60, 3), &[1, 2, 3]));
+        board.on_seen(&seen(&aggregate(0, 59, 3), 1));
+        assert!(!board.take(end(0))[0].line.verified);
+    }
+
+    #[test]
+    fn a_stopped_meter_in_the_sum_is_told() {
+        let outcome = one(&mut board("2@0"), &aggregate(0, 60, 3), &[1, 2, 3]);
+        assert!(outcome.faults[0].contains("meter 2 was stopped"));
+        let outcome = one(&mut board("2@0"), &aggregate(0, 40, 2), &[1, 3]);
+        assert!(outcome.faults.is_empty() && outcome.unasked.is_empty());
+    }
+
+    #[test]
+    fn a_forged_or_second_aggregate_does_not_count() {
+        let mut board = board("");
+        let right = aggregate(0, 60, 3);
+        board.on_event(&reported(&right, &[1, 2, 3]));
+        assert_eq!(board.on_seen(&seen(&right, 2)), None, "another key");
+        assert!(board.take(end(0)).is_empty());
+        assert_eq!(board.on_seen(&seen(&right, 1)), Some(Round(FIRST)));
+        assert_eq!(board.on_seen(&seen(&right, 1)), None, "the same again");
+        assert_eq!(board.on_seen(&seen(&aggregate(0, 61, 3), 1)), None);
+        let outcome = board.take(end(0)).remove(0);
+        assert!(outcome.faults[0].contains("second"), "{outcome:?}");
+    }
+
+    #[test]
+    fn rounds_are_given_out_in_order_and_late_ones_as_they_stand() {
+        let mut board = board("");
+        for index in [2, 1] {
+            let aggregate = aggregate(index, 60 + 3 * index, 3);
+            board.on_event(&reported(&aggregate, &[1, 2, 3]));
+            board.on_seen(&seen(&aggregate, 1));
+        }
+        board.on_event(&ProviderEvent::RosterIssued {
+            round: Round(FIRST),
+            included: 3,
+            dropped: 0,
+        });
+        let patience = end(0).plus(PATIENCE);
+        assert!(
+            board
+                .take(patience.minus(Duration::from_millis(1)))
+                .is_empty()
+        );
+        let outcomes = board.take(patience);
+        let status: Vec<Status> = outcomes.iter().map(|o| o.line.status).collect();
+        assert_eq!(
+            status,
+            [Status::Pending, Status::Complete, Status::Complete]
+        );
+        assert!(!outcomes[0].faults.is_empty() && outcomes[2].line.verified);
+
+        board.on_event(&ProviderEvent::NoRoster {
+            round: Round(FIRST + 3),
+            submissions: 1,
+        });
+        let lost = board.take(end(3)).remove(0);
+        assert_eq!(lost.line.status, Status::Lost);
+        assert_eq!((lost.line.sum_mwh, lost.line.latency_ms), (None, None));
+    }
+}

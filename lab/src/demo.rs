@@ -36,6 +36,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const LEAD: Duration = Duration::from_millis(300);
 /// How often it is looked whether a round is to be given up.
 const LOOK: Duration = Duration::from_millis(100);
+/// Longest time for the traffic of the last round to end.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// How a run went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +134,10 @@ pub async fn run(
         },
         started => started.map(|_| ()),
     };
-    let end = end.and_then(|()| run.verdict(&mut outlets));
+    let end = match end {
+        Ok(()) => run.verdict(&mut outlets).await,
+        Err(error) => Err(error),
+    };
     let fleet_stopped = run.fleet.stop().await;
     let stopped = system.stop().await;
     let verdict = end?;
@@ -357,7 +362,22 @@ impl<'a> Run<'a> {
             .extend(faults.map(|fault| format!("round {}: {fault}", outcome.index)));
     }
 
-    fn verdict(&mut self, outlets: &mut Outlets<impl Write>) -> anyhow::Result<Verdict> {
+    /// The traffic once the last aggregate has reached the meters.
+    async fn settled_traffic(&self) -> Traffic {
+        let deadline = utc_timestamp().plus(SETTLE);
+        let mut traffic = traffic::of_meters(&self.system.counters());
+        while utc_timestamp() < deadline {
+            tokio::time::sleep(LOOK).await;
+            let now = traffic::of_meters(&self.system.counters());
+            if now == traffic {
+                break;
+            }
+            traffic = now;
+        }
+        traffic
+    }
+
+    async fn verdict(&mut self, outlets: &mut Outlets<impl Write>) -> anyhow::Result<Verdict> {
         let mut faults = std::mem::take(&mut self.faults);
         if let Some(rounds) = self.plan.rounds {
             if self.given < rounds {
@@ -366,7 +386,7 @@ impl<'a> Run<'a> {
                     self.given
                 ));
             }
-            let after = traffic::of_meters(&self.system.counters());
+            let after = self.settled_traffic().await;
             let average = self
                 .before
                 .and_then(|before| traffic::average(before, after, self.plan.meters, self.given));

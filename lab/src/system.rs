@@ -26,7 +26,7 @@ pub const USUAL_PORT: u16 = 8883;
 pub const HOST: &str = "localhost";
 
 /// A directory in memory, where there is one.
-const MEMORY: &str = "/dev/shm";
+pub const MEMORY: &str = "/dev/shm";
 
 /// Everything but the meters, running.
 pub struct System {

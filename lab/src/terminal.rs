@@ -11,7 +11,7 @@ use crate::board::Outcome;
 use crate::cli::{Energy, Plan};
 use crate::policy;
 use crate::report::Status;
-use crate::system::{HOST, System, USUAL_PORT, third_party};
+use crate::system::{HOST, MEMORY, System, USUAL_PORT, third_party};
 use crate::traffic::Average;
 
 /// An energy, exact: `735 Wh`, `12.345 kWh`, `0.250 Wh`.
@@ -93,7 +93,15 @@ pub fn introduction(plan: &Plan, system: &System) -> String {
          the sum is signed by the provider and is the sum of what the meters counted."
             .to_owned(),
     );
-    lines.push(format!("Files: {}", system.directory.path().display()));
+    lines.push(format!(
+        "Files, until it ends: {}{}",
+        system.directory.path().display(),
+        if system.directory.path().starts_with(MEMORY) {
+            " (in memory, so that all the journals do not wait for one disk)"
+        } else {
+            ""
+        }
+    ));
     lines.push("Lowered for a net this small and fast:".to_owned());
     let lowered = policy::lowered(plan.meters, plan.period);
     lines.extend(lowered.into_iter().map(|line| format!("  - {line}")));

@@ -166,7 +166,7 @@ mod tests {
     fn parts_of_a_pulse_are_carried_over() {
         let truth = Truth::of(&loads("t,a\nx,0.6\nx,0.6\nx,0.8\n", 0), 1).unwrap();
         let rows: Vec<_> = (0..3).map(|row| truth.sum(row, Round(0), &[1])).collect();
-        let wh = |wh| Some(MilliwattHours(wh * 1000));
+        let wh = |wh: u64| Some(MilliwattHours(wh * 1000));
         assert_eq!(rows, [wh(0), wh(1), wh(1)]);
     }
 

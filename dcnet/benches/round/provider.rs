@@ -403,26 +403,25 @@ pub fn measure(bench: &mut Bench<'_>) {
             rounds.sum()
         });
     }
-    {
-        let net = Net::new(small);
-        let mut running = net.run();
-        let name = format!("provider, {small} meters");
-        bench.measure(&name, 20, 4, small, |iterations| {
-            (0..iterations).map(|_| running.round(|_, _| {})).sum()
-        });
-    }
+    let small_net = Net::new(small);
+    let mut one = small_net.run();
+    let name = format!("provider, {small} meters");
+    bench.measure(&name, 20, 4, small, |iterations| {
+        (0..iterations).map(|_| one.round(|_, _| {})).sum()
+    });
     // A roster of 10 000 meters is longer than a frame may be, so a provider runs two nets.
-    let net = Net::new(half_of_large);
-    let mut running = [net.run(), net.run()];
+    let large_net = Net::new(half_of_large);
+    let mut two = [large_net.run(), large_net.run()];
+    let mut large = || -> Duration { two.iter_mut().map(|half| half.round(|_, _| {})).sum() };
     let meters = 2 * half_of_large;
     let name = format!("provider, {meters} meters (two nets)");
     bench.measure(&name, 10, 10, meters, |iterations| {
-        let rounds = (0..iterations).map(|_| {
-            running
-                .iter_mut()
-                .map(|one| one.round(|_, _| {}))
-                .sum::<Duration>()
-        });
-        rounds.sum()
+        (0..iterations).map(|_| large()).sum()
     });
+    let repeated = meters / small;
+    bench.compare(
+        &format!("provider, {meters} meters ÷ {small} meters"),
+        large,
+        || (0..repeated).map(|_| one.round(|_, _| {})).sum(),
+    );
 }

@@ -1,4 +1,4 @@
-//! The rules of section 7.6 that are plain arithmetic, apart from the state they
+//! The rules of "What a meter checks" that are plain arithmetic, apart from the state they
 //! are applied to.
 
 use crate::alarm::Silence;
@@ -54,6 +54,11 @@ impl ClockWatch {
         None
     }
 
+    /// A jump from before a restart is still not confirmed.
+    pub(super) fn require_confirmation(&mut self) {
+        self.unconfirmed = true;
+    }
+
     pub(super) fn confirm(&mut self) {
         self.unconfirmed = false;
     }
@@ -95,9 +100,9 @@ pub(super) fn not_submitted_yet(
 }
 
 /// Included are at least `percent` of the members seen in the last rosters.
-pub(super) fn presence(
+pub(super) fn presence<'a>(
     roster: &Roster,
-    seen: impl Iterator<Item = Bitmap>,
+    seen: impl Iterator<Item = &'a Bitmap>,
     percent: u32,
 ) -> Result<(), Silence> {
     let mut union = std::collections::BTreeSet::new();
@@ -295,17 +300,17 @@ mod tests {
 
     #[test]
     fn presence_counts_distinct_members_of_the_last_rosters() {
-        let seen = |sets: &[&[usize]]| {
-            let bitmaps: Vec<Bitmap> = sets.iter().map(|set| roster(set, &[]).included).collect();
-            bitmaps.into_iter()
+        let presence = |roster: &Roster, sets: &[&[usize]], percent| {
+            let seen: Vec<Bitmap> = sets
+                .iter()
+                .map(|set| self::roster(set, &[]).included)
+                .collect();
+            super::presence(roster, seen.iter(), percent)
         };
         let four = roster(&[0, 1, 2, 3], &[]);
-        assert_eq!(presence(&four, seen(&[&[0, 1, 2], &[2, 3, 4]]), 80), Ok(()));
+        assert_eq!(presence(&four, &[&[0, 1, 2], &[2, 3, 4]], 80), Ok(()));
         let too_low = Err(Silence::PresenceTooLow);
-        assert_eq!(
-            presence(&four, seen(&[&[0, 1, 2], &[2, 3, 4, 5]]), 80),
-            too_low
-        );
-        assert_eq!(presence(&four, seen(&[]), 80), Ok(()));
+        assert_eq!(presence(&four, &[&[0, 1, 2], &[2, 3, 4, 5]], 80), too_low);
+        assert_eq!(presence(&four, &[], 80), Ok(()));
     }
 }

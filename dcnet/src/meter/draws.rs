@@ -55,7 +55,8 @@ impl Meter {
         let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
             return;
         };
-        if self.stopped || membership.open_invite(own).is_some() {
+        let clock_right = self.clock.check(now).is_ok();
+        if self.stopped || !clock_right || membership.open_invite(own).is_some() {
             return;
         }
         let members = u32::try_from(membership.members().len()).unwrap_or(u32::MAX);
@@ -63,18 +64,22 @@ impl Meter {
         if candidates < self.minimum_group() {
             return;
         }
-        let draws = membership.graph().draws(own);
-        let needed = draws.last().is_none_or(|newest| {
-            let doubled = members >= newest.candidates.saturating_add(1).saturating_mul(2);
-            let too_few = newest.candidates < self.minimum_group();
-            let old = newest.at.plus(YEAR) <= now.utc;
-            doubled || too_few || old
-        });
-        let month = std::time::Duration::from_millis(DAY_MS.saturating_mul(30));
-        let recent = draws
-            .iter()
-            .filter(|draw| draw.at.plus(month) > now.utc)
-            .count();
+        // Counted by this meter's own clock: the dates in the log are the provider's.
+        let old = self
+            .draw_times
+            .last()
+            .is_some_and(|at| at.plus(YEAR) <= now.utc);
+        let needed = membership
+            .graph()
+            .newest(own, u64::MAX)
+            .is_none_or(|newest| {
+                let doubled = members >= newest.candidates.saturating_add(1).saturating_mul(2);
+                let too_few = newest.candidates < self.minimum_group();
+                doubled || too_few || old
+            });
+        let month = Duration::from_millis(DAY_MS.saturating_mul(30));
+        let asked = self.draw_times.iter().filter(|at| at.plus(month) > now.utc);
+        let recent = asked.count();
         if !needed || recent >= DRAWS_PER_MONTH {
             return;
         }
@@ -89,6 +94,9 @@ impl Meter {
             since: now.utc,
             overdue: false,
         };
+        self.draw_times.push(now.utc);
+        let times = saved::times_bytes(&self.draw_times);
+        self.persist(Store::Net, saved::DRAW_TIMES.to_vec(), Some(times));
         self.persist(Store::Net, saved::DRAW.to_vec(), Some(draw.to_bytes()));
         self.publish_until_answered(Purpose::Draw, self.up(Up::Draw), draw.request.clone(), now);
         self.draw = Some(draw);
@@ -110,6 +118,21 @@ impl Meter {
         let key = &self.config.key;
         let open = frame::sign(key, self.net, now.utc, Notification::Open, data);
         self.publish_until_answered(Purpose::Draw, self.up(Up::Draw), open, now);
+    }
+
+    /// Forgets a draw that the log has finished, after a restart.
+    pub(super) fn drop_finished_draw(&mut self) {
+        let (Some(draw), Some(own)) = (&self.draw, self.index()) else {
+            return;
+        };
+        let commitment = draw_commitment(self.net, self.id, draw.nonce.expose());
+        let finished = self.membership.as_ref().is_some_and(|membership| {
+            membership.open_invite(own).is_none() && membership.knows_draw_request(&commitment)
+        });
+        if finished {
+            self.draw = None;
+            self.persist(Store::Net, saved::DRAW.to_vec(), None);
+        }
     }
 
     /// A draw of any member is in the log.

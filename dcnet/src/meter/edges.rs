@@ -82,10 +82,8 @@ impl Edge {
     /// Forgets the keys of days before `day`; true if the stored key changed.
     fn erase_before(&mut self, day: Day) -> bool {
         self.pads.retain(|kept, _| *kept >= day);
-        let (Stage::Answered { key, .. }
-        | Stage::Confirming { key, .. }
-        | Stage::Established { key, .. }) = &mut self.stage
-        else {
+        // A handshake that is not confirmed needs its first key, and has hidden nothing yet.
+        let Stage::Established { key, .. } = &mut self.stage else {
             return false;
         };
         match (key.day() < day).then(|| key.on(day)).flatten() {
@@ -158,31 +156,44 @@ impl Meter {
         }
     }
 
-    /// Brings handshakes in line with the key graph.
+    /// Brings handshakes in line with the key graph, as soon as the clock is right:
+    /// both ends must mean the same first day.
     pub(super) fn sync_edges(&mut self, now: Now) {
-        let wanted = self.wanted_edges();
-        for (key, origin) in &wanted {
-            let revoked = self
-                .config
-                .revoked
-                .as_ref()
-                .is_some_and(|list| list.contains(&key.peer));
-            if !self.edges.contains_key(key) && self.id < key.peer && !revoked {
-                self.offer(*key, *origin, now);
+        self.edges_due = self.clock.check(now).is_err();
+        if !self.edges_due {
+            for (key, origin) in self.wanted_edges() {
+                let revoked = self.is_revoked(&key.peer);
+                if !self.edges.contains_key(&key) && self.id < key.peer && !revoked {
+                    self.offer(key, origin, now);
+                }
             }
         }
-        if self.rounds.is_empty() {
-            let gone: Vec<EdgeKey> = self
-                .edges
-                .keys()
-                .filter(|key| !wanted.contains_key(key))
-                .copied()
-                .collect();
-            for key in gone {
-                self.edges.remove(&key);
-                self.repeats.stop(&Purpose::Edge(key));
-                self.save_edge(key);
-            }
+        self.drop_dead_edges();
+    }
+
+    fn is_revoked(&self, peer: &DeviceId) -> bool {
+        self.config
+            .revoked
+            .as_ref()
+            .is_some_and(|list| list.contains(peer))
+    }
+
+    /// Erases the keys of edges that the graph has no more, once no round may need them.
+    pub(super) fn drop_dead_edges(&mut self) {
+        if !self.rounds.is_empty() {
+            return;
+        }
+        let wanted = self.wanted_edges();
+        let gone: Vec<EdgeKey> = self
+            .edges
+            .keys()
+            .filter(|key| !wanted.contains_key(key))
+            .copied()
+            .collect();
+        for key in gone {
+            self.edges.remove(&key);
+            self.repeats.stop(&Purpose::Edge(key));
+            self.save_edge(key);
         }
     }
 
@@ -286,6 +297,9 @@ impl Meter {
         }
         if !self.wanted_edges().contains_key(&key) {
             return Err(Refusal::Edge.into());
+        }
+        if self.clock.check(now).is_err() {
+            return Err(Refusal::Rule("the clock is not right yet").into());
         }
         let today = now.utc.day();
         if half.first_day.0.abs_diff(today.0) > 1 {

@@ -26,9 +26,7 @@ impl Meter {
             Err(EntryError::Known) => {}
             Err(EntryError::Gap { index, .. }) => {
                 self.log_target = self.log_target.max(index);
-                if self.membership.is_some() && self.early_entries.len() < EARLY_ENTRIES {
-                    self.early_entries.insert(index, payload.to_vec());
-                }
+                self.keep_early_entry(index, payload);
             }
             Err(EntryError::Fork { index }) => self.stop(Alarm::LogFork { index }),
             Err(error @ (EntryError::Rule(_) | EntryError::Unsupported(_))) => {
@@ -45,6 +43,24 @@ impl Meter {
         self.persist(Store::Net, saved::log_key(index), Some(payload.to_vec()));
         if let Some(applied) = applied {
             self.after_entry(applied, now);
+        }
+    }
+
+    /// Keeps a verified entry until those before it come. Two different ones for one
+    /// place prove a fork before either can be applied.
+    fn keep_early_entry(&mut self, index: u64, payload: &[u8]) {
+        if self.membership.is_none() {
+            return;
+        }
+        if self
+            .early_entries
+            .get(&index)
+            .is_some_and(|kept| kept != payload)
+        {
+            return self.stop(Alarm::LogFork { index });
+        }
+        if self.early_entries.len() < EARLY_ENTRIES {
+            self.early_entries.insert(index, payload.to_vec());
         }
     }
 

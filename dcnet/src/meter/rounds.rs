@@ -9,7 +9,7 @@ use super::{
     BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, SEEN_ROSTERS, saved,
 };
 use crate::aggregate::Aggregate;
-use crate::alarm::{Alarm, Silence};
+use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
 use crate::commitment::commit;
 use crate::graph::MemberIndex;
@@ -25,6 +25,9 @@ use crate::time::{DAY_MS, Now, Round};
 use crate::topic::{Topic, Up};
 
 use super::edges::EdgeKey;
+
+/// By how much the provider's clock may be ahead of this meter's.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// What a meter keeps of a round it submitted in, until it is final or closed.
 #[derive(Clone, Debug)]
@@ -54,8 +57,9 @@ pub(super) enum RoundStage {
         frame: Vec<u8>,
         /// The self-masks.
         masks: Vec<Opening>,
-        /// When it was first published over a live connection within the window.
-        timely: Option<Duration>,
+        /// Whether it was first published over a live connection well within the window.
+        /// A connection that breaks afterwards is no excuse: the broker is the provider's.
+        timely: bool,
     },
     /// One roster was accepted and answered; the self-masks are erased.
     Revealed {
@@ -233,10 +237,7 @@ impl Meter {
         let digest = crate::frame::digest_of(&frame).map_err(|_| Silence::Stopped)?;
         let late = now.utc.since(round.end(policy.period));
         let in_time = late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4);
-        let timely = self
-            .connected_since
-            .filter(|_| in_time)
-            .map(|_| now.monotonic);
+        let timely = in_time && self.connected_since.is_some();
         let own_round = OwnRound {
             head_index: head.index,
             drawn,
@@ -292,10 +293,6 @@ impl Meter {
         let Some(membership) = &self.membership else {
             return;
         };
-        if self.clock.check(now).is_err() {
-            // Whether the round is closed cannot be told now.
-            return self.buffer_roster(payload);
-        }
         let roster = match Roster::verify(&payload, membership) {
             Ok(roster) => roster,
             Err(RosterError::UnknownHead) => {
@@ -303,6 +300,16 @@ impl Meter {
             }
             Err(RosterError::Frame(error)) => return self.refuse(topic, error),
         };
+        if self.clock.check(now).is_err() {
+            // Whether the round is closed cannot be told now.
+            return self.buffer_roster(payload);
+        }
+        // Rosters of rounds to come would only flush what this meter remembers of the
+        // last ones, and leave the rounds in between without a roster.
+        let period = membership.genesis().policy.period;
+        if roster.round.end(period) > now.utc.plus(CLOCK_SLACK) {
+            return self.refuse(topic, Refusal::Round);
+        }
         if let Some((round, hash)) = self.last_roster {
             if roster.round <= round {
                 return self.on_old_roster(&roster);
@@ -354,7 +361,7 @@ impl Meter {
                 return;
             };
             let last = self.last_roster;
-            let mut next = None;
+            let (mut next, mut late) = (None, Vec::new());
             self.buffered_rosters.retain(|payload| {
                 let roster = match Roster::verify(payload, membership) {
                     Ok(roster) => roster,
@@ -366,12 +373,22 @@ impl Meter {
                     Some((_, hash)) => roster.previous == Some(hash),
                 };
                 let stale = last.is_some_and(|(round, _)| roster.round <= round);
+                let period = membership.genesis().policy.period;
+                if roster.round.end(period) > now.utc.plus(CLOCK_SLACK) {
+                    return false;
+                }
                 if follows && !stale && next.is_none() {
                     next = Some(roster);
                     return false;
                 }
+                if stale {
+                    late.push(roster);
+                }
                 !stale
             });
+            for roster in late {
+                self.on_old_roster(&roster);
+            }
             match next {
                 Some(roster) => self.follow_roster(&roster, now),
                 None => return,
@@ -380,42 +397,56 @@ impl Meter {
     }
 
     /// The next roster of the chain.
+    ///
+    /// What this meter answers is stored before the chain moves on: one that dies in
+    /// between judges the same roster again, or repeats the stored answer.
     fn follow_roster(&mut self, roster: &Roster, now: Now) {
-        self.last_roster = Some((roster.round, roster.hash));
-        let value = saved::roster_bytes(roster.round, &roster.hash);
+        let round = roster.round;
+        let answer = self.judge(roster, now);
+        self.last_roster = Some((round, roster.hash));
+        let value = saved::roster_bytes(round, &roster.hash);
         self.persist(Store::Net, saved::LAST_ROSTER.to_vec(), Some(value));
+        self.remember_seen(roster);
         // Rounds before it can have no roster any more: there is one chain, and it ascends.
         let hopeless: Vec<Round> = self
             .rounds
-            .range(..roster.round)
+            .range(..round)
             .filter(|(_, own)| matches!(own.stage, RoundStage::Submitted { .. }))
             .map(|(round, _)| *round)
             .collect();
         for round in hopeless {
             self.forget(round);
         }
-        let lately: Vec<Bitmap> = self.seen.iter().map(|(_, bitmap)| bitmap.clone()).collect();
-        self.remember_seen(roster);
-        let Some(own) = self.index() else { return };
+        if let Some(frame) = answer {
+            self.publish_until_answered(Purpose::Reveal(round), self.up(Up::Reveal), frame, now);
+        }
+    }
+
+    /// Decides on a roster for a round that this meter submitted in: the stored reveal,
+    /// or `None` if it stays silent.
+    fn judge(&mut self, roster: &Roster, now: Now) -> Option<Vec<u8>> {
+        let own = self.index()?;
+        let round = roster.round;
         if roster.includes(own) {
             self.repeats.stop(&Purpose::Entered);
         }
-        let round = roster.round;
-        if !matches!(
-            self.rounds.get(&round).map(|own| &own.stage),
-            Some(RoundStage::Submitted { .. })
-        ) {
-            return;
-        }
+        let RoundStage::Submitted { timely, .. } = &self.rounds.get(&round)?.stage else {
+            return None;
+        };
+        let timely = *timely;
         self.repeats.stop(&Purpose::Submission(round));
         if !roster.includes(own) {
-            return self.on_exclusion(round, now);
+            if timely {
+                self.count_exclusion(now);
+            }
+            self.forget(round);
+            return None;
         }
-        match self
-            .may_reveal(roster, own, &lately, now)
-            .and_then(|()| self.unblind(roster, now))
-        {
-            Ok(()) => {}
+        let revealed = self
+            .may_reveal(roster, own, now)
+            .and_then(|()| self.unblind(roster, now));
+        match revealed {
+            Ok(frame) => Some(frame),
             Err(reason) => {
                 if matches!(reason, Silence::WrongDigest | Silence::HalfOpenClaim) {
                     let what = match reason {
@@ -425,13 +456,18 @@ impl Meter {
                     self.alarm(Alarm::FalseRoster { round, what });
                 }
                 // What was refused once is refused for good: erase what could answer it.
-                if let Some(own_round) = self.rounds.get_mut(&round) {
-                    own_round.stage = RoundStage::Refused;
-                    let value = own_round.to_bytes();
-                    self.persist(Store::Net, saved::round_key(round), Some(value));
-                }
+                self.store_stage(round, RoundStage::Refused);
                 self.event(MeterEvent::Silent { round, reason });
+                None
             }
+        }
+    }
+
+    fn store_stage(&mut self, round: Round, stage: RoundStage) {
+        if let Some(own_round) = self.rounds.get_mut(&round) {
+            own_round.stage = stage;
+            let value = own_round.to_bytes();
+            self.persist(Store::Net, saved::round_key(round), Some(value));
         }
     }
 
@@ -447,13 +483,7 @@ impl Meter {
     }
 
     /// The rules before a reveal.
-    fn may_reveal(
-        &self,
-        roster: &Roster,
-        own: MemberIndex,
-        lately: &[Bitmap],
-        now: Now,
-    ) -> Result<(), Silence> {
+    fn may_reveal(&self, roster: &Roster, own: MemberIndex, now: Now) -> Result<(), Silence> {
         let (Some(own_round), Some(membership)) =
             (self.rounds.get(&roster.round), self.membership.as_ref())
         else {
@@ -478,12 +508,13 @@ impl Meter {
             return Err(Silence::GroupTooSmall);
         }
         let percent = self.config.floors.minimum_presence;
-        checks::presence(roster, lately.iter().cloned(), percent)?;
+        let lately = self.seen.iter().map(|(_, included)| included);
+        checks::presence(roster, lately, percent)?;
         used.enough_full(roster, &own_round.drawn, own_round.required)
     }
 
-    /// Makes, stores and publishes the reveal.
-    fn unblind(&mut self, roster: &Roster, now: Now) -> Result<(), Silence> {
+    /// Makes and stores the reveal.
+    fn unblind(&mut self, roster: &Roster, now: Now) -> Result<Vec<u8>, Silence> {
         let round = roster.round;
         let (own_round, day) = (self.rounds.get(&round), self.day_of(round));
         let (Some(own_round), Some(day), Some(own)) = (own_round, day, self.index()) else {
@@ -525,38 +556,21 @@ impl Meter {
             roster: roster.hash,
             frame: frame.clone(),
         };
-        if let Some(own_round) = self.rounds.get_mut(&round) {
-            own_round.stage = stage;
-            let value = own_round.to_bytes();
-            self.persist(Store::Net, saved::round_key(round), Some(value));
-        }
+        self.store_stage(round, stage);
         self.event(MeterEvent::Revealed {
             round,
             included: roster.included.count(),
         });
-        self.publish_until_answered(Purpose::Reveal(round), self.up(Up::Reveal), frame, now);
-        Ok(())
+        Ok(frame)
     }
 
-    /// A submission is not on the roster. If it was in time, the provider may be taking
-    /// sums with chosen gaps.
-    fn on_exclusion(&mut self, round: Round, now: Now) {
-        let timely = match self.rounds.get(&round).map(|own| &own.stage) {
-            Some(RoundStage::Submitted { timely, .. }) => *timely,
-            _ => None,
-        };
-        self.forget(round);
-        let unbroken = self
-            .connected_since
-            .zip(timely)
-            .is_some_and(|(since, at)| since <= at);
-        if !unbroken {
-            return;
-        }
+    /// A timely submission is not on the roster: the provider may be taking sums with
+    /// chosen gaps.
+    fn count_exclusion(&mut self, now: Now) {
         let month = Duration::from_millis(DAY_MS.saturating_mul(30));
         self.exclusions.push(now.utc);
         self.exclusions.retain(|at| at.plus(month) > now.utc);
-        let value = saved::exclusions_bytes(&self.exclusions);
+        let value = saved::times_bytes(&self.exclusions);
         self.persist(Store::Net, saved::EXCLUSIONS.to_vec(), Some(value));
         let day = Duration::from_millis(DAY_MS);
         let today = self
@@ -596,6 +610,7 @@ impl Meter {
         };
         if answered {
             self.forget(round);
+            self.drop_dead_edges();
             let sums = aggregate.sums.iter().map(|sum| sum.energy).collect();
             let included = aggregate.included;
             self.event(MeterEvent::Final {

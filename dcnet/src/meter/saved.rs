@@ -23,9 +23,11 @@ use crate::time::{Day, Now, Round, Timestamp};
 use crate::topic::{NetId, Topic, Up};
 
 pub(super) const STOPPED: &[u8] = b"stopped";
+pub(super) const CLOCK_JUMP: &[u8] = b"clock-jump";
 pub(super) const REGISTRATION: &[u8] = b"registration";
 pub(super) const DEVICE: &[u8] = b"device";
 pub(super) const DRAW: &[u8] = b"draw";
+pub(super) const DRAW_TIMES: &[u8] = b"draw-times";
 pub(super) const LAST_ROSTER: &[u8] = b"last-roster";
 pub(super) const EXCLUSIONS: &[u8] = b"exclusions";
 pub(super) const SUBMITTED_UNTIL: &[u8] = b"submitted-until";
@@ -88,10 +90,20 @@ pub(super) fn seen_bytes(included: &Bitmap) -> Vec<u8> {
     ]))
 }
 
-pub(super) fn exclusions_bytes(exclusions: &[Timestamp]) -> Vec<u8> {
+pub(super) fn times_bytes(times: &[Timestamp]) -> Vec<u8> {
     cbor::encode(&cbor::array(
-        exclusions.iter().map(|at| cbor::uint(at.as_millis())),
+        times.iter().map(|at| cbor::uint(at.as_millis())),
     ))
+}
+
+fn read_times(value: &[u8]) -> Result<Vec<Timestamp>, FrameError> {
+    let mut list = Fields::of(cbor::array([cbor::decode(value)?]), "times")?;
+    let mut times = Vec::new();
+    for item in list.array("times", usize::MAX)? {
+        let at = Fields::of(cbor::array([item]), "time")?.uint("at", u64::MAX)?;
+        times.push(Timestamp(at));
+    }
+    Ok(times)
 }
 
 fn secret(secret: &Secret) -> Value {
@@ -256,9 +268,14 @@ impl OwnRound {
             ])
         });
         let (number, stage): (u8, Vec<Value>) = match &self.stage {
-            RoundStage::Submitted { frame, masks, .. } => {
+            RoundStage::Submitted {
+                frame,
+                masks,
+                timely,
+            } => {
                 let masks = masks.iter().map(|mask| cbor::bytes(&mask.to_bytes()));
-                (0, vec![cbor::bytes(frame), cbor::array(masks)])
+                let timely = cbor::uint(u8::from(*timely));
+                (0, vec![cbor::bytes(frame), cbor::array(masks), timely])
             }
             RoundStage::Revealed { roster, frame } => {
                 (1, vec![cbor::bytes(roster), cbor::bytes(frame)])
@@ -315,7 +332,7 @@ impl OwnRound {
                 RoundStage::Submitted {
                     frame,
                     masks,
-                    timely: None,
+                    timely: stage.uint("timely", 1)? == 1,
                 }
             }
             1 => RoundStage::Revealed {
@@ -344,7 +361,7 @@ fn number(hex: &str) -> Result<u64, FrameError> {
 impl Meter {
     /// Reads what was saved. Records are sorted first: the log comes before what
     /// refers to it.
-    pub(super) fn restore(&mut self, saved: Vec<Record>, now: Now) -> Result<(), SavedError> {
+    pub(super) fn restore(&mut self, saved: Vec<Record>) -> Result<(), SavedError> {
         let mut net = BTreeMap::new();
         for record in saved {
             let Some(value) = record.value else { continue };
@@ -376,7 +393,6 @@ impl Meter {
             }
         }
         self.check_checkpoint();
-        self.clock = super::ClockWatch::new(now);
         if let Some(membership) = &self.membership {
             self.clock.set_period(membership.genesis().policy.period);
         }
@@ -386,6 +402,8 @@ impl Meter {
     fn restore_record(&mut self, key: &str, value: &[u8]) -> Result<(), FrameError> {
         if key.as_bytes() == STOPPED {
             self.stopped = true;
+        } else if key.as_bytes() == CLOCK_JUMP {
+            self.clock.require_confirmation();
         } else if key.as_bytes() == REGISTRATION {
             self.registration = Some(value.to_vec());
         } else if key.as_bytes() == DEVICE {
@@ -397,12 +415,9 @@ impl Meter {
             let round = Round(fields.uint("round", u64::MAX)?);
             self.last_roster = Some((round, fields.fixed("hash")?));
         } else if key.as_bytes() == EXCLUSIONS {
-            for item in Fields::of(cbor::array([cbor::decode(value)?]), "exclusions")?
-                .array("exclusions", usize::MAX)?
-            {
-                let at = Fields::of(cbor::array([item]), "exclusion")?.uint("at", u64::MAX)?;
-                self.exclusions.push(Timestamp(at));
-            }
+            self.exclusions = read_times(value)?;
+        } else if key.as_bytes() == DRAW_TIMES {
+            self.draw_times = read_times(value)?;
         } else if let Some(rest) = key.strip_prefix(EDGE) {
             let (_, origin) = rest.split_once('/').ok_or(FrameError::Field("key"))?;
             let edge = Edge::from_bytes(self.net, value)?;
@@ -439,6 +454,7 @@ impl Meter {
             return;
         }
         self.register(now);
+        self.drop_finished_draw();
         if let Some(draw) = &self.draw {
             let payload = draw.request.clone();
             self.repeat_later(Purpose::Draw, self.up(Up::Draw), payload, now);

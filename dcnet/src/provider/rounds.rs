@@ -11,7 +11,7 @@ use crate::aggregate::{Aggregate, Disruption, Sum};
 use crate::alarm::{Alarm, Refusal};
 use crate::bitmap::Bitmap;
 use crate::commitment::Commitment;
-use crate::frame::{Frame, Notification};
+use crate::frame::{Frame, Notification, Unverified};
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
 use crate::membership::{EntryError, HARD_FLOOR};
@@ -113,6 +113,7 @@ impl Provider {
         let submission = Submission::read(frame, self.net, self.channels())?;
         let round = submission.round;
         if self.last_roster.is_some_and(|(last, _)| round <= last) {
+            self.compare_with_roster(member, &submission);
             // The meter has not seen the roster, or comes too late.
             self.send_rosters(self.id_of(member), None, Some(round));
             return Ok(());
@@ -146,6 +147,18 @@ impl Provider {
             submissions.insert(member, taken);
         }
         Ok(())
+    }
+
+    /// An included meter that now sends another submission than the one on the roster.
+    fn compare_with_roster(&mut self, member: MemberIndex, submission: &Submission) {
+        let frame = self.rosters.iter().find(|r| r.0 == submission.round);
+        let roster = frame.and_then(|(_, _, frame)| Roster::verify(frame, &self.membership).ok());
+        let listed = roster.and_then(|roster| roster.digest_of(member));
+        if listed.is_some_and(|digest| digest != short(&submission.digest)) {
+            let meter = self.id_of(member);
+            let what = "submission";
+            self.event(ProviderEvent::Alarm(Alarm::Equivocation { meter, what }));
+        }
     }
 
     /// Checks a submission's minima and resolves its edges at the log head it names.
@@ -271,7 +284,9 @@ impl Provider {
             return;
         };
         let included = self.admissible(round, &taken);
-        if included.is_empty() || !self.present_enough(&included) {
+        let half_open = half_open(&included, &taken);
+        let fits = half_open.len() <= MAX_HALF_OPEN;
+        if included.is_empty() || !fits || !self.present_enough(&included) {
             self.event(ProviderEvent::NoRoster {
                 round,
                 submissions: taken.len(),
@@ -279,7 +294,7 @@ impl Provider {
             return;
         }
         let dropped = taken.len().saturating_sub(included.len());
-        self.issue(round, &included, taken, now);
+        self.issue(round, &included, half_open, taken, now);
         self.event(ProviderEvent::RosterIssued {
             round,
             included: included.len(),
@@ -292,24 +307,11 @@ impl Provider {
         &mut self,
         round: Round,
         included: &[MemberIndex],
+        half_open: Vec<HalfOpen>,
         mut taken: BTreeMap<MemberIndex, Taken>,
         now: Now,
     ) {
         taken.retain(|member, _| included.binary_search(member).is_ok());
-        let mut half_open = Vec::new();
-        for (user, own) in &taken {
-            for peer in &own.used {
-                let used_back = taken.get(peer).map(|p| p.used.binary_search(user).is_ok());
-                if used_back == Some(false) {
-                    half_open.push(HalfOpen {
-                        user: *user,
-                        non_user: *peer,
-                    });
-                }
-            }
-        }
-        half_open.sort_unstable();
-        half_open.truncate(MAX_HALF_OPEN);
         let head = self.membership.head();
         let members = self.membership.members().len();
         let mut bitmap = Bitmap::empty(members);
@@ -400,7 +402,7 @@ impl Provider {
         }
         let mut submissions = Vec::with_capacity(saved.submissions.len());
         for frame in &saved.submissions {
-            let (_, frame) = self.membership.verify_member_frame(frame)?;
+            let frame = Unverified::parse(frame)?.stored();
             submissions.push(Submission::read(frame, self.net, self.channels())?);
         }
         if submissions.len() != roster.included.count() {
@@ -621,6 +623,27 @@ impl Provider {
             .min()?;
         Some(now.monotonic.saturating_add(next.since(now.utc)))
     }
+}
+
+/// The edges between included members that only one end used, ascending.
+fn half_open(included: &[MemberIndex], taken: &BTreeMap<MemberIndex, Taken>) -> Vec<HalfOpen> {
+    let is_in = |member: &MemberIndex| included.binary_search(member).is_ok();
+    let mut edges = Vec::new();
+    for (user, own) in taken.iter().filter(|(user, _)| is_in(user)) {
+        for peer in own.used.iter().filter(|peer| is_in(peer)) {
+            let used_back = taken
+                .get(peer)
+                .is_some_and(|other| other.used.binary_search(user).is_ok());
+            if !used_back {
+                edges.push(HalfOpen {
+                    user: *user,
+                    non_user: *peer,
+                });
+            }
+        }
+    }
+    edges.sort_unstable();
+    edges
 }
 
 impl IssuedRoster {
