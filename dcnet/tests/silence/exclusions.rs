@@ -1,0 +1,111 @@
+//! Timely submissions that are left out of rosters.
+
+use super::*;
+
+/// Leaves the victim's submissions out of `count` rosters, one per `every` rounds.
+fn excluded(world: World, count: u64, every: u64) -> Network {
+    let mut network = start(world);
+    let period = u64::from(network.world.policy.period.as_secs()) * SECOND;
+    // A boundary value is needed at both ends of an interval.
+    network.run_until(3 * period + 30 * SECOND);
+    assert!(network.submitted(VICTIM, network.last_round()));
+    for _ in 0..count {
+        let round = network.now / period;
+        network.run_until((round + every) * period - SECOND);
+        drop_up(&mut network, VICTIM, Up::Submission);
+        network.run_until((round + every) * period + 40 * SECOND);
+        assert!(!network.newest_roster().includes(0));
+        assert_eq!(network.newest_roster().round, network.last_round());
+        network.filter = None;
+    }
+    network.run_until((network.now / period + 1) * period + 30 * SECOND);
+    network
+}
+
+fn stopped_by_exclusions(network: &Network) -> bool {
+    let exclusions = |alarm: &Alarm| matches!(alarm, Alarm::Exclusions { .. });
+    network.alarms(VICTIM).iter().any(exclusions)
+}
+
+#[test]
+fn more_than_five_exclusions_a_day_stop_it_for_good() {
+    let network = excluded(world(), 5, 1);
+    assert!(!stopped_by_exclusions(&network));
+    assert!(network.submitted(VICTIM, network.last_round()));
+    assert!(network.revealed(VICTIM, network.last_round()));
+
+    let mut network = excluded(world(), 6, 1);
+    assert!(stopped_by_exclusions(&network));
+    let round = network.last_round();
+    assert_eq!(network.silences(VICTIM, round), [Silence::Stopped]);
+    network.restart_meter(VICTIM);
+    network.run_until(network.now + 3 * MINUTE);
+    assert!(!network.submitted(VICTIM, network.last_round()));
+}
+
+#[test]
+fn exclusions_are_counted_across_restarts() {
+    let mut network = excluded(world(), 5, 1);
+    network.restart_meter(VICTIM);
+    network.run_until(network.now + 2 * MINUTE);
+    assert!(network.submitted(VICTIM, network.last_round()));
+    drop_up(&mut network, VICTIM, Up::Submission);
+    network.run_until(network.now + 2 * MINUTE);
+    assert!(stopped_by_exclusions(&network));
+}
+
+#[test]
+fn more_than_two_percent_exclusions_a_month_stop_it() {
+    // 120 rounds of six hours a month: two exclusions are within 2 %, three are not.
+    let six_hours = || {
+        let policy = Policy {
+            period: Period::from_secs(21_600).unwrap(),
+            ..policy(4)
+        };
+        World::new(7, policy, &["import"])
+    };
+    let network = excluded(six_hours(), 2, 5);
+    assert!(!stopped_by_exclusions(&network));
+    assert!(network.submitted(VICTIM, network.last_round()));
+    let network = excluded(six_hours(), 3, 5);
+    assert!(stopped_by_exclusions(&network));
+    assert!(!network.submitted(VICTIM, network.last_round()));
+}
+
+#[test]
+fn a_connection_that_is_broken_after_each_submission_does_not_hide_exclusions() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    drop_up(&mut network, VICTIM, Up::Submission);
+    for minute in 4..10 {
+        // All submit within the first half of the window of 20 s.
+        network.run_until(minute * MINUTE + 12 * SECOND);
+        network.set_online(VICTIM, false);
+        network.set_online(VICTIM, true);
+        network.run_until(minute * MINUTE + 40 * SECOND);
+        let round = network.last_round();
+        assert!(network.submitted(VICTIM, round) || network.alarms(VICTIM).len() == 1);
+    }
+    assert!(stopped_by_exclusions(&network));
+}
+
+#[test]
+fn a_late_submission_that_is_left_out_is_no_exclusion() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    for minute in 4..12 {
+        network.run_until(minute * MINUTE - SECOND);
+        network.set_online(VICTIM, false);
+        network.run_until(minute * MINUTE + 30 * SECOND);
+        network.set_online(VICTIM, true);
+        network.run_until(minute * MINUTE + 40 * SECOND);
+        assert!(!network.newest_roster().includes(0));
+    }
+    assert!(!stopped_by_exclusions(&network));
+    network.run_until(13 * MINUTE + 30 * SECOND);
+    assert!(network.revealed(VICTIM, network.last_round()));
+    assert_eq!(
+        network.last_round().end(network.world.policy.period),
+        Timestamp(START.0 + 13 * MINUTE)
+    );
+}
