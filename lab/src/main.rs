@@ -45,7 +45,10 @@ fn usage(error: anyhow::Error) -> ExitCode {
 }
 
 fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // While a net forms, handshakes overtake the log entries they are for, and are
+    // repeated; that is nothing to warn of here.
+    let quiet = || EnvFilter::new("warn,meter_agent=error");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| quiet());
     let filter = match broker::QUIET_ROUTER.parse() {
         Ok(quiet) => filter.add_directive(quiet),
         Err(_) => filter,

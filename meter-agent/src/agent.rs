@@ -324,7 +324,7 @@ impl Agent {
 ///
 /// # Errors
 /// It cannot be started, or ends by itself.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -339,6 +339,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         mut control,
     } = Agent::start(options).await?;
     drop(events);
+    if confirm_clock {
+        control.confirm_clock().await;
+    }
     tokio::select! {
         end = control.ended() => return end,
         _ = terminate.recv() => {}

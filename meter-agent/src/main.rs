@@ -25,6 +25,10 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// The clock is right although it jumped ahead; without this the agent submits
+        /// nothing after such a jump
+        #[arg(long)]
+        confirm_clock: bool,
     },
     /// Check the configuration and the files it names; exit code 1 if anything is wrong
     CheckConfig {
@@ -51,7 +55,12 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let result = match Arguments::parse().command {
-        Command::Run { config } => start(&config, |config| Box::pin(agent::run(config))),
+        Command::Run {
+            config,
+            confirm_clock,
+        } => start(&config, move |config| {
+            Box::pin(agent::run(config, confirm_clock))
+        }),
         Command::Count { config, seconds } => start(&config, move |config| {
             Box::pin(count(config, Duration::from_secs(seconds)))
         }),

@@ -92,7 +92,9 @@ fn is_usual_before_taking_part(reason: Silence) -> bool {
 fn write_alarm(alarm: &Alarm) {
     match alarm {
         Alarm::ClockJump { .. } => {
-            tracing::warn!("alarm: {alarm}; if the clock is right, start this agent again");
+            tracing::warn!(
+                "alarm: {alarm}; if the clock is right, start this agent again with --confirm-clock"
+            );
         }
         Alarm::DrawAbandoned
         | Alarm::Equivocation { .. }
