@@ -37,7 +37,23 @@ impl Bitmap {
 
     /// The set positions in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.length).filter(|position| self.contains(*position))
+        let bytes = (0usize..).step_by(8).zip(&self.bytes);
+        bytes.flat_map(|(first, byte)| {
+            (0..8)
+                .filter(move |bit| byte & (1 << bit) != 0)
+                .map(move |bit| first.saturating_add(bit))
+        })
+    }
+
+    /// Adds every position of another set, which may be longer.
+    pub fn include(&mut self, other: &Self) {
+        if self.bytes.len() < other.bytes.len() {
+            self.bytes.resize(other.bytes.len(), 0);
+        }
+        self.length = self.length.max(other.length);
+        for (byte, more) in self.bytes.iter_mut().zip(&other.bytes) {
+            *byte |= more;
+        }
     }
 
     /// Number of set positions.

@@ -225,6 +225,8 @@ pub struct Provider {
     last_roster: Option<(Round, RosterHash)>,
     rosters: VecDeque<(Round, RosterHash, Vec<u8>)>,
     seen: VecDeque<crate::bitmap::Bitmap>,
+    /// Neighbours of members as of the log entry they last named.
+    neighbours: BTreeMap<MemberIndex, (u64, Vec<MemberIndex>)>,
     offences: BTreeMap<MemberIndex, rounds::Offences>,
     aggregates: BTreeMap<Round, Vec<u8>>,
 }
@@ -261,6 +263,7 @@ impl Provider {
             last_roster: None,
             rosters: VecDeque::new(),
             seen: VecDeque::new(),
+            neighbours: BTreeMap::new(),
             offences: BTreeMap::new(),
             aggregates: saved.aggregates.into_iter().collect(),
             config,

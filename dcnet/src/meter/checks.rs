@@ -105,12 +105,10 @@ pub(super) fn presence<'a>(
     seen: impl Iterator<Item = &'a Bitmap>,
     percent: u32,
 ) -> Result<(), Silence> {
-    let mut union = std::collections::BTreeSet::new();
-    for bitmap in seen {
-        union.extend(bitmap.iter());
-    }
+    let mut union = Bitmap::empty(0);
+    seen.for_each(|bitmap| union.include(bitmap));
     let included = u64::try_from(roster.included.count()).unwrap_or(0);
-    let lately = u64::try_from(union.len()).unwrap_or(u64::MAX);
+    let lately = u64::try_from(union.count()).unwrap_or(u64::MAX);
     if included.saturating_mul(100) < lately.saturating_mul(u64::from(percent)) {
         Err(Silence::PresenceTooLow)
     } else {

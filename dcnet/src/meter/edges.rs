@@ -428,10 +428,10 @@ impl Meter {
     }
 
     /// The present edge to a member, if its handshake is done and it is not revoked.
-    pub(super) fn live_edge(&self, peer: MemberIndex) -> Option<EdgeKey> {
+    pub(super) fn live_edge(&self, own: MemberIndex, peer: MemberIndex) -> Option<EdgeKey> {
         let membership = self.membership.as_ref()?;
         let id = membership.member(peer)?.id;
-        let origin = membership.graph().origin(self.index()?, peer)?;
+        let origin = membership.graph().origin(own, peer)?;
         let key = EdgeKey { peer: id, origin };
         let edge = self.edges.get(&key)?;
         let revoked = self
@@ -445,9 +445,12 @@ impl Meter {
     /// Drawn neighbours, and how many of them have a key.
     pub(super) fn drawn_and_live(&self) -> (usize, usize) {
         let drawn = self.drawn_neighbours();
+        let Some(own) = self.index() else {
+            return (drawn.len(), 0);
+        };
         let live = drawn
             .iter()
-            .filter(|(index, _)| self.live_edge(*index).is_some())
+            .filter(|(index, _)| self.live_edge(own, *index).is_some())
             .count();
         (drawn.len(), live)
     }

@@ -187,7 +187,7 @@ impl Meter {
         let mut used = Vec::new();
         let mut sums: Vec<PadSum> = (0..channels).map(|_| PadSum::new()).collect();
         for (place, index) in neighbours.iter().enumerate() {
-            let Some(key) = self.live_edge(*index) else {
+            let Some(key) = self.live_edge(own, *index) else {
                 continue;
             };
             let adds = self.id < key.peer;
@@ -466,6 +466,9 @@ impl Meter {
     fn store_stage(&mut self, round: Round, stage: RoundStage) {
         if let Some(own_round) = self.rounds.get_mut(&round) {
             own_round.stage = stage;
+            // Needed for a reveal only, and there is one.
+            own_round.used = Vec::new();
+            own_round.drawn = Vec::new();
             let value = own_round.to_bytes();
             self.persist(Store::Net, saved::round_key(round), Some(value));
         }
@@ -640,8 +643,11 @@ impl Meter {
 
     /// Ids of the neighbours that could take part now, for the household's page.
     pub fn live_neighbours(&self) -> Vec<DeviceId> {
+        let Some(own) = self.index() else {
+            return Vec::new();
+        };
         let live = self.drawn_neighbours().into_iter();
-        live.filter(|(index, _)| self.live_edge(*index).is_some())
+        live.filter(|(index, _)| self.live_edge(own, *index).is_some())
             .map(|(_, id)| id)
             .collect()
     }

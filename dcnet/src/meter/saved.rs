@@ -258,15 +258,17 @@ impl Edge {
     }
 }
 
+/// Bytes of a used edge: index, peer, origin.
+const EDGE_BYTES: usize = 4 + 16 + 8;
+
 impl OwnRound {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let used = self.used.iter().map(|(index, key)| {
-            cbor::array([
-                cbor::uint(*index),
-                cbor::bytes(&key.peer.0),
-                cbor::uint(key.origin),
-            ])
-        });
+        let mut used = Vec::with_capacity(self.used.len().saturating_mul(EDGE_BYTES));
+        for (index, key) in &self.used {
+            used.extend_from_slice(&index.to_be_bytes());
+            used.extend_from_slice(&key.peer.0);
+            used.extend_from_slice(&key.origin.to_be_bytes());
+        }
         let (number, stage): (u8, Vec<Value>) = match &self.stage {
             RoundStage::Submitted {
                 frame,
@@ -285,7 +287,7 @@ impl OwnRound {
         cbor::encode(&cbor::array([
             cbor::uint(self.head_index),
             cbor::array(self.drawn.iter().map(|index| cbor::uint(*index))),
-            cbor::array(used),
+            cbor::bytes(&used),
             cbor::uint(self.required),
             cbor::uint(self.minimum_group),
             cbor::bytes(&self.digest),
@@ -302,18 +304,17 @@ impl OwnRound {
             drawn.push(Fields::of(cbor::array([item]), "drawn")?.u32("drawn")?);
         }
         let mut used = Vec::new();
-        for item in fields.array("used", MAX_MEMBERS)? {
-            let mut edge = Fields::of(item, "used")?;
-            let index = edge.u32("index")?;
-            let peer = DeviceId(edge.fixed("peer")?);
-            used.push((
-                index,
-                EdgeKey {
-                    peer,
-                    origin: edge.uint("origin", u64::MAX)?,
-                },
-            ));
-            edge.end()?;
+        let bytes = fields.bytes("used", MAX_MEMBERS.saturating_mul(EDGE_BYTES))?;
+        let (edges, rest) = bytes.as_chunks::<EDGE_BYTES>();
+        if !rest.is_empty() {
+            return Err(FrameError::Bound("used"));
+        }
+        for edge in edges {
+            let mut edge = edge.iter().copied();
+            let index = u32::from_be_bytes(std::array::from_fn(|_| edge.next().unwrap_or(0)));
+            let peer = DeviceId(std::array::from_fn(|_| edge.next().unwrap_or(0)));
+            let origin = u64::from_be_bytes(std::array::from_fn(|_| edge.next().unwrap_or(0)));
+            used.push((index, EdgeKey { peer, origin }));
         }
         let required = fields.u32("required")?;
         let minimum_group = fields.u32("minimum group")?;

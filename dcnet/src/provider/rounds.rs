@@ -68,6 +68,39 @@ pub(super) struct Offences {
     until: Round,
 }
 
+fn place(member: MemberIndex) -> usize {
+    usize::try_from(member).unwrap_or(usize::MAX)
+}
+
+/// Who used the edge to a member, ascending, by the member's index.
+fn users_of(taken: &BTreeMap<MemberIndex, Taken>) -> Vec<Vec<MemberIndex>> {
+    let mut users: Vec<Vec<MemberIndex>> = Vec::new();
+    if let Some((last, _)) = taken.last_key_value() {
+        users.resize(place(*last).saturating_add(1), Vec::new());
+    }
+    for (user, own) in taken {
+        for peer in &own.used {
+            // Members that sent nothing may lie past the end; nobody asks for them.
+            if let Some(users) = users.get_mut(place(*peer)) {
+                users.push(*user);
+            }
+        }
+    }
+    users
+}
+
+/// What two ascending lists have in common.
+fn common<'a>(
+    one: &'a [MemberIndex],
+    other: &'a [MemberIndex],
+) -> impl Iterator<Item = MemberIndex> + 'a {
+    let mut other = other.iter().peekable();
+    one.iter().copied().filter(move |member| {
+        while other.next_if(|next| *next < member).is_some() {}
+        other.peek() == Some(&member)
+    })
+}
+
 impl Provider {
     fn id_of(&self, member: MemberIndex) -> DeviceId {
         self.membership
@@ -163,7 +196,7 @@ impl Provider {
 
     /// Checks a submission's minima and resolves its edges at the log head it names.
     fn resolve(
-        &self,
+        &mut self,
         member: MemberIndex,
         submission: Submission,
         frame: Vec<u8>,
@@ -179,7 +212,13 @@ impl Provider {
             ));
         }
         let graph = self.membership.graph();
-        let neighbours = graph.neighbours(member, head);
+        // The graph changes far less often than a member submits.
+        let found = || (head, graph.neighbours(member, head));
+        let known = self.neighbours.entry(member).or_insert_with(found);
+        if known.0 != head {
+            *known = found();
+        }
+        let neighbours = &known.1;
         let edges = Bitmap::from_bytes(submission.edges.clone(), neighbours.len(), "edges")?;
         let used: Vec<MemberIndex> = edges
             .iter()
@@ -234,36 +273,33 @@ impl Provider {
     /// The largest set of submissions whose stated minima it meets.
     fn admissible(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> Vec<MemberIndex> {
         let barred = self.barred(round);
-        let mut kept: BTreeSet<MemberIndex> = taken
-            .keys()
-            .filter(|member| !barred.contains(member))
-            .copied()
-            .collect();
+        let users = users_of(taken);
+        let mut kept = Bitmap::empty(users.len());
+        for member in taken.keys().filter(|member| !barred.contains(member)) {
+            kept.set(place(*member));
+        }
         loop {
-            let before = kept.len();
-            let satisfied = |member: &MemberIndex| {
-                let Some(own) = taken.get(member) else {
-                    return false;
-                };
-                let full = own
-                    .drawn_used
-                    .iter()
-                    .filter(|peer| {
-                        kept.contains(peer)
-                            && taken
-                                .get(peer)
-                                .is_some_and(|other| other.used.binary_search(member).is_ok())
-                    })
+            let before = kept.count();
+            let satisfied = |member: &MemberIndex, own: &Taken| {
+                let back = users.get(place(*member)).map_or(&[][..], Vec::as_slice);
+                let full = common(&own.drawn_used, back)
+                    .filter(|peer| kept.contains(place(*peer)))
                     .count();
                 let required = usize::try_from(own.submission.minimum_neighbours);
                 let group = usize::try_from(own.submission.minimum_group);
                 required.is_ok_and(|required| full >= required)
                     && group.is_ok_and(|group| before >= group)
             };
-            let next: BTreeSet<MemberIndex> =
-                kept.iter().filter(|m| satisfied(m)).copied().collect();
-            if next.len() == before {
-                return kept.into_iter().collect();
+            let mut next = Bitmap::empty(users.len());
+            let mut members = Vec::with_capacity(before);
+            for (member, own) in taken {
+                if kept.contains(place(*member)) && satisfied(member, own) {
+                    next.set(place(*member));
+                    members.push(*member);
+                }
+            }
+            if members.len() == before {
+                return members;
             }
             kept = next;
         }
@@ -271,12 +307,10 @@ impl Provider {
 
     /// Whether the meters would find enough of the lately seen members on it.
     fn present_enough(&self, included: &[MemberIndex]) -> bool {
-        let mut lately: BTreeSet<usize> = BTreeSet::new();
-        self.seen
-            .iter()
-            .for_each(|bitmap| lately.extend(bitmap.iter()));
+        let mut lately = Bitmap::empty(0);
+        self.seen.iter().for_each(|seen| lately.include(seen));
         let percent = usize::try_from(self.config.minimum_presence).unwrap_or(100);
-        included.len().saturating_mul(100) >= lately.len().saturating_mul(percent)
+        included.len().saturating_mul(100) >= lately.count().saturating_mul(percent)
     }
 
     fn close_window(&mut self, round: Round, now: Now) {
@@ -627,14 +661,18 @@ impl Provider {
 
 /// The edges between included members that only one end used, ascending.
 fn half_open(included: &[MemberIndex], taken: &BTreeMap<MemberIndex, Taken>) -> Vec<HalfOpen> {
-    let is_in = |member: &MemberIndex| included.binary_search(member).is_ok();
+    let users = users_of(taken);
+    let mut is_in = Bitmap::empty(users.len());
+    included.iter().for_each(|member| is_in.set(place(*member)));
     let mut edges = Vec::new();
-    for (user, own) in taken.iter().filter(|(user, _)| is_in(user)) {
-        for peer in own.used.iter().filter(|peer| is_in(peer)) {
-            let used_back = taken
-                .get(peer)
-                .is_some_and(|other| other.used.binary_search(user).is_ok());
-            if !used_back {
+    for (user, own) in taken
+        .iter()
+        .filter(|(user, _)| is_in.contains(place(**user)))
+    {
+        let mut back = users.get(place(*user)).into_iter().flatten().peekable();
+        for peer in own.used.iter().filter(|peer| is_in.contains(place(**peer))) {
+            while back.next_if(|other| *other < peer).is_some() {}
+            if back.peek() != Some(&peer) {
                 edges.push(HalfOpen {
                     user: *user,
                     non_user: *peer,
@@ -642,7 +680,6 @@ fn half_open(included: &[MemberIndex], taken: &BTreeMap<MemberIndex, Taken>) -> 
             }
         }
     }
-    edges.sort_unstable();
     edges
 }
 
