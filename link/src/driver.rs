@@ -331,8 +331,6 @@ where
         mut stop: oneshot::Receiver<()>,
     ) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
-        // What the machine has to say of what it started from needs no broker.
-        self.step(Input::Tick).await?;
         let mut commanded = true;
         loop {
             let wake = self.wake;

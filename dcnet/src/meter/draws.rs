@@ -33,7 +33,8 @@ pub(super) struct OpenDraw {
 }
 
 impl Meter {
-    fn minimum_group(&self) -> u32 {
+    /// The larger of the owner's and the policy's minimum group.
+    pub(super) fn minimum_group(&self) -> u32 {
         let policy = self
             .membership
             .as_ref()

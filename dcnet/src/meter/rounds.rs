@@ -131,7 +131,7 @@ impl Meter {
         let newest = newest
             .filter(|_| self.draw.is_none())
             .ok_or(Silence::DrawIncomplete)?;
-        if newest.candidates < self.own_minimum_group() {
+        if newest.candidates < self.minimum_group() {
             return Err(Silence::TooFewCandidates);
         }
         let (drawn, live) = self.drawn_and_live();
@@ -139,14 +139,6 @@ impl Meter {
             return Err(Silence::TooFewNeighbours);
         }
         Ok(())
-    }
-
-    fn own_minimum_group(&self) -> u32 {
-        let policy = self
-            .membership
-            .as_ref()
-            .map_or(0, |m| m.genesis().policy.minimum_group);
-        self.config.floors.minimum_group.max(policy)
     }
 
     fn required(&self, drawn: usize) -> u32 {
@@ -227,7 +219,7 @@ impl Meter {
             sender: self.id,
             round,
             log_head: head.hash,
-            minimum_group: self.own_minimum_group(),
+            minimum_group: self.minimum_group(),
             minimum_neighbours: required,
             edges: bitmap.as_bytes().to_vec(),
             shares,
