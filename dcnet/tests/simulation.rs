@@ -2,6 +2,8 @@
 
 mod world;
 
+use dcnet::identity::DeviceId;
+use dcnet::topic::Topic;
 use world::network::{Faults, Network};
 use world::{World, policy};
 
@@ -65,4 +67,35 @@ fn sixty_four_meters_and_a_hundred_rounds_with_absences_and_a_bad_network() {
     println!("{complete} aggregates, {with_absences} of them without some meters");
     assert!(complete >= 100, "only {complete} rounds were complete");
     assert!(with_absences >= 30, "absences were not exercised");
+}
+
+#[test]
+fn meters_draw_again_when_the_membership_has_doubled() {
+    let world = World::new(10, policy(4), &["import"]);
+    let mut network = Network::new(world, Faults::default(), 3);
+    let late: Vec<DeviceId> = (5..10).map(|meter| network.meters[meter].id()).collect();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, .. } if late.contains(meter)),
+    ));
+    let candidates = |network: &Network, meter: usize| -> Vec<u32> {
+        let log = network.provider.membership();
+        let member = log.index_of(&network.meters[meter].id()).unwrap();
+        let draws = log.graph().draws(member).iter();
+        draws.map(|draw| draw.candidates).collect()
+    };
+    network.run_until(4 * MINUTE);
+    assert_eq!(candidates(&network, 0), [4]);
+    assert_eq!(network.aggregates.last().unwrap().included.len(), 5);
+
+    network.filter = None;
+    for meter in 5..10 {
+        network.set_online(meter, false);
+        network.set_online(meter, true);
+    }
+    network.run_until(9 * MINUTE);
+    for meter in 0..5 {
+        assert_eq!(candidates(&network, meter), [4, 9], "meter {meter}");
+    }
+    network.check_aggregates();
+    assert_eq!(network.aggregates.last().unwrap().included.len(), 10);
 }
