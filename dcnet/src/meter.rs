@@ -218,6 +218,8 @@ pub struct Meter {
     erased_before: Day,
     /// Handshakes wait for the clock.
     edges_due: bool,
+    /// Edges that the graph may have no more wait for the rounds that may need them.
+    edges_dead: bool,
     /// When this meter asked for its draws, by its own clock.
     draw_times: Vec<Timestamp>,
 
@@ -271,6 +273,7 @@ impl Meter {
             entered: false,
             erased_before: Day::default(),
             edges_due: false,
+            edges_dead: false,
             draw_times: Vec::new(),
             boundary: None,
             due: None,

@@ -180,7 +180,8 @@ impl Meter {
 
     /// Erases the keys of edges that the graph has no more, once no round may need them.
     pub(super) fn drop_dead_edges(&mut self) {
-        if !self.rounds.is_empty() {
+        self.edges_dead = !self.rounds.is_empty();
+        if self.edges_dead {
             return;
         }
         let wanted = self.wanted_edges();
@@ -225,12 +226,7 @@ impl Meter {
         if self.stopped {
             return;
         }
-        if self
-            .config
-            .revoked
-            .as_ref()
-            .is_some_and(|list| list.contains(&peer))
-        {
+        if self.is_revoked(&peer) {
             return self.refuse(topic, Refusal::Revoked);
         }
         let outcome = self.handshake_step(peer, payload, now);
@@ -434,11 +430,7 @@ impl Meter {
         let origin = membership.graph().origin(own, peer)?;
         let key = EdgeKey { peer: id, origin };
         let edge = self.edges.get(&key)?;
-        let revoked = self
-            .config
-            .revoked
-            .as_ref()
-            .is_some_and(|list| list.contains(&id));
+        let revoked = self.is_revoked(&id);
         (matches!(edge.stage, Stage::Established { .. }) && !revoked).then_some(key)
     }
 

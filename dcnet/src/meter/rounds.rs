@@ -14,6 +14,7 @@ use crate::bitmap::Bitmap;
 use crate::commitment::commit;
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
+use crate::membership::Membership;
 use crate::opening::{Opening, PadSum};
 use crate::output::Store;
 use crate::pad::RosterHash;
@@ -28,6 +29,14 @@ use super::edges::EdgeKey;
 
 /// By how much the provider's clock may be ahead of this meter's.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// Whether the round of a roster has not ended yet. Rosters of rounds to come would only
+/// flush what this meter remembers of the last ones, and leave the rounds in between
+/// without a roster.
+fn is_early(roster: &Roster, membership: &Membership, now: Now) -> bool {
+    let period = membership.genesis().policy.period;
+    roster.round.end(period) > now.utc.plus(CLOCK_SLACK)
+}
 
 /// What a meter keeps of a round it submitted in, until it is final or closed.
 #[derive(Clone, Debug)]
@@ -296,10 +305,7 @@ impl Meter {
             // Whether the round is closed cannot be told now.
             return self.buffer_roster(payload);
         }
-        // Rosters of rounds to come would only flush what this meter remembers of the
-        // last ones, and leave the rounds in between without a roster.
-        let period = membership.genesis().policy.period;
-        if roster.round.end(period) > now.utc.plus(CLOCK_SLACK) {
+        if is_early(&roster, membership, now) {
             return self.refuse(topic, Refusal::Round);
         }
         if let Some((round, hash)) = self.last_roster {
@@ -365,8 +371,7 @@ impl Meter {
                     Some((_, hash)) => roster.previous == Some(hash),
                 };
                 let stale = last.is_some_and(|(round, _)| roster.round <= round);
-                let period = membership.genesis().policy.period;
-                if roster.round.end(period) > now.utc.plus(CLOCK_SLACK) {
+                if is_early(&roster, membership, now) {
                     return false;
                 }
                 if follows && !stale && next.is_none() {
@@ -605,7 +610,9 @@ impl Meter {
         };
         if answered {
             self.forget(round);
-            self.drop_dead_edges();
+            if self.edges_dead {
+                self.drop_dead_edges();
+            }
             let sums = aggregate.sums.iter().map(|sum| sum.energy).collect();
             let included = aggregate.included;
             self.event(MeterEvent::Final {
