@@ -12,10 +12,9 @@ use rumqttc::{LastWill, MqttOptions, QoS, TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use zeroize::Zeroizing;
 
 use crate::back_off::BackOff;
-use crate::permissions::require_private_file;
+use crate::credentials;
 
 /// Longest payload taken from or given to the broker, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -74,11 +73,7 @@ impl Connection {
                 .add(der)
                 .with_context(|| format!("{} is not a usable CA certificate", ca.display()))?;
         }
-        require_private_file(key)?;
-        let pem = Zeroizing::new(
-            std::fs::read_to_string(key)
-                .with_context(|| format!("cannot read {}", key.display()))?,
-        );
+        let pem = credentials::private_text(key, "write the path of the device's private key")?;
         let client_id = DeviceKey::from_pkcs8_pem(&pem)
             .with_context(|| format!("{} (a PKCS#8 PRIVATE KEY block)", key.display()))?
             .id()

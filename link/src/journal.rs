@@ -5,9 +5,8 @@
 //! at all after a crash.
 //!
 //! **One process.** An exclusive lock is held while the journal is open: two agents
-//! with one state would use pads twice. SQLite's locks are POSIX record locks,
-//! which are lost when *any* descriptor of the file is closed in the process; so
-//! nothing here opens a database file except SQLite itself.
+//! with one state would use pads twice. Nothing opens a database file except SQLite
+//! itself, or the lock would be lost ([`crate::database`]).
 //!
 //! **Erased is erased.** `secure_delete` overwrites what is deleted, and the
 //! write-ahead log, which holds older versions of pages, is truncated after every
@@ -20,16 +19,14 @@
 //! sixteenth. What the file system or flash translation layer keeps of overwritten
 //! blocks is out of reach; use an encrypted volume against theft of the card.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dcnet::output::{Record, Store};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
-use crate::permissions::{require_private_directory, require_private_file};
+use crate::database;
 
 /// Bytes of file rewriting that each commit with an erasure pays for: low enough
 /// not to wear out a memory card at one round in 15 minutes.
@@ -126,23 +123,10 @@ fn application_id(store: Store) -> i64 {
 
 impl StoreFile {
     fn open(path: &Path, store: Store) -> anyhow::Result<Self> {
-        prepare_file(path)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        // SQLITE_OPEN_NOFOLLOW refuses links in every part of the path, but links to directories are fine.
-        let directory = directory_of(path)
-            .canonicalize()
-            .with_context(|| format!("cannot resolve the directory of {}", path.display()))?;
-        let name = path
-            .file_name()
-            .with_context(|| format!("{} names no file", path.display()))?;
-        let database = Connection::open_with_flags(directory.join(name), flags)
-            .with_context(|| format!("cannot open {}", path.display()))?;
         let mut file = Self {
             path: path.to_owned(),
             store,
-            database,
+            database: database::open(path, "secrets")?,
             credit: 0,
         };
         file.configure().map_err(|error| {
@@ -170,14 +154,7 @@ impl StoreFile {
         // VACUUM's working copy holds every secret.
         database.pragma_update(None, "temp_store", "MEMORY")?;
         database.pragma_update(None, "secure_delete", "ON")?;
-        database.pragma_update(None, "trusted_schema", "OFF")?;
-        database.pragma_update(None, "cell_size_check", "ON")?;
-        let mode: String =
-            database.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
-        if !mode.eq_ignore_ascii_case("wal") {
-            bail!("the file system does not support a write-ahead log");
-        }
-        database.pragma_update(None, "synchronous", "FULL")?;
+        database::use_write_ahead_log(database)?;
         database.execute_batch("BEGIN EXCLUSIVE; COMMIT;")?;
         self.migrate()?;
         let check: String = self
@@ -322,43 +299,4 @@ impl StoreFile {
         }
         Ok(())
     }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes what is missing with the right mode; refuses what is there with a wrong one.
-fn prepare_file(path: &Path) -> anyhow::Result<()> {
-    let directory = directory_of(path);
-    if !directory.exists() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    require_private_directory(directory)?;
-    if path.symlink_metadata().is_err() {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .with_context(|| format!("cannot sync {}", directory.display()))?;
-    }
-    require_private_file(path)?;
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let log = Path::new(&log);
-    if log.symlink_metadata().is_ok() {
-        require_private_file(log)?;
-    }
-    Ok(())
 }

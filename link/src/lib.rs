@@ -3,15 +3,20 @@
 //! ([`driver`]), and speaks MQTT 3.1.1 over TLS 1.3 with the broker
 //! ([`connection`]). Its one promise: nothing is published before everything the
 //! machine wanted persisted up to then is on disk.
+//!
+//! What every agent on such a machine needs of its disk stands here too: private
+//! [`database`] files, and the [`credentials`] that the gateway administrator issued.
 
 pub mod back_off;
 pub mod clock;
 pub mod connection;
 pub mod counters;
+pub mod credentials;
+pub mod database;
 pub mod driver;
 pub mod journal;
 mod network;
-mod permissions;
+pub mod permissions;
 
 pub use clock::Clock;
 pub use connection::Connection;

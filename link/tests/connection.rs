@@ -11,7 +11,8 @@ use dcnet::identity::Role;
 use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::time::Now;
 use link::{Clock, Connection, Driver, Handle, Journal, LinkState};
-use support::{Authority, Client, PUBLIC, Proxy, message, soon, status, until};
+use support::{Authority, PUBLIC, Testbed, message, soon, status, until};
+use tokio::sync::watch::Receiver;
 
 /// Reports every input as an event, and puts out what it is commanded to.
 struct Probe {
@@ -91,6 +92,13 @@ fn start(connection: Connection) -> Handle<Outputs, Seen> {
     start_with(connection, PUBLIC, 0)
 }
 
+/// Starts, and waits for the connection.
+async fn connect(connection: Connection) -> Handle<Outputs, Seen> {
+    let mut handle = start(connection);
+    assert_eq!(next(&mut handle).await, Seen::Connected);
+    handle
+}
+
 async fn next(handle: &mut Handle<Outputs, Seen>) -> Seen {
     let next = soon("an event", handle.events.recv()).await;
     next.expect("the driver has ended")
@@ -106,6 +114,13 @@ async fn received(handle: &mut Handle<Outputs, Seen>, count: usize) -> Vec<Vec<u
     payloads
 }
 
+/// Waits until the state of the link is as wanted.
+async fn reaches(mut state: Receiver<LinkState>, wanted: impl FnMut(&LinkState) -> bool) {
+    soon("the state of the link", state.wait_for(wanted))
+        .await
+        .unwrap();
+}
+
 async fn command(handle: &Handle<Outputs, Seen>, outputs: Outputs) {
     soon("the command is taken", handle.commands.send(outputs))
         .await
@@ -114,14 +129,9 @@ async fn command(handle: &Handle<Outputs, Seen>, outputs: Outputs) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_go_out_and_come_in_in_order() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let reader = authority.issue("reader", Role::ThirdParty);
-    let filter = format!("dcnet/1/{}/public/#", support::NET);
-    let mut observer = Client::connect(&reader, port, Some(&filter)).await;
-    let mut handle = start(provider.connection(port));
-    assert_eq!(next(&mut handle).await, Seen::Connected);
+    let testbed = Testbed::start().await;
+    let mut observer = testbed.observer().await;
+    let mut handle = connect(testbed.connection()).await;
     assert_eq!(*handle.control.state().borrow(), LinkState::Connected);
 
     let sent: Vec<Vec<u8>> = (0..1000_u32).map(|n| n.to_be_bytes().to_vec()).collect();
@@ -155,21 +165,12 @@ async fn messages_go_out_and_come_in_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_restart_leads_to_a_new_subscription() {
-    let authority = Authority::new();
-    let (broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let other = authority.issue("other", Role::Provider);
-    let mut handle = start(provider.connection(port));
-    assert_eq!(next(&mut handle).await, Seen::Connected);
-    broker.stop().await;
+    let mut testbed = Testbed::start().await;
+    let mut handle = connect(testbed.connection()).await;
+    testbed.stop_broker().await;
     assert_eq!(next(&mut handle).await, Seen::Disconnected);
-    let mut state = handle.control.state();
-    soon(
-        "an attempt fails",
-        state.wait_for(|s| matches!(s, LinkState::Waiting { .. })),
-    )
-    .await
-    .unwrap();
+    let state = handle.control.state();
+    reaches(state, |s| matches!(s, LinkState::Waiting { .. })).await;
     command(
         &handle,
         vec![
@@ -181,11 +182,9 @@ async fn a_broker_restart_leads_to_a_new_subscription() {
     assert_eq!(next(&mut handle).await, Seen::Echo(1));
     assert_eq!(handle.control.totals().dropped_offline, 1);
 
-    let (_broker, again) = authority.broker(port).await;
-    assert_eq!(again, port);
+    testbed.start_broker().await;
     assert_eq!(next(&mut handle).await, Seen::Connected);
-    let mut publisher = Client::connect(&other, port, None).await;
-    publisher.publish(&status().to_string(), "after").await;
+    testbed.publisher().await.publish_status("after").await;
     assert_eq!(
         received(&mut handle, 1).await,
         [b"after".to_vec()],
@@ -198,17 +197,11 @@ async fn a_broker_restart_leads_to_a_new_subscription() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_connection_is_told_and_nothing_is_sent_again_by_the_shell() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let reader = authority.issue("reader", Role::ThirdParty);
-    let front = authority.issue("front", Role::Broker);
-    let proxy = Proxy::start(&front, &provider, port).await;
+    let testbed = Testbed::start().await;
+    let proxy = testbed.proxy().await;
     proxy.control.withhold_from.store(1, Ordering::SeqCst);
-    let filter = format!("dcnet/1/{}/public/#", support::NET);
-    let mut observer = Client::connect(&reader, port, Some(&filter)).await;
-    let mut handle = start(provider.connection(proxy.port));
-    assert_eq!(next(&mut handle).await, Seen::Connected);
+    let mut observer = testbed.observer().await;
+    let mut handle = connect(testbed.provider.connection(proxy.port)).await;
     command(&handle, vec![Output::Publish(message("unacknowledged"))]).await;
     assert_eq!(observer.next().await, b"unacknowledged");
     proxy.control.cut();
@@ -226,21 +219,13 @@ async fn a_cut_connection_is_told_and_nothing_is_sent_again_by_the_shell() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_subscription_is_told() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
+    let testbed = Testbed::start().await;
     let forbidden = "dcnet/1/+/meter/+/inbox/#";
-    let mut handle = start_with(provider.connection(port), forbidden, 0);
-    let mut state = handle.control.state();
+    let mut handle = start_with(testbed.connection(), forbidden, 0);
     let refused = LinkState::SubscriptionRefused {
         filters: vec![forbidden.to_owned()],
     };
-    soon(
-        "the refusal is told",
-        state.wait_for(|state| *state == refused),
-    )
-    .await
-    .unwrap();
+    reaches(handle.control.state(), |state| *state == refused).await;
     command(&handle, vec![Output::Event(Seen::Echo(1))]).await;
     assert_eq!(next(&mut handle).await, Seen::Echo(1), "never connected");
     assert_eq!(handle.control.totals().connects, 0);
@@ -249,16 +234,11 @@ async fn a_refused_subscription_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_commit_ends_all_publishing() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let other = authority.issue("other", Role::Provider);
-    let reader = authority.issue("reader", Role::ThirdParty);
-    let filter = format!("dcnet/1/{}/public/#", support::NET);
-    let mut observer = Client::connect(&reader, port, Some(&filter)).await;
-    let mut handle = start_with(provider.connection(port), PUBLIC, 3);
+    let testbed = Testbed::start().await;
+    let mut observer = testbed.observer().await;
+    let mut handle = start_with(testbed.connection(), PUBLIC, 3);
     assert_eq!(next(&mut handle).await, Seen::Connected);
-    let mut state = handle.control.state();
+    let state = handle.control.state();
     let both = |text: &str| vec![Output::Persist(0), Output::Publish(message(text))];
     command(&handle, both("one")).await;
     assert_eq!(observer.next().await, b"one");
@@ -281,13 +261,11 @@ async fn a_failed_commit_ends_all_publishing() {
         error.contains("journal") && error.contains("no space left"),
         "{error}"
     );
-    let told = soon(
-        "the state",
-        state.wait_for(|s| matches!(s, LinkState::Stopped { error: Some(_) })),
-    );
-    told.await.unwrap();
-    let mut publisher = Client::connect(&other, port, None).await;
-    publisher.publish(&status().to_string(), "marker").await;
+    reaches(state, |s| {
+        matches!(s, LinkState::Stopped { error: Some(_) })
+    })
+    .await;
+    testbed.publisher().await.publish_status("marker").await;
     assert_eq!(
         observer.next().await,
         b"marker",
@@ -297,13 +275,9 @@ async fn a_failed_commit_ends_all_publishing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_topics_and_long_payloads_are_counted_and_dropped() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let other = authority.issue("other", Role::Provider);
-    let mut handle = start(provider.connection(port));
-    assert_eq!(next(&mut handle).await, Seen::Connected);
-    let mut publisher = Client::connect(&other, port, None).await;
+    let testbed = Testbed::start().await;
+    let mut handle = connect(testbed.connection()).await;
+    let mut publisher = testbed.publisher().await;
     let topic = status().to_string();
     let unknown = format!("dcnet/1/{}/public/unheard-of", support::NET);
     publisher.publish(&unknown, "x").await;
@@ -331,14 +305,9 @@ async fn foreign_topics_and_long_payloads_are_counted_and_dropped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_owner_stops_nothing() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let reader = authority.issue("reader", Role::ThirdParty);
-    let filter = format!("dcnet/1/{}/public/#", support::NET);
-    let mut observer = Client::connect(&reader, port, Some(&filter)).await;
-    let mut handle = start(provider.connection(port));
-    assert_eq!(next(&mut handle).await, Seen::Connected);
+    let testbed = Testbed::start().await;
+    let mut observer = testbed.observer().await;
+    let mut handle = connect(testbed.connection()).await;
     let events = (0..link::driver::EVENTS + 10).map(|n| Output::Event(Seen::Echo(n)));
     command(&handle, events.collect()).await;
     command(&handle, vec![Output::Publish(message("still working"))]).await;
@@ -354,15 +323,11 @@ async fn a_slow_owner_stops_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_takes_nothing_stops_nothing() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let front = authority.issue("front", Role::Broker);
-    let proxy = Proxy::start(&front, &provider, port).await;
-    let mut connection = provider.connection(proxy.port);
+    let testbed = Testbed::start().await;
+    let proxy = testbed.proxy().await;
+    let mut connection = testbed.provider.connection(proxy.port);
     connection.max_queued_messages = 100;
-    let mut handle = start(connection);
-    assert_eq!(next(&mut handle).await, Seen::Connected);
+    let mut handle = connect(connection).await;
     proxy.control.deaf.store(true, Ordering::SeqCst);
     // Far more than all buffers between here and there hold.
     for n in 0..20 {
@@ -405,21 +370,14 @@ async fn the_machine_is_woken_when_it_asks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_sends_what_is_queued_and_says_farewell() {
-    let authority = Authority::new();
-    let (_broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let other = authority.issue("other", Role::Provider);
-    let reader = authority.issue("reader", Role::ThirdParty);
-    let filter = format!("dcnet/1/{}/public/#", support::NET);
-    let mut observer = Client::connect(&reader, port, Some(&filter)).await;
-    let mut publisher = Client::connect(&other, port, None).await;
-    let front = authority.issue("front", Role::Broker);
-    let proxy = Proxy::start(&front, &provider, port).await;
+    let testbed = Testbed::start().await;
+    let mut observer = testbed.observer().await;
+    let mut publisher = testbed.publisher().await;
+    let proxy = testbed.proxy().await;
     for farewell in [true, false] {
-        let mut connection = provider.connection(proxy.port);
+        let mut connection = testbed.provider.connection(proxy.port);
         connection.last_will = Some(message("will"));
-        let mut handle = start(connection);
-        assert_eq!(next(&mut handle).await, Seen::Connected);
+        let mut handle = connect(connection).await;
         let mut outputs: Outputs = (0..100_u8).map(|n| Output::Publish(message([n]))).collect();
         outputs.push(Output::Event(Seen::Echo(0)));
         command(&handle, outputs).await;
@@ -431,7 +389,7 @@ async fn stopping_sends_what_is_queued_and_says_farewell() {
             assert_eq!(observer.next().await, [n]);
         }
         if farewell {
-            publisher.publish(&status().to_string(), "marker").await;
+            publisher.publish_status("marker").await;
             assert_eq!(observer.next().await, b"marker", "no will after a farewell");
         } else {
             proxy.control.cut();
@@ -442,15 +400,15 @@ async fn stopping_sends_what_is_queued_and_says_farewell() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_broker_of_our_own_ca_is_talked_to() {
+    let foreign = Testbed::start().await;
     let authority = Authority::new();
-    let foreign = Authority::new();
-    let (_broker, port) = foreign.broker(0).await;
     let provider = authority.issue("provider", Role::Provider);
-    let handle = start(provider.connection(port));
-    let mut state = handle.control.state();
-    let failed = state
-        .wait_for(|s| matches!(s, LinkState::Waiting { error } if error.contains("certificate")));
-    soon("the broker is refused", failed).await.unwrap();
+    let handle = start(provider.connection(foreign.port));
+    reaches(
+        handle.control.state(),
+        |s| matches!(s, LinkState::Waiting { error } if error.contains("certificate")),
+    )
+    .await;
     assert_eq!(handle.control.totals().connects, 0);
     handle.stop().await.unwrap();
 }

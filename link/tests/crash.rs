@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use dcnet::identity::Role;
 use dcnet::output::{Input, Output, Record, StateMachine, Store};
 use dcnet::time::Now;
 use link::{Clock, Connection, Driver, Journal, MeterJournal};
-use support::{Authority, Client, DEADLINE, Identity, PUBLIC, Proxy, message, status, until};
+use support::{Client, DEADLINE, Identity, PUBLIC, Testbed, message, until};
 
 /// Set in processes that this test starts from its own executable.
 const CHILD: &str = "LINK_CRASH_CHILD";
@@ -239,7 +238,7 @@ impl Wire {
 
     /// Takes all that the broker has got by now.
     async fn settle(&mut self) {
-        self.marker.publish(&status().to_string(), "marker").await;
+        self.marker.publish_status("marker").await;
         loop {
             let payload = self.observer.next().await;
             if payload == b"marker" {
@@ -258,39 +257,32 @@ impl Wire {
 }
 
 struct Scene {
-    authority: Authority,
-    _broker: broker::Broker,
-    port: u16,
-    provider: Identity,
+    testbed: Testbed,
     state: PathBuf,
     wire: Wire,
 }
 
 async fn scene() -> Scene {
-    let authority = Authority::new();
-    let (broker, port) = authority.broker(0).await;
-    let provider = authority.issue("provider", Role::Provider);
-    let reader = authority.issue("reader", Role::ThirdParty);
-    let other = authority.issue("other", Role::Provider);
-    let filter = format!("dcnet/1/{}/public/#", support::NET);
+    let testbed = Testbed::start().await;
     let wire = Wire {
-        observer: Client::connect(&reader, port, Some(&filter)).await,
-        marker: Client::connect(&other, port, None).await,
+        observer: testbed.observer().await,
+        marker: testbed.publisher().await,
         seen: Vec::new(),
     };
     Scene {
-        state: authority.path().join("state"),
-        authority,
-        _broker: broker,
-        port,
-        provider,
+        state: testbed.authority.path().join("state"),
+        testbed,
         wire,
     }
 }
 
 impl Scene {
-    fn start(&self, port: u16, stops_at: u64) -> Process {
-        Process::start(&self.provider, &self.state, port, stops_at)
+    fn start(&self, stops_at: u64) -> Process {
+        self.start_through(self.testbed.port, stops_at)
+    }
+
+    fn start_through(&self, port: u16, stops_at: u64) -> Process {
+        Process::start(&self.testbed.provider, &self.state, port, stops_at)
     }
 
     fn disk(&self) -> BTreeMap<u64, Vec<u8>> {
@@ -299,7 +291,7 @@ impl Scene {
 
     /// Starts again, lets it run for a while, and checks everything.
     async fn goes_on_from(mut self, number: u64, before: &BTreeMap<u64, Vec<u8>>) {
-        let process = self.start(self.port, 0);
+        let process = self.start(0);
         self.wire.until_number(number + 5).await;
         process.kill();
         self.wire.settle().await;
@@ -320,7 +312,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_persist_and_publish() {
     let mut scene = scene().await;
-    let mut process = scene.start(scene.port, 3);
+    let mut process = scene.start(3);
     process.stopped().await;
     process.kill();
     scene.wire.settle().await;
@@ -330,7 +322,7 @@ async fn killed_between_persist_and_publish() {
     scene.wire.agrees_with(&disk);
 
     // The same bytes go out after the restart, once.
-    let process = scene.start(scene.port, 1);
+    let process = scene.start(1);
     scene.wire.until_number(3).await;
     process.kill();
     scene.wire.settle().await;
@@ -348,13 +340,12 @@ async fn killed_between_persist_and_publish() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_publish_and_acknowledgement() {
     let mut scene = scene().await;
-    let front = scene.authority.issue("front", Role::Broker);
-    let proxy = Proxy::start(&front, &scene.provider, scene.port).await;
+    let proxy = scene.testbed.proxy().await;
     proxy
         .control
         .withhold_from
         .store(3, std::sync::atomic::Ordering::SeqCst);
-    let process = scene.start(proxy.port, 0);
+    let process = scene.start_through(proxy.port, 0);
     scene.wire.until_number(3).await;
     process.kill();
     proxy.control.cut();
@@ -368,7 +359,7 @@ async fn killed_between_publish_and_acknowledgement() {
     let count = |wire: &Wire| wire.seen.iter().filter(|(number, _)| *number == 3).count();
     assert_eq!(count(&scene.wire), 1);
 
-    let process = scene.start(scene.port, 0);
+    let process = scene.start(0);
     scene.wire.until_number(4).await;
     process.kill();
     scene.wire.settle().await;
@@ -386,7 +377,7 @@ async fn killed_at_arbitrary_moments() {
     let mut scene = scene().await;
     let mut before = BTreeMap::new();
     for turn in 0..8_u64 {
-        let process = scene.start(scene.port, 0);
+        let process = scene.start(0);
         scene
             .wire
             .until_number(scene.wire.last() + 1 + turn % 3)
@@ -411,9 +402,9 @@ async fn killed_at_arbitrary_moments() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_on_the_same_state_does_not_start() {
     let mut scene = scene().await;
-    let process = scene.start(scene.port, 0);
+    let process = scene.start(0);
     scene.wire.until_number(2).await;
-    let mut second = scene.start(scene.port, 0);
+    let mut second = scene.start(0);
     let mut code = None;
     until("the second process ends", || {
         code = second.0.try_wait().unwrap();

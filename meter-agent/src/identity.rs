@@ -3,23 +3,17 @@
 //! The gateway administrator's CA is the root: every certificate is verified against
 //! it, the checkpoint and the list of revoked devices against the administrator's certificate.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use dcnet::checkpoint::Checkpoint;
-use dcnet::identity::{
-    CaCertificate, Certificate, DeviceKey, IdentityError, Role, certificate_from_pem,
-};
+use dcnet::identity::{CaCertificate, Certificate, DeviceKey, Role};
 use dcnet::meter::{Floors, MeterConfig};
 use dcnet::revocation::RevocationList;
 use dcnet::time::Timestamp;
+use link::credentials::{self, RevocationFile};
 
-use crate::config::{IdentityFiles, check};
-
-/// Longer files are none of an identity directory's: a full list of revoked devices
-/// stays below 64 KiB.
-const LENGTH_LIMIT: u64 = 256 * 1024;
+use crate::config::IdentityFiles;
 
 /// What to do about any file that does not fit.
 const ADVICE: &str = "enrol this meter again with the gateway administrator";
@@ -41,6 +35,8 @@ pub struct Identity {
     pub checkpoint: Checkpoint,
     /// The administrator's list of revoked devices, if there is one.
     pub revoked: Option<RevocationList>,
+    /// The file of that list, to be read again from `revoked` on.
+    pub revocations: RevocationFile,
 }
 
 impl Identity {
@@ -50,23 +46,16 @@ impl Identity {
     /// The first file that is missing, open to others (the key), or does not fit the
     /// rest, and what to do about it.
     pub fn load(files: &IdentityFiles, at: Timestamp) -> anyhow::Result<Self> {
-        let path = files.ca();
-        let ca = CaCertificate::from_pem(&text(&path)?)
-            .with_context(|| format!("{}: {ADVICE}", path.display()))?;
-        let certificate = verified(&files.certificate(), &ca, Role::Meter, at)?;
-        let provider = verified(&files.provider(), &ca, Role::Provider, at)?;
-        let administrator = verified(&files.administrator(), &ca, Role::Administrator, at)?;
-        let key = private_key(&files.key())?;
-        if key.id() != certificate.id() {
-            bail!(
-                "{} is not the key that {} was issued for; put the two that belong together there",
-                files.key().display(),
-                files.certificate().display()
-            );
-        }
+        let ca = credentials::ca(&files.ca(), ADVICE)?;
+        let issued = |path: PathBuf, role| credentials::certificate(&path, &ca, role, at, ADVICE);
+        let certificate = issued(files.certificate(), Role::Meter)?;
+        let provider = issued(files.provider(), Role::Provider)?;
+        let administrator = issued(files.administrator(), Role::Administrator)?;
+        let key = credentials::private_key(&files.key(), &certificate, ADVICE)?;
 
         let path = files.checkpoint();
-        let checkpoint = Checkpoint::verify(&read(&path)?, &administrator).with_context(|| {
+        let frame = credentials::bytes(&path, ADVICE)?;
+        let checkpoint = Checkpoint::verify(&frame, &administrator).with_context(|| {
             format!(
                 "{} is no checkpoint signed by the administrator of {}; {ADVICE}",
                 path.display(),
@@ -81,20 +70,8 @@ impl Identity {
             files.certificate().display()
         );
 
-        let path = files.revoked();
-        let revoked = match path.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            _ => Some(
-                RevocationList::verify(&read(&path)?, &administrator).with_context(|| {
-                    format!(
-                        "{} is no list signed by the administrator of {}; ask the gateway \
-                         administrator for the newest one",
-                        path.display(),
-                        files.administrator().display()
-                    )
-                })?,
-            ),
-        };
+        let mut revocations = RevocationFile::new(files.revoked(), administrator.clone());
+        let revoked = revocations.changed()?;
         Ok(Self {
             key,
             certificate,
@@ -103,6 +80,7 @@ impl Identity {
             administrator,
             checkpoint,
             revoked,
+            revocations,
         })
     }
 
@@ -118,58 +96,4 @@ impl Identity {
             revoked: self.revoked,
         }
     }
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let missing = || format!("cannot read {}; {ADVICE}", path.display());
-    let length = std::fs::metadata(path).with_context(missing)?.len();
-    ensure!(
-        length <= LENGTH_LIMIT,
-        "{} is {length} bytes long, which no file of an identity is; {ADVICE}",
-        path.display()
-    );
-    std::fs::read(path).with_context(missing)
-}
-
-fn text(path: &Path) -> anyhow::Result<String> {
-    String::from_utf8(read(path)?)
-        .ok()
-        .with_context(|| format!("{} is not text in the form PEM; {ADVICE}", path.display()))
-}
-
-fn verified(
-    path: &Path,
-    ca: &CaCertificate,
-    role: Role,
-    at: Timestamp,
-) -> anyhow::Result<Certificate> {
-    let der = certificate_from_pem(&text(path)?)
-        .with_context(|| format!("{}: {ADVICE}", path.display()))?;
-    let certificate = Certificate::verify(&der, ca, at).map_err(|error| {
-        let advice = match error {
-            IdentityError::Expired => {
-                "if the clock of this machine is right, a new certificate is needed"
-            }
-            _ => ADVICE,
-        };
-        anyhow::Error::new(error).context(format!("{}: {advice}", path.display()))
-    })?;
-    ensure!(
-        certificate.role() == role,
-        "{} is a certificate for the role {}, where one for {} belongs; {ADVICE}",
-        path.display(),
-        certificate.role().as_str(),
-        role.as_str()
-    );
-    Ok(certificate)
-}
-
-fn private_key(path: &Path) -> anyhow::Result<DeviceKey> {
-    let metadata = std::fs::metadata(path)
-        .with_context(|| format!("cannot read {}; {ADVICE}", path.display()))?;
-    if let Some(problem) = check::key_mode(path, metadata.permissions().mode()) {
-        bail!(problem);
-    }
-    let pem = zeroize::Zeroizing::new(text(path)?);
-    DeviceKey::from_pkcs8_pem(&pem).with_context(|| format!("{}: {ADVICE}", path.display()))
 }

@@ -48,7 +48,7 @@ fn a_readable_key_is_refused() {
         std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
         let (ok, text) = check(&path);
         assert_eq!(ok, accepted, "{mode:o}: {text}");
-        assert_eq!(text.contains("chmod 0600"), !accepted, "{text}");
+        assert_eq!(text.contains("chmod 600"), !accepted, "{text}");
     }
 }
 

@@ -119,7 +119,7 @@ fn a_key_open_to_others_and_a_foreign_ca_are_refused() {
     let error = world.refused("key.pem", |path| {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o640)).unwrap();
     });
-    assert!(error.contains("chmod 0600"), "{error}");
+    assert!(error.contains("chmod 600"), "{error}");
     let other = World::new();
     std::fs::copy(other.file("ca.pem"), world.file("ca.pem")).unwrap();
     assert!(world.load().is_err());

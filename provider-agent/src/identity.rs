@@ -1,14 +1,12 @@
 //! What the gateway administrator issued to this provider, read from a directory.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
-use dcnet::identity::{CaCertificate, Certificate, DeviceKey, Role, certificate_from_pem};
+use dcnet::identity::{CaCertificate, Certificate, DeviceKey, Role};
 use dcnet::provider::ProviderConfig;
 use dcnet::revocation::RevocationList;
 use dcnet::time::Timestamp;
+use link::credentials::{self, RevocationFile};
 
 /// The provider's certificate.
 pub const CERTIFICATE: &str = "certificate.pem";
@@ -20,6 +18,9 @@ pub const CA: &str = "ca.pem";
 pub const ADMINISTRATOR: &str = "administrator.pem";
 /// The signed revocation list; may be absent.
 pub const REVOKED: &str = "revoked.cbor";
+
+/// What to do about any file that does not fit.
+const ADVICE: &str = "enrol this provider again with the gateway administrator";
 
 /// The provider's key and certificates, verified against each other.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct Identity {
     pub ca: CaCertificate,
     /// The administrator's list of revoked devices, if there is one.
     pub revoked: Option<RevocationList>,
+    /// The file of that list, to be read again from `revoked` on.
+    pub revocations: RevocationFile,
 }
 
 impl Identity {
@@ -45,24 +48,21 @@ impl Identity {
     /// another role, or does not fit the others; a key file that others may use.
     pub fn read(directory: &Path, now: Timestamp) -> anyhow::Result<Self> {
         let path = |name: &str| directory.join(name);
-        let ca_path = path(CA);
-        let ca = CaCertificate::from_pem(&text(&ca_path)?)
-            .with_context(|| format!("in {}", ca_path.display()))?;
-        let certificate = verified(&path(CERTIFICATE), &ca, Role::Provider, now)?;
-        let key = private_key(&path(KEY))?;
-        ensure!(
-            key.id() == certificate.id(),
-            "{} does not belong to the certificate beside it",
-            path(KEY).display()
-        );
-        let administrator = verified(&path(ADMINISTRATOR), &ca, Role::Administrator, now)?;
-        let revoked = revocations(&path(REVOKED), &administrator)?;
+        let ca = credentials::ca(&path(CA), ADVICE)?;
+        let issued =
+            |name: &str, role| credentials::certificate(&path(name), &ca, role, now, ADVICE);
+        let certificate = issued(CERTIFICATE, Role::Provider)?;
+        let key = credentials::private_key(&path(KEY), &certificate, ADVICE)?;
+        let administrator = issued(ADMINISTRATOR, Role::Administrator)?;
+        let mut revocations = RevocationFile::new(path(REVOKED), administrator);
+        let revoked = revocations.changed()?;
         Ok(Self {
             directory: directory.to_owned(),
             key,
             certificate,
             ca,
             revoked,
+            revocations,
         })
     }
 
@@ -84,57 +84,5 @@ impl Identity {
             minimum_presence,
             revoked: self.revoked.clone(),
         }
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| {
-        format!(
-            "cannot read {}; the gateway administrator's enrolment makes it",
-            path.display()
-        )
-    })
-}
-
-fn verified(
-    path: &Path,
-    ca: &CaCertificate,
-    role: Role,
-    now: Timestamp,
-) -> anyhow::Result<Certificate> {
-    let place = || format!("in {}", path.display());
-    let der = certificate_from_pem(&text(path)?).with_context(place)?;
-    let certificate = Certificate::verify(&der, ca, now).with_context(place)?;
-    ensure!(
-        certificate.role() == role,
-        "{} is a certificate for the role {}; one for {} is needed here",
-        path.display(),
-        certificate.role().as_str(),
-        role.as_str()
-    );
-    Ok(certificate)
-}
-
-fn private_key(path: &Path) -> anyhow::Result<DeviceKey> {
-    let mode = fs::metadata(path)
-        .with_context(|| format!("cannot read {}", path.display()))?
-        .permissions()
-        .mode()
-        & 0o7777;
-    ensure!(
-        mode & 0o077 == 0,
-        "{path} holds a private key, but its mode {mode:03o} lets others in; run: chmod 600 {path}",
-        path = path.display()
-    );
-    DeviceKey::from_pkcs8_pem(&text(path)?).with_context(|| format!("in {}", path.display()))
-}
-
-fn revocations(path: &Path, administrator: &Certificate) -> anyhow::Result<Option<RevocationList>> {
-    match fs::read(path) {
-        Ok(frame) => RevocationList::verify(&frame, administrator)
-            .with_context(|| format!("in {}: not a list of this administrator", path.display()))
-            .map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }

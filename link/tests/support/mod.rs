@@ -164,6 +164,62 @@ impl Authority {
     }
 }
 
+/// A CA, the project's broker, and the provider that a driver connects as.
+pub(crate) struct Testbed {
+    pub(crate) authority: Authority,
+    pub(crate) port: u16,
+    pub(crate) provider: Identity,
+    broker: Option<broker::Broker>,
+}
+
+impl Testbed {
+    pub(crate) async fn start() -> Self {
+        let authority = Authority::new();
+        let (broker, port) = authority.broker(0).await;
+        Self {
+            provider: authority.issue("provider", Role::Provider),
+            authority,
+            port,
+            broker: Some(broker),
+        }
+    }
+
+    pub(crate) async fn stop_broker(&mut self) {
+        self.broker.take().expect("it runs").stop().await;
+    }
+
+    /// Starts a new broker on the port of the one that was stopped.
+    pub(crate) async fn start_broker(&mut self) {
+        let (broker, port) = self.authority.broker(self.port).await;
+        assert_eq!(port, self.port);
+        self.broker = Some(broker);
+    }
+
+    /// The provider's connection to the broker.
+    pub(crate) fn connection(&self) -> Connection {
+        self.provider.connection(self.port)
+    }
+
+    /// A client that sees all public messages of the net.
+    pub(crate) async fn observer(&self) -> Client {
+        let reader = self.authority.issue("reader", Role::ThirdParty);
+        let filter = format!("dcnet/1/{NET}/public/#");
+        Client::connect(&reader, self.port, Some(&filter)).await
+    }
+
+    /// A client that may publish what the provider may.
+    pub(crate) async fn publisher(&self) -> Client {
+        let other = self.authority.issue("other", Role::Provider);
+        Client::connect(&other, self.port, None).await
+    }
+
+    /// A proxy before the broker.
+    pub(crate) async fn proxy(&self) -> Proxy {
+        let front = self.authority.issue("front", Role::Broker);
+        Proxy::start(&front, &self.provider, self.port).await
+    }
+}
+
 impl Identity {
     pub(crate) fn id(&self) -> DeviceId {
         let pem = fs::read_to_string(&self.key).unwrap();
@@ -291,6 +347,11 @@ impl Client {
     pub(crate) async fn next(&mut self) -> Vec<u8> {
         let next = soon("a message arrives", self.messages.recv()).await;
         next.expect("the independent client lost its connection").1
+    }
+
+    /// Publishes a status of the net, and waits until the broker has taken it.
+    pub(crate) async fn publish_status(&mut self, payload: impl Into<Vec<u8>>) {
+        self.publish(&status().to_string(), payload).await;
     }
 
     /// Publishes, and waits until the broker has taken it.

@@ -1,7 +1,8 @@
 //! What `check-config` looks at beyond the configuration file itself.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use link::permissions::require_private_file;
 
 use super::{Config, SourceConfig};
 use crate::pulse::PulseError;
@@ -43,24 +44,15 @@ fn identity(config: &Config, report: &mut Report) {
             Err(error) => report
                 .problems
                 .push(format!("{} cannot be read: {error}", path.display())),
-            Ok(metadata) if path == config.identity.key() => {
+            Ok(_) if path == config.identity.key() => {
+                let refused = require_private_file(&path, "a private key").err();
                 report
                     .problems
-                    .extend(key_mode(&path, metadata.permissions().mode()));
+                    .extend(refused.map(|error| format!("{error:#}")));
             }
             Ok(_) => {}
         }
     }
-}
-
-pub(crate) fn key_mode(path: &Path, mode: u32) -> Option<String> {
-    (mode & 0o077 != 0).then(|| {
-        format!(
-            "{} may be read or written by others (mode {:04o}); run `chmod 0600` on it",
-            path.display(),
-            mode & 0o7777
-        )
-    })
 }
 
 fn state(config: &Config, report: &mut Report) {
