@@ -56,6 +56,38 @@ impl Bitmap {
         }
     }
 
+    /// The same set with the shortest length.
+    pub fn trimmed(&self) -> Self {
+        let last = self.bytes.iter().rposition(|byte| *byte != 0);
+        let bytes = self
+            .bytes
+            .iter()
+            .take(last.map_or(0, |last| last.saturating_add(1)));
+        let bytes: Vec<u8> = bytes.copied().collect();
+        let spare = bytes.last().map_or(0, |byte| byte.leading_zeros() as usize);
+        Self {
+            length: bytes.len().saturating_mul(8).saturating_sub(spare),
+            bytes,
+        }
+    }
+
+    /// All positions are below it.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Number of set positions below a position.
+    pub fn rank(&self, position: usize) -> usize {
+        let (whole, rest) = (position / 8, position % 8);
+        let ones = |byte: &u8| byte.count_ones() as usize;
+        let before: usize = self.bytes.iter().take(whole).map(ones).sum();
+        let last = self
+            .bytes
+            .get(whole)
+            .map_or(0, |byte| byte & !(0xff << rest));
+        before.saturating_add(ones(&last))
+    }
+
     /// Number of set positions.
     pub fn count(&self) -> usize {
         self.bytes
@@ -101,6 +133,15 @@ mod tests {
             let read = Bitmap::from_bytes(bitmap.as_bytes().to_vec(), length, "x").unwrap();
             prop_assert_eq!(&read, &bitmap);
             prop_assert_eq!(read.iter().count(), read.count());
+            for position in 0..80 {
+                let below = read.iter().filter(|set| *set < position).count();
+                prop_assert_eq!(read.rank(position), below);
+            }
+            let trimmed = read.trimmed();
+            prop_assert!(trimmed.iter().eq(read.iter()));
+            prop_assert_eq!(trimmed.length(), read.iter().last().map_or(0, |last| last + 1));
+            let bytes = trimmed.as_bytes().to_vec();
+            prop_assert_eq!(Bitmap::from_bytes(bytes, trimmed.length(), "x"), Ok(trimmed));
         }
     }
 

@@ -2,16 +2,20 @@
 //! (T. P. Pedersen, "Non-Interactive and Information-Theoretic Secure Verifiable
 //! Secret Sharing", CRYPTO 1991).
 
+use std::fmt;
 use std::sync::LazyLock;
 
-use curve25519_dalek::constants::RISTRETTO_BASEPOINT_TABLE;
+use curve25519_dalek::constants::{RISTRETTO_BASEPOINT_POINT, RISTRETTO_BASEPOINT_TABLE};
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoBasepointTable, RistrettoPoint};
+use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::Identity;
 use sha2::{Digest, Sha512};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use crate::frame::FrameError;
 use crate::labels;
 use crate::opening::Opening;
+use crate::units::READING_LIMIT;
 
 /// The second generator H: the label hashed to the group by SHA-512 and the
 /// one-way map of RFC 9496, section 4.3.4. Nobody knows its logarithm to base G.
@@ -26,6 +30,62 @@ static H: LazyLock<RistrettoBasepointTable> =
 /// Commits to an opening in constant time, with precomputed tables for both generators.
 pub fn commit(opening: &Opening) -> Commitment {
     Commitment(RISTRETTO_BASEPOINT_TABLE * &opening.value + &*H * &opening.blinding)
+}
+
+/// A value of which it is known that it is below [`READING_LIMIT`]. `Debug` shows nothing:
+/// it is a reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SmallValue(u64);
+
+impl SmallValue {
+    /// `None` from [`READING_LIMIT`] on.
+    pub fn new(value: u64) -> Option<Self> {
+        (value < READING_LIMIT).then_some(Self(value))
+    }
+
+    /// The value.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for SmallValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SmallValue(..)")
+    }
+}
+
+/// Hexadecimal digits of a [`SmallValue`].
+const DIGITS: usize = READING_LIMIT.ilog2().div_ceil(4) as usize;
+
+/// The multiples of G by 0 to 15, times 16 to the power of the place.
+static SMALL_MULTIPLES: LazyLock<[[RistrettoPoint; 16]; DIGITS]> = LazyLock::new(|| {
+    let mut unit = RISTRETTO_BASEPOINT_POINT;
+    std::array::from_fn(|_| {
+        let mut next = RistrettoPoint::identity();
+        let row = std::array::from_fn(|_| {
+            let multiple = next;
+            next += unit;
+            multiple
+        });
+        unit = next;
+        row
+    })
+});
+
+/// As [`commit`], for values that have a sixth of a scalar's digits; in constant time too,
+/// because every entry of the table is read whatever the value is.
+pub fn commit_small(value: SmallValue, blinding: &Scalar) -> Commitment {
+    let mut sum = &*H * blinding;
+    for (place, row) in (0u32..).step_by(4).zip(&*SMALL_MULTIPLES) {
+        let digit = value.0 >> place & 15;
+        let mut term = RistrettoPoint::identity();
+        for (multiple, entry) in (0u64..).zip(row) {
+            term.conditional_assign(entry, digit.ct_eq(&multiple));
+        }
+        sum += term;
+    }
+    Commitment(sum)
 }
 
 /// A commitment: a point of the Ristretto group.
@@ -64,7 +124,6 @@ impl std::iter::Sum for Commitment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use curve25519_dalek::scalar::Scalar;
     use proptest::prelude::*;
 
     fn opening() -> impl Strategy<Value = Opening> {
@@ -82,6 +141,18 @@ mod tests {
         }
 
         #[test]
+        fn a_small_value_is_committed_to_as_any_other(
+            value in 0..READING_LIMIT, bits in 0u32..40, blinding in any::<[u8; 32]>(),
+        ) {
+            let blinding = Scalar::from_bytes_mod_order(blinding);
+            for value in [value, value >> bits] {
+                let small = SmallValue::new(value).unwrap();
+                let opening = Opening { value: Scalar::from(value), blinding };
+                prop_assert_eq!(commit_small(small, &blinding), commit(&opening));
+            }
+        }
+
+        #[test]
         fn a_commitment_survives_its_bytes(a in opening()) {
             prop_assert_eq!(Commitment::from_bytes(&commit(&a).to_bytes()), Ok(commit(&a)));
         }
@@ -90,6 +161,33 @@ mod tests {
     #[test]
     fn bytes_that_are_no_point_are_refused() {
         assert!(Commitment::from_bytes(&[0xff; 32]).is_err());
+    }
+
+    #[test]
+    fn every_digit_in_every_place_is_committed_to_as_any_other() {
+        for value in (0..40)
+            .step_by(4)
+            .flat_map(|place| (0..16u64).map(move |d| d << place))
+        {
+            let opening = Opening {
+                value: Scalar::from(value),
+                blinding: Scalar::ONE,
+            };
+            let small = SmallValue::new(value).unwrap();
+            assert_eq!(commit_small(small, &Scalar::ONE), commit(&opening));
+        }
+    }
+
+    #[test]
+    fn small_values_end_at_the_limit_of_readings() {
+        let last = SmallValue::new(READING_LIMIT - 1).unwrap();
+        let opening = Opening {
+            value: Scalar::from(READING_LIMIT - 1),
+            blinding: Scalar::ZERO,
+        };
+        assert_eq!(commit_small(last, &Scalar::ZERO), commit(&opening));
+        assert_eq!(SmallValue::new(READING_LIMIT), None);
+        assert_eq!(format!("{last:?}"), "SmallValue(..)");
     }
 
     #[test]

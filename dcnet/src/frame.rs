@@ -190,6 +190,46 @@ fn to_be_signed(payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A frame that this device has just signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// The bytes of the frame.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of its payload: the digest by which other frames name it.
+    pub digest: [u8; 32],
+}
+
+/// The header and the data, as they are signed.
+fn payload(
+    client: DeviceId,
+    net: NetId,
+    timestamp: Timestamp,
+    notification: Notification,
+    data: Value,
+) -> Vec<u8> {
+    cbor::encode(&cbor::array([
+        cbor::text(PROTOCOL),
+        cbor::uint(VERSION),
+        cbor::bytes(&net.0),
+        cbor::bytes(&client.0),
+        cbor::uint(u64::from(notification.transmits())),
+        cbor::uint(timestamp.as_millis()),
+        cbor::uint(notification as u64),
+        data,
+    ]))
+}
+
+fn sign_payload(key: &DeviceKey, payload: &[u8]) -> Vec<u8> {
+    let signature = key.sign(&to_be_signed(payload));
+    let mut out = Vec::with_capacity(payload.len().saturating_add(80));
+    out.extend_from_slice(&PREFIX);
+    out.extend_from_slice(&byte_string_head(payload.len()));
+    out.extend_from_slice(payload);
+    out.extend_from_slice(&[0x58, 0x40]);
+    out.extend_from_slice(&signature);
+    out
+}
+
 /// Signs a frame and returns its bytes.
 pub fn sign(
     key: &DeviceKey,
@@ -198,24 +238,23 @@ pub fn sign(
     notification: Notification,
     data: Value,
 ) -> Vec<u8> {
-    let payload = cbor::encode(&cbor::array([
-        cbor::text(PROTOCOL),
-        cbor::uint(VERSION),
-        cbor::bytes(&net.0),
-        cbor::bytes(&key.id().0),
-        cbor::uint(u64::from(notification.transmits())),
-        cbor::uint(timestamp.as_millis()),
-        cbor::uint(notification as u64),
-        data,
-    ]));
-    let signature = key.sign(&to_be_signed(&payload));
-    let mut out = Vec::with_capacity(payload.len().saturating_add(80));
-    out.extend_from_slice(&PREFIX);
-    out.extend_from_slice(&byte_string_head(payload.len()));
-    out.extend_from_slice(&payload);
-    out.extend_from_slice(&[0x58, 0x40]);
-    out.extend_from_slice(&signature);
-    out
+    let payload = payload(key.id(), net, timestamp, notification, data);
+    sign_payload(key, &payload)
+}
+
+/// As [`sign`], with the digest of the frame.
+pub fn sign_with_digest(
+    key: &DeviceKey,
+    net: NetId,
+    timestamp: Timestamp,
+    notification: Notification,
+    data: Value,
+) -> Signed {
+    let payload = payload(key.id(), net, timestamp, notification, data);
+    Signed {
+        bytes: sign_payload(key, &payload),
+        digest: Sha256::digest(&payload).into(),
+    }
 }
 
 /// The digest (SHA-256 of the payload) of a frame that this device made itself.
@@ -425,6 +464,17 @@ mod tests {
             .unwrap();
         assert_eq!(fields.uint("x", 7), Ok(7));
         fields.end().unwrap();
+    }
+
+    #[test]
+    fn a_frame_is_signed_with_the_digest_that_its_reader_finds() {
+        let data = cbor::array([cbor::uint(7u32)]);
+        let (net, kind) = (NetId([9; 16]), Notification::Submission);
+        let signed = sign_with_digest(&key(), net, Timestamp(5), kind, data);
+        assert_eq!(signed.bytes, frame());
+        assert_eq!(digest_of(&signed.bytes), Ok(signed.digest));
+        let read = Frame::verify(&signed.bytes, &key().public()).unwrap();
+        assert_eq!(read.digest(), signed.digest);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
+use std::sync::LazyLock;
 
 use curve25519_dalek::scalar::Scalar;
 use zeroize::Zeroize;
@@ -115,6 +116,10 @@ impl std::iter::Sum for Opening {
     }
 }
 
+/// 2⁵¹² modulo ℓ.
+static TOP: LazyLock<Scalar> =
+    LazyLock::new(|| Scalar::from_bytes_mod_order_wide(&[0xff; 64]) + Scalar::ONE);
+
 /// A sum of 512-bit integers, reduced modulo ℓ only at the end: reduction is
 /// linear, so summing first gives the same scalar and costs one reduction
 /// instead of one per summand.
@@ -125,18 +130,12 @@ impl WideSum {
     const ZERO: Self = Self([0; 9]);
 
     /// Adds 64 little-endian bytes. Up to 2⁶⁴ summands fit.
-    fn add(&mut self, bytes: &[u8]) {
+    fn add(&mut self, bytes: &[u8; 64]) {
+        let (words, _) = bytes.as_chunks::<8>();
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
         let mut carry = false;
-        let mut words = bytes.chunks_exact(8);
-        for limb in &mut self.0 {
-            let word = words
-                .next()
-                .and_then(|w| w.try_into().ok())
-                .map_or(0, u64::from_le_bytes);
-            let (sum, over) = limb.overflowing_add(word);
-            let (sum, over_again) = sum.overflowing_add(u64::from(carry));
-            *limb = sum;
-            carry = over | over_again;
+        for (limb, word) in self.0.iter_mut().zip(words.chain([0])) {
+            (*limb, carry) = limb.carrying_add(word, carry);
         }
     }
 
@@ -145,10 +144,8 @@ impl WideSum {
         for (bytes, limb) in low.chunks_exact_mut(8).zip(&self.0) {
             bytes.copy_from_slice(&limb.to_le_bytes());
         }
-        // 2⁵¹² modulo ℓ.
-        let top = Scalar::from_bytes_mod_order_wide(&[0xff; 64]) + Scalar::ONE;
         let high = self.0.last().copied().unwrap_or(0);
-        let scalar = Scalar::from_bytes_mod_order_wide(&low) + Scalar::from(high) * top;
+        let scalar = Scalar::from_bytes_mod_order_wide(&low) + Scalar::from(high) * *TOP;
         low.zeroize();
         scalar
     }
@@ -173,9 +170,10 @@ impl PadSum {
     /// Adds a pad, or subtracts it.
     pub fn include(&mut self, pad: &[u8; 128], add: bool) {
         let [value, blinding] = if add { &mut self.plus } else { &mut self.minus };
-        let (first, second) = pad.split_at(64);
-        value.add(first);
-        blinding.add(second);
+        if let ([first, second], _) = pad.as_chunks::<64>() {
+            value.add(first);
+            blinding.add(second);
+        }
     }
 
     /// The sum as an opening.

@@ -9,12 +9,13 @@ use sha2::{Sha256, Sha512};
 use zeroize::Zeroize;
 
 use crate::cbor;
+use crate::commitment::{Commitment, SmallValue, commit_small};
 use crate::labels;
 use crate::opening::Opening;
 use crate::secret::Secret;
 use crate::time::{Day, Period, Round, Timestamp};
 use crate::topic::NetId;
-use crate::units::{MilliwattHours, READING_LIMIT};
+use crate::units::MilliwattHours;
 
 /// The register's total of every channel at one moment: a round boundary.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct Boundary {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reading {
     round: Round,
-    energy: Vec<MilliwattHours>,
+    energy: Vec<SmallValue>,
 }
 
 /// Why two boundaries give no reading.
@@ -69,10 +70,8 @@ impl Reading {
             let difference = after
                 .checked_sub(*before)
                 .ok_or(ReadingError::WentBack(channel))?;
-            if difference.0 >= READING_LIMIT {
-                return Err(ReadingError::TooMuch(channel));
-            }
-            energy.push(difference);
+            let small = SmallValue::new(difference.0).ok_or(ReadingError::TooMuch(channel))?;
+            energy.push(small);
         }
         Ok(Self { round, energy })
     }
@@ -91,7 +90,16 @@ impl Reading {
     pub fn openings(&self, secret: &BlindingSecret, net: NetId) -> Vec<Opening> {
         let openings = self.energy.iter().zip(0u32..);
         openings
-            .map(|(m, channel)| secret.open(net, self.round, channel, *m))
+            .map(|(m, channel)| secret.open(net, self.round, channel, m.get()))
+            .collect()
+    }
+
+    /// As [`Self::openings`], each with its commitment.
+    pub fn committed(&self, secret: &BlindingSecret, net: NetId) -> Vec<(Opening, Commitment)> {
+        let openings = self.openings(secret, net).into_iter();
+        openings
+            .zip(&self.energy)
+            .map(|(opening, m)| (opening, commit_small(*m, &opening.blinding)))
             .collect()
     }
 }
@@ -134,27 +142,32 @@ impl BlindingSecret {
 
     /// `(m, wide(HMAC-SHA512(B_d, CBOR[label, net, round, channel, m])))`: the energy and
     /// the channel are inside, because two commitments under one ρ would reveal their difference.
-    fn open(&self, net: NetId, round: Round, channel: u32, m: MilliwattHours) -> Opening {
+    fn open(&self, net: NetId, round: Round, channel: u32, m: u64) -> Opening {
         let input = cbor::labelled(
             labels::READING_BLINDING,
             [
                 cbor::bytes(&net.0),
                 cbor::uint(round.0),
                 cbor::uint(channel),
-                cbor::uint(m.0),
+                cbor::uint(m),
             ],
         );
         Opening {
-            value: Scalar::from(m.0),
-            blinding: wide_hmac(&self.secret, input),
+            value: Scalar::from(m),
+            blinding: wide(keyed(&self.secret), input),
         }
     }
 }
 
-/// `wide(HMAC-SHA512(key, input))`; wipes the input.
-pub(crate) fn wide_hmac(key: &Secret, mut input: Vec<u8>) -> Scalar {
-    let Ok(mut mac) = Hmac::<Sha512>::new_from_slice(key.expose()) else {
-        // HMAC takes keys of any length.
+/// HMAC-SHA512 under a secret, before any input.
+pub(crate) fn keyed(key: &Secret) -> Option<Hmac<Sha512>> {
+    // HMAC takes keys of any length.
+    Hmac::new_from_slice(key.expose()).ok()
+}
+
+/// The output of HMAC-SHA512 over the input, 64 bytes reduced modulo ℓ; wipes the input.
+pub(crate) fn wide(mac: Option<Hmac<Sha512>>, mut input: Vec<u8>) -> Scalar {
+    let Some(mut mac) = mac else {
         return Scalar::ZERO;
     };
     mac.update(&input);
@@ -210,7 +223,7 @@ mod tests {
     fn a_reading_is_the_difference_over_exactly_one_round() {
         let reading = Reading::between(&boundary(2000, 5), &boundary(4000, 9), period()).unwrap();
         assert_eq!(reading.round(), Round(1));
-        assert_eq!(reading.energy, [MilliwattHours(4)]);
+        assert_eq!(reading.energy, [SmallValue::new(4).unwrap()]);
         let error = |a, b| Reading::between(&a, &b, period()).unwrap_err();
         assert_eq!(
             error(boundary(2000, 5), boundary(6000, 9)),
@@ -234,19 +247,17 @@ mod tests {
     fn every_argument_changes_the_blinding() {
         let b = BlindingSecret::new(Day(1), Secret::new(&mut [1; 32]));
         let net = NetId([1; 16]);
-        let one = b.open(net, Round(1), 0, MilliwattHours(1));
+        let one = b.open(net, Round(1), 0, 1);
         for other in [
-            b.open(NetId([2; 16]), Round(1), 0, MilliwattHours(1)),
-            b.open(net, Round(2), 0, MilliwattHours(1)),
-            b.open(net, Round(1), 1, MilliwattHours(1)),
-            b.open(net, Round(1), 0, MilliwattHours(2)),
-            b.on(Day(2))
-                .unwrap()
-                .open(net, Round(1), 0, MilliwattHours(1)),
+            b.open(NetId([2; 16]), Round(1), 0, 1),
+            b.open(net, Round(2), 0, 1),
+            b.open(net, Round(1), 1, 1),
+            b.open(net, Round(1), 0, 2),
+            b.on(Day(2)).unwrap().open(net, Round(1), 0, 1),
         ] {
             assert!(one.blinding != other.blinding);
         }
-        assert!(one == b.open(net, Round(1), 0, MilliwattHours(1)));
+        assert!(one == b.open(net, Round(1), 0, 1));
     }
 
     #[test]

@@ -120,6 +120,12 @@ impl Roster {
         usize::try_from(member).is_ok_and(|member| self.included.contains(member))
     }
 
+    /// Whether an edge is stated to be half-open, used by `user` alone.
+    pub fn states_half_open(&self, user: MemberIndex, non_user: MemberIndex) -> bool {
+        let edge = HalfOpen { user, non_user };
+        self.half_open.binary_search(&edge).is_ok()
+    }
+
     /// The included members, ascending.
     pub fn members(&self) -> impl Iterator<Item = MemberIndex> + '_ {
         self.included
@@ -129,7 +135,9 @@ impl Roster {
 
     /// The stated digest of a member's submission.
     pub fn digest_of(&self, member: MemberIndex) -> Option<ShortDigest> {
-        let place = self.members().position(|included| included == member)?;
+        let member = usize::try_from(member).ok()?;
+        let included = self.included.contains(member);
+        let place = included.then(|| self.included.rank(member))?;
         self.digests.get(place).copied()
     }
 }

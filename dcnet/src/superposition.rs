@@ -3,12 +3,12 @@
 
 use crate::cbor::{self, Fields};
 use crate::commitment::Commitment;
-use crate::frame::{self, Frame, FrameError, Notification};
+use crate::frame::{self, Frame, FrameError, Notification, Signed};
 use crate::identity::{DeviceId, DeviceKey};
 use crate::labels;
 use crate::membership::{MAX_CHANNELS, MAX_MEMBERS};
 use crate::opening::Opening;
-use crate::reading::wide_hmac;
+use crate::reading::{keyed, wide};
 use crate::secret::Secret;
 use crate::time::{Round, Timestamp};
 use crate::topic::NetId;
@@ -23,6 +23,7 @@ pub fn self_mask(
     round: Round,
     channel: u16,
 ) -> Opening {
+    let mac = keyed(device);
     let part = |part: u8| {
         let input = cbor::labelled(
             labels::SELF_MASK,
@@ -34,7 +35,7 @@ pub fn self_mask(
                 cbor::uint(part),
             ],
         );
-        wide_hmac(device, input)
+        wide(mac.clone(), input)
     };
     Opening {
         value: part(0),
@@ -85,6 +86,11 @@ pub fn short(digest: &[u8; 32]) -> ShortDigest {
 impl Submission {
     /// Signs a submission; `digest` and `sender` of `self` are not used.
     pub fn sign(&self, key: &DeviceKey, net: NetId, at: Timestamp) -> Vec<u8> {
+        self.sign_with_digest(key, net, at).bytes
+    }
+
+    /// As [`Self::sign`], with the digest of the frame.
+    pub fn sign_with_digest(&self, key: &DeviceKey, net: NetId, at: Timestamp) -> Signed {
         let shares = self.shares.iter().map(|share| {
             cbor::array([
                 cbor::bytes(&share.superposition.to_bytes()),
@@ -99,7 +105,7 @@ impl Submission {
             cbor::bytes(&self.edges),
             cbor::array(shares),
         ]);
-        frame::sign(key, net, at, Notification::Submission, data)
+        frame::sign_with_digest(key, net, at, Notification::Submission, data)
     }
 
     /// Reads a submission with exactly `channels` shares.

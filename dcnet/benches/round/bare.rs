@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use curve25519_dalek::scalar::Scalar;
 use dcnet::cbor;
-use dcnet::commitment::commit;
+use dcnet::commitment::{SmallValue, commit_small};
 use dcnet::frame::{self, Notification};
 use dcnet::identity::DeviceKey;
 use dcnet::opening::{Opening, PadSum};
-use dcnet::pad::{PadKeys, PairKey};
+use dcnet::pad::{Pad, PadKeys, PairKey};
 use dcnet::reveal::Reveal;
 use dcnet::secret::Secret;
 use dcnet::superposition::{Share, Submission, self_mask};
@@ -49,19 +49,23 @@ pub fn plain_readings() -> impl FnMut(u64) -> Duration {
 fn cryptography(key: &DeviceKey, pads: &[PadKeys], device: &Secret, round: Round) -> Vec<u8> {
     let roster = [9; 32];
     let (mut first, mut second) = (PadSum::new(), PadSum::new());
+    let mut pad = Pad::empty();
     for (place, keys) in pads.iter().enumerate() {
         let adds = place % 2 == 0;
-        first.include(keys.submission(round, 0).bytes(), adds);
-        second.include(keys.reveal(&roster, round, 0).bytes(), adds);
+        keys.write_submission(round, 0, &mut pad);
+        first.include(pad.bytes(), adds);
+        keys.write_reveal(&roster, round, 0, &mut pad);
+        second.include(pad.bytes(), adds);
     }
     let mask = self_mask(device, &[3; 32], NET, round, 0);
+    let energy = SmallValue::new(123_456).unwrap();
     let reading = Opening {
-        value: Scalar::from(123_456u64),
+        value: Scalar::from(energy.get()),
         blinding: mask.blinding,
     };
     let share = Share {
         superposition: reading + first.finish() + mask,
-        commitment: commit(&reading),
+        commitment: commit_small(energy, &reading.blinding),
     };
     let submission = Submission {
         sender: key.id(),

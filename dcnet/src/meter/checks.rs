@@ -106,7 +106,14 @@ pub(super) fn presence<'a>(
     percent: u32,
 ) -> Result<(), Silence> {
     let mut union = Bitmap::empty(0);
-    seen.for_each(|bitmap| union.include(bitmap));
+    let mut last = None;
+    for bitmap in seen {
+        // Most rounds have the same members as the one before.
+        if last != Some(bitmap) {
+            union.include(bitmap);
+        }
+        last = Some(bitmap);
+    }
     let included = u64::try_from(roster.included.count()).unwrap_or(0);
     let lately = u64::try_from(union.count()).unwrap_or(u64::MAX);
     if included.saturating_mul(100) < lately.saturating_mul(u64::from(percent)) {
@@ -114,6 +121,11 @@ pub(super) fn presence<'a>(
     } else {
         Ok(())
     }
+}
+
+/// Whether an edge that `own` used is full: both included, and not half-open.
+pub(super) fn is_full_if_used(roster: &Roster, own: MemberIndex, peer: MemberIndex) -> bool {
+    roster.includes(peer) && !roster.states_half_open(own, peer)
 }
 
 /// What a meter did in a round, as far as the roster can contradict it.
@@ -147,12 +159,8 @@ impl Used<'_> {
     }
 
     /// Whether the edge to a neighbour is full: used, both included, not half-open.
-    pub(super) fn is_full(&self, roster: &Roster, peer: MemberIndex) -> bool {
-        let claimed = roster
-            .half_open
-            .iter()
-            .any(|claim| claim.user == self.own && claim.non_user == peer);
-        self.used(peer) && roster.includes(peer) && !claimed
+    fn is_full(&self, roster: &Roster, peer: MemberIndex) -> bool {
+        self.used(peer) && is_full_if_used(roster, self.own, peer)
     }
 
     /// At least `required` of the drawn edges are full.

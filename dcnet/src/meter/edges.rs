@@ -9,8 +9,10 @@ use crate::frame::{self, Notification};
 use crate::graph::MemberIndex;
 use crate::handshake::{Ephemeral, Pair};
 use crate::identity::DeviceId;
+use crate::membership::Membership;
 use crate::output::Store;
 use crate::pad::{PadKeys, PairKey};
+use crate::revocation::RevocationList;
 use crate::time::{Day, Now, Round};
 use crate::topic::{Topic, Up};
 
@@ -53,15 +55,27 @@ pub(super) enum Stage {
 pub(super) struct Edge {
     pub(super) pair: Pair,
     pub(super) stage: Stage,
+    /// The neighbour's place in the log; `None` while the key graph has no such edge.
+    index: Option<MemberIndex>,
     /// Pad keys of the days in use; derived again when needed.
     pads: BTreeMap<Day, PadKeys>,
 }
 
 impl Edge {
-    pub(super) fn new(pair: Pair, stage: Stage) -> Self {
+    /// An edge of the key graph to the member `index`.
+    pub(super) fn new(pair: Pair, stage: Stage, index: MemberIndex) -> Self {
+        Self {
+            index: Some(index),
+            ..Self::saved(pair, stage)
+        }
+    }
+
+    /// An edge that may have left the key graph: [`Meter::sync_edges`] finds out.
+    pub(super) fn saved(pair: Pair, stage: Stage) -> Self {
         Self {
             pair,
             stage,
+            index: None,
             pads: BTreeMap::new(),
         }
     }
@@ -77,6 +91,14 @@ impl Edge {
             self.pads.insert(day, keys);
         }
         self.pads.get(&day)
+    }
+
+    /// The neighbour's place in the log, if this edge is in the key graph, its handshake
+    /// done and the neighbour not revoked.
+    fn live(&self, key: &EdgeKey, revoked: Option<&RevocationList>) -> Option<MemberIndex> {
+        let established = matches!(self.stage, Stage::Established { .. });
+        let usable = established && !is_revoked(revoked, &key.peer);
+        self.index.filter(|_| usable)
     }
 
     /// Forgets the keys of days before `day`; true if the stored key changed.
@@ -159,6 +181,7 @@ impl Meter {
     /// Brings handshakes in line with the key graph, as soon as the clock is right:
     /// both ends must mean the same first day.
     pub(super) fn sync_edges(&mut self, now: Now) {
+        self.find_edges_in_graph();
         self.edges_due = self.clock.check(now).is_err();
         if !self.edges_due {
             for (key, origin) in self.wanted_edges() {
@@ -171,11 +194,28 @@ impl Meter {
         self.drop_dead_edges();
     }
 
+    /// Looks up for every edge whether the key graph still has it. Whatever changes the
+    /// graph around this meter leads here, so that a round need not look.
+    pub(super) fn find_edges_in_graph(&mut self) {
+        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+            return;
+        };
+        for (key, edge) in &mut self.edges {
+            let index = membership.index_of(&key.peer);
+            edge.index = index.filter(|peer| lives(membership, own, *peer, key));
+        }
+    }
+
+    /// Whether the key graph has an edge to a member in this life.
+    pub(super) fn is_in_graph(&self, peer: MemberIndex, key: &EdgeKey) -> bool {
+        match (&self.membership, self.index()) {
+            (Some(membership), Some(own)) => lives(membership, own, peer, key),
+            _ => false,
+        }
+    }
+
     fn is_revoked(&self, peer: &DeviceId) -> bool {
-        self.config
-            .revoked
-            .as_ref()
-            .is_some_and(|list| list.contains(peer))
+        is_revoked(self.config.revoked.as_ref(), peer)
     }
 
     /// Erases the keys of edges that the graph has no more, once no round may need them.
@@ -199,6 +239,8 @@ impl Meter {
     }
 
     fn offer(&mut self, key: EdgeKey, origin: [u8; 32], now: Now) {
+        let index = self.membership.as_ref().and_then(|m| m.index_of(&key.peer));
+        let Some(index) = index else { return };
         let ephemeral = Ephemeral::new(self.random_secret());
         let pair = self.pair_with(key.peer, origin);
         let first_day = now.utc.day();
@@ -208,7 +250,7 @@ impl Meter {
             first_day,
             offer: offer.clone(),
         };
-        self.edges.insert(key, Edge::new(pair, stage));
+        self.edges.insert(key, Edge::new(pair, stage, index));
         self.save_edge(key);
         self.publish_until_answered(Purpose::Edge(key), self.up_pair(key.peer), offer, now);
     }
@@ -265,16 +307,16 @@ impl Meter {
         let key = EdgeKey { peer, origin };
         let pair = self.pair_with(peer, hash);
         match frame.header().notification {
-            Notification::Offer => self.on_offer(key, pair, frame, now),
-            Notification::Answer => self.on_answer(key, pair, frame, now),
-            Notification::Confirm => self.on_confirm(key, pair, frame, now),
+            Notification::Offer => self.on_offer((key, other), pair, frame, now),
+            Notification::Answer => self.on_answer((key, other), pair, frame, now),
+            Notification::Confirm => self.on_confirm((key, other), pair, frame, now),
             _ => Err(Refusal::Topic.into()),
         }
     }
 
     fn on_offer(
         &mut self,
-        key: EdgeKey,
+        (key, index): (EdgeKey, MemberIndex),
         pair: Pair,
         frame: frame::Frame,
         now: Now,
@@ -317,7 +359,7 @@ impl Meter {
             offer: half.digest,
             answer: answer.clone(),
         };
-        self.edges.insert(key, Edge::new(pair, stage));
+        self.edges.insert(key, Edge::new(pair, stage, index));
         self.save_edge(key);
         self.publish(self.up_pair(key.peer), answer);
         Ok(())
@@ -325,7 +367,7 @@ impl Meter {
 
     fn on_answer(
         &mut self,
-        key: EdgeKey,
+        (key, index): (EdgeKey, MemberIndex),
         pair: Pair,
         frame: frame::Frame,
         now: Now,
@@ -354,7 +396,7 @@ impl Meter {
             answer: half.digest,
             confirm: confirm.clone(),
         };
-        self.edges.insert(key, Edge::new(pair, stage));
+        self.edges.insert(key, Edge::new(pair, stage, index));
         self.save_edge(key);
         self.publish_until_answered(Purpose::Edge(key), self.up_pair(key.peer), confirm, now);
         Ok(())
@@ -362,7 +404,7 @@ impl Meter {
 
     fn on_confirm(
         &mut self,
-        key: EdgeKey,
+        (key, index): (EdgeKey, MemberIndex),
         pair: Pair,
         frame: frame::Frame,
         now: Now,
@@ -414,7 +456,7 @@ impl Meter {
             Stage::Established { confirm, .. } => confirm.clone(),
             _ => Vec::new(),
         };
-        self.edges.insert(key, Edge::new(pair, established));
+        self.edges.insert(key, Edge::new(pair, established, index));
         self.repeats.stop(&Purpose::Edge(key));
         self.save_edge(key);
         if !reply.is_empty() {
@@ -423,28 +465,38 @@ impl Meter {
         Ok(())
     }
 
-    /// The present edge to a member, if its handshake is done and it is not revoked.
-    pub(super) fn live_edge(&self, own: MemberIndex, peer: MemberIndex) -> Option<EdgeKey> {
-        let membership = self.membership.as_ref()?;
-        let id = membership.member(peer)?.id;
-        let origin = membership.graph().origin(own, peer)?;
-        let key = EdgeKey { peer: id, origin };
-        let edge = self.edges.get(&key)?;
-        let revoked = self.is_revoked(&id);
-        (matches!(edge.stage, Stage::Established { .. }) && !revoked).then_some(key)
+    /// The edges that are in the key graph, have a key and are not revoked, with the
+    /// neighbour's place in the log.
+    pub(super) fn live_edges(&self) -> impl Iterator<Item = (EdgeKey, MemberIndex, &Edge)> {
+        let revoked = self.config.revoked.as_ref();
+        let edges = self.edges.iter();
+        edges.filter_map(move |(key, edge)| Some((*key, edge.live(key, revoked)?, edge)))
+    }
+
+    /// As [`Self::live_edges`], to derive pads.
+    pub(super) fn live_edges_mut(
+        &mut self,
+    ) -> impl Iterator<Item = (EdgeKey, MemberIndex, &mut Edge)> {
+        let revoked = self.config.revoked.as_ref();
+        let edges = self.edges.iter_mut();
+        edges.filter_map(move |(key, edge)| Some((*key, edge.live(key, revoked)?, edge)))
+    }
+
+    /// The members that this meter's newest draw names, ascending.
+    pub(super) fn drawn(&self) -> &[MemberIndex] {
+        let newest = match (&self.membership, self.index()) {
+            (Some(membership), Some(own)) => membership.graph().newest(own, u64::MAX),
+            _ => None,
+        };
+        newest.map_or(&[], |draw| &draw.neighbours)
     }
 
     /// Drawn neighbours, and how many of them have a key.
     pub(super) fn drawn_and_live(&self) -> (usize, usize) {
-        let drawn = self.drawn_neighbours();
-        let Some(own) = self.index() else {
-            return (drawn.len(), 0);
-        };
-        let live = drawn
-            .iter()
-            .filter(|(index, _)| self.live_edge(own, *index).is_some())
-            .count();
-        (drawn.len(), live)
+        let drawn = self.drawn();
+        let live = self.live_edges();
+        let live = live.filter(|(_, index, _)| drawn.binary_search(index).is_ok());
+        (drawn.len(), live.count())
     }
 
     /// Tells the provider once enough handshakes are done (notification 2).
@@ -513,6 +565,14 @@ impl Meter {
     pub(super) fn day_of(&self, round: Round) -> Option<Day> {
         Some(round.day(self.membership.as_ref()?.genesis().policy.period))
     }
+}
+
+fn lives(membership: &Membership, own: MemberIndex, peer: MemberIndex, key: &EdgeKey) -> bool {
+    membership.graph().origin(own, peer) == Some(key.origin)
+}
+
+fn is_revoked(list: Option<&RevocationList>, peer: &DeviceId) -> bool {
+    list.is_some_and(|list| list.contains(peer))
 }
 
 enum HandshakeFault {

@@ -1,5 +1,6 @@
 //! A meter in a round: boundary, submission, roster, reveal, aggregate.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chacha20::rand_core::Rng;
@@ -11,13 +12,12 @@ use super::{
 use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
-use crate::commitment::commit;
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
 use crate::membership::Membership;
 use crate::opening::{Opening, PadSum};
 use crate::output::Store;
-use crate::pad::RosterHash;
+use crate::pad::{Pad, RosterHash};
 use crate::reading::{BlindingSecret, Boundary, Reading, ReadingError};
 use crate::reveal::Reveal;
 use crate::roster::{Roster, RosterError};
@@ -120,6 +120,17 @@ impl Meter {
 
     /// The rules before a submission.
     fn may_submit(&self, round: Round, now: Now) -> Result<(), Silence> {
+        self.may_submit_with_edges(round, now)?;
+        let (drawn, live) = self.drawn_and_live();
+        if live < usize::try_from(self.required(drawn)).unwrap_or(usize::MAX) {
+            return Err(Silence::TooFewNeighbours);
+        }
+        Ok(())
+    }
+
+    /// The rules before a submission but for the edges, which [`Self::blind`] counts as it
+    /// uses them.
+    fn may_submit_with_edges(&self, round: Round, now: Now) -> Result<(), Silence> {
         if self.stopped {
             return Err(Silence::Stopped);
         }
@@ -143,10 +154,6 @@ impl Meter {
         if newest.candidates < self.minimum_group() {
             return Err(Silence::TooFewCandidates);
         }
-        let (drawn, live) = self.drawn_and_live();
-        if live < usize::try_from(self.required(drawn)).unwrap_or(usize::MAX) {
-            return Err(Silence::TooFewNeighbours);
-        }
         Ok(())
     }
 
@@ -162,7 +169,7 @@ impl Meter {
     pub(super) fn submit(&mut self, reading: &Reading, now: Now) {
         let round = reading.round();
         let result = self
-            .may_submit(round, now)
+            .may_submit_with_edges(round, now)
             .and_then(|()| self.blind(reading, now));
         if let Err(reason) = result {
             self.event(MeterEvent::Silent { round, reason });
@@ -176,51 +183,51 @@ impl Meter {
         };
         let policy = membership.genesis().policy;
         let channels = reading.channels();
-        let head = membership.head();
+        let (own_id, head) = (self.id, membership.head());
         let neighbours = membership.graph().neighbours(own, head.index);
-        let drawn: Vec<MemberIndex> = self
-            .drawn_neighbours()
-            .into_iter()
-            .map(|(index, _)| index)
-            .collect();
+        let drawn = self.drawn().to_vec();
+        let required = self.required(drawn.len());
         let day = round.day(policy.period);
         let mut bitmap = Bitmap::empty(neighbours.len());
-        let mut used = Vec::new();
+        let mut used = Vec::with_capacity(neighbours.len());
         let mut sums: Vec<PadSum> = (0..channels).map(|_| PadSum::new()).collect();
-        for (place, index) in neighbours.iter().enumerate() {
-            let Some(key) = self.live_edge(own, *index) else {
+        let mut pad = Pad::empty();
+        for (key, index, edge) in self.live_edges_mut() {
+            let Ok(place) = neighbours.binary_search(&index) else {
                 continue;
             };
-            let adds = self.id < key.peer;
-            let Some(pads) = self.edges.get_mut(&key).and_then(|edge| edge.pads(day)) else {
+            let Some(pads) = edge.pads(day) else {
                 continue;
             };
             for (channel, sum) in (0..).zip(&mut sums) {
-                sum.include(pads.submission(round, channel).bytes(), adds);
+                pads.write_submission(round, channel, &mut pad);
+                sum.include(pad.bytes(), own_id < key.peer);
             }
             bitmap.set(place);
-            used.push((*index, key));
+            used.push((index, key));
         }
-        // Counted once more: keys of this round's day may not exist on every live edge.
-        let usable = drawn
-            .iter()
-            .filter(|d| used.binary_search_by_key(d, |(i, _)| i).is_ok());
-        let required = self.required(drawn.len());
+        used.sort_unstable_by_key(|(index, _)| *index);
+        debug_assert!(
+            used.iter()
+                .all(|(index, key)| self.is_in_graph(*index, key))
+        );
+        // Counted here: keys of this round's day may not exist on every live edge.
+        let usable = used.iter().filter(|(i, _)| drawn.binary_search(i).is_ok());
         if usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {
             return Err(Silence::TooFewNeighbours);
         }
         let device = self.device_secrets(now);
         let blinding = device.blinding.on(day).ok_or(Silence::KeysErased)?;
-        let openings = reading.openings(&blinding, self.net);
+        let committed = reading.committed(&blinding, self.net);
         let mut masks = Vec::with_capacity(channels);
         let mut shares = Vec::with_capacity(channels);
-        for (channel, (opening, sum)) in (0..).zip(openings.iter().zip(&sums)) {
+        for (channel, ((opening, commitment), sum)) in (0..).zip(committed.into_iter().zip(&sums)) {
             let random = self.random();
             let mask = self_mask(&device.mask, &random, self.net, round, channel);
-            let superposition = *opening + sum.finish() + mask;
+            let superposition = opening + sum.finish() + mask;
             shares.push(Share {
                 superposition,
-                commitment: commit(opening),
+                commitment,
             });
             masks.push(mask);
         }
@@ -234,8 +241,8 @@ impl Meter {
             shares,
             digest: [0; 32],
         };
-        let frame = submission.sign(&self.config.key, self.net, now.utc);
-        let digest = crate::frame::digest_of(&frame).map_err(|_| Silence::Stopped)?;
+        let signed = submission.sign_with_digest(&self.config.key, self.net, now.utc);
+        let frame = signed.bytes;
         let late = now.utc.since(round.end(policy.period));
         let in_time = late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4);
         let timely = in_time && self.connected_since.is_some();
@@ -245,7 +252,7 @@ impl Meter {
             used,
             required,
             minimum_group: submission.minimum_group,
-            digest: short(&digest),
+            digest: short(&signed.digest),
             stage: RoundStage::Submitted {
                 frame: frame.clone(),
                 masks,
@@ -523,20 +530,19 @@ impl Meter {
         let RoundStage::Submitted { masks, .. } = &own_round.stage else {
             return Err(Silence::SecondRoster);
         };
-        let peers: Vec<MemberIndex> = own_round.used.iter().map(|(index, _)| *index).collect();
-        let used = Used { own, peers: &peers };
         let mut sums: Vec<PadSum> = masks.iter().map(|_| PadSum::new()).collect();
+        let mut pad = Pad::empty();
         for (index, key) in &own_round.used {
             let adds = self.id < key.peer;
             let pads = self.edges.get_mut(key).and_then(|edge| edge.pads(day));
             let pads = pads.ok_or(Silence::KeysErased)?;
-            let full = used.is_full(roster, *index);
+            let full = checks::is_full_if_used(roster, own, *index);
             for (channel, sum) in (0..).zip(&mut sums) {
-                let pad = if full {
-                    pads.reveal(&roster.hash, round, channel)
+                if full {
+                    pads.write_reveal(&roster.hash, round, channel, &mut pad);
                 } else {
-                    pads.submission(round, channel)
-                };
+                    pads.write_submission(round, channel, &mut pad);
+                }
                 sum.include(pad.bytes(), adds);
             }
         }
@@ -642,11 +648,10 @@ impl Meter {
 
     /// Ids of the neighbours that could take part now, for the household's page.
     pub fn live_neighbours(&self) -> Vec<DeviceId> {
-        let Some(own) = self.index() else {
-            return Vec::new();
-        };
-        let live = self.drawn_neighbours().into_iter();
-        live.filter(|(index, _)| self.live_edge(own, *index).is_some())
+        let live: BTreeSet<MemberIndex> = self.live_edges().map(|(_, index, _)| index).collect();
+        let drawn = self.drawn_neighbours().into_iter();
+        drawn
+            .filter(|(index, _)| live.contains(index))
             .map(|(_, id)| id)
             .collect()
     }

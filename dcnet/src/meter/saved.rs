@@ -77,13 +77,8 @@ pub(super) fn roster_bytes(round: Round, hash: &RosterHash) -> Vec<u8> {
 }
 
 pub(super) fn seen_bytes(included: &Bitmap) -> Vec<u8> {
-    let length = included
-        .iter()
-        .last()
-        .map_or(0, |last| last.saturating_add(1));
-    let mut trimmed = Bitmap::empty(length);
-    included.iter().for_each(|position| trimmed.set(position));
-    let length = u64::try_from(length).unwrap_or(0);
+    let trimmed = included.trimmed();
+    let length = u64::try_from(trimmed.length()).unwrap_or(0);
     cbor::encode(&cbor::array([
         cbor::uint(length),
         cbor::bytes(trimmed.as_bytes()),
@@ -254,7 +249,7 @@ impl Edge {
             },
         };
         stage.end()?;
-        Ok(Self::new(pair, read))
+        Ok(Self::saved(pair, read))
     }
 }
 
@@ -393,6 +388,7 @@ impl Meter {
                 })?;
             }
         }
+        self.find_edges_in_graph();
         self.check_checkpoint();
         if let Some(membership) = &self.membership {
             self.clock.set_period(membership.genesis().policy.period);
