@@ -7,7 +7,7 @@ use crate::cbor::{self, Fields};
 use crate::commitment::{Commitment, commit};
 use crate::frame::{self, Frame, FrameError, Notification};
 use crate::identity::{DeviceKey, PublicKey};
-use crate::membership::MAX_CHANNELS;
+use crate::membership::{MAX_CHANNELS, Membership};
 use crate::opening::Opening;
 use crate::pad::RosterHash;
 use crate::time::{Round, Timestamp};
@@ -97,7 +97,28 @@ impl Aggregate {
     /// # Errors
     /// [`FrameError`].
     pub fn verify(input: &[u8], net: NetId, provider: &PublicKey) -> Result<Self, FrameError> {
-        let mut fields = Frame::verify(input, provider)?.open(net, Notification::Aggregate)?;
+        Self::read(Frame::verify(input, provider)?, net)
+    }
+
+    /// Verifies an aggregate against the log: signed with the key that was in force at
+    /// the log head that it names, or a later one.
+    ///
+    /// # Errors
+    /// [`FrameError`]; also for a log head that is not in the log.
+    pub fn verify_in(input: &[u8], membership: &Membership) -> Result<Self, FrameError> {
+        let (frame, key) = membership.verify_provider_frame(input)?;
+        let aggregate = Self::read(frame, membership.net())?;
+        let head = membership
+            .index_of_entry(&aggregate.log_head)
+            .ok_or(FrameError::Bound("log head"))?;
+        if !membership.is_provider_key_since(&key, head) {
+            return Err(FrameError::Signature);
+        }
+        Ok(aggregate)
+    }
+
+    fn read(frame: Frame, net: NetId) -> Result<Self, FrameError> {
+        let mut fields = frame.open(net, Notification::Aggregate)?;
         let round = Round(fields.uint("round", u64::MAX)?);
         let roster = fields.fixed("roster")?;
         let log_head = fields.fixed("log head")?;

@@ -76,6 +76,33 @@ pub enum Alarm {
         /// By how much.
         seconds: u64,
     },
+    /// So many drawn neighbours left that this meter cannot take part.
+    #[error(
+        "only {neighbours} of this meter's drawn neighbours are left, fewer than its floor of {required}; it takes part again after a new draw"
+    )]
+    Emergency {
+        /// Drawn neighbours that are left.
+        neighbours: u32,
+        /// The floor.
+        required: u32,
+    },
+    /// The provider marked a member as lapsed that took part lately.
+    #[error("the provider marked meter {meter} as lapsed, although it took part lately")]
+    FalseLapse {
+        /// The member.
+        meter: DeviceId,
+    },
+    /// The log has a membership of this device that its state knows nothing of.
+    #[error("the state of this meter was lost; it leaves the net and joins anew")]
+    StateLost,
+    /// Somebody else signed with this device's key.
+    #[error(
+        "this meter's membership was ended by an exit that it did not sign here: its key is used elsewhere; it takes part no more, enrol it again with a new key"
+    )]
+    KeyUsedElsewhere,
+    /// The gateway administrator revoked this meter.
+    #[error("the gateway administrator revoked this meter; it takes part no more")]
+    Revoked,
     /// A draw is not finished by the provider.
     #[error("the provider has left this meter's draw open for more than a day")]
     DrawAbandoned,
@@ -121,13 +148,17 @@ pub enum Silence {
     /// A jump of the clock is not confirmed.
     #[error("a jump of the clock is not confirmed")]
     ClockUnconfirmed,
+    /// The meter leaves the net, or has left it.
+    #[error("the meter leaves the net, or has left it")]
+    Leaving,
     /// The interval starts before the end of one already submitted.
     #[error("the register's time was submitted already")]
     AlreadySubmitted,
     /// The round's window is over.
     #[error("the window of the round is over")]
     WindowOver,
-    /// The log has not reached the administrator's checkpoint.
+    /// The log has not reached the administrator's checkpoint, or the provider that this
+    /// meter was enrolled with.
     #[error("the log has not reached the gateway administrator's checkpoint")]
     CheckpointNotReached,
     /// The meter is not a member yet.

@@ -101,10 +101,16 @@ pub enum Notification {
     Checkpoint = 16,
     /// The gateway administrator's list of revoked devices.
     Revocations = 17,
+    /// The gateway administrator's revocation of one device, for a log.
+    Revocation = 18,
+    /// A new provider key takes over a log.
+    ProviderKey = 19,
+    /// A former neighbour has erased the pair key of a meter that left.
+    Erased = 20,
 }
 
 impl Notification {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 20] = [
         Self::Register,
         Self::Entered,
         Self::Exit,
@@ -122,6 +128,9 @@ impl Notification {
         Self::Aggregate,
         Self::Checkpoint,
         Self::Revocations,
+        Self::Revocation,
+        Self::ProviderKey,
+        Self::Erased,
     ];
 
     fn from_code(code: u64) -> Option<Self> {

@@ -73,7 +73,7 @@ pub fn draw_neighbours(
 }
 
 /// All draws of a net. An edge lives while the newest draw of one of its ends
-/// names the other.
+/// names the other, and both are members.
 #[derive(Clone, Debug, Default)]
 pub struct KeyGraph {
     /// Every draw of each member, oldest first.
@@ -82,6 +82,8 @@ pub struct KeyGraph {
     naming: BTreeMap<MemberIndex, Vec<(MemberIndex, u64)>>,
     /// The entry at which the present life of an edge began, by (lower, higher) index.
     origins: BTreeMap<(MemberIndex, MemberIndex), u64>,
+    /// The entry at which a member ended.
+    ended: BTreeMap<MemberIndex, u64>,
 }
 
 fn pair(a: MemberIndex, b: MemberIndex) -> (MemberIndex, MemberIndex) {
@@ -99,9 +101,12 @@ impl KeyGraph {
                 .entry(*peer)
                 .or_default()
                 .push((drawer, draw.entry));
-            self.origins
-                .entry(pair(drawer, *peer))
-                .or_insert(draw.entry);
+            // A candidate may have left between the Invite and the Draw.
+            if !self.ended.contains_key(peer) {
+                self.origins
+                    .entry(pair(drawer, *peer))
+                    .or_insert(draw.entry);
+            }
         }
         let named: Vec<MemberIndex> = draw.neighbours.clone();
         self.draws.entry(drawer).or_default().push(draw);
@@ -113,6 +118,26 @@ impl KeyGraph {
                 self.origins.remove(&pair(drawer, peer));
             }
         }
+    }
+
+    /// Ends a member at a log entry, and with it all its edges.
+    pub fn remove(&mut self, member: MemberIndex, entry: u64) {
+        for peer in self.neighbours(member, u64::MAX) {
+            self.origins.remove(&pair(member, peer));
+        }
+        self.ended.insert(member, entry);
+    }
+
+    fn is_ended(&self, member: MemberIndex, at: u64) -> bool {
+        self.ended.get(&member).is_some_and(|entry| *entry <= at)
+    }
+
+    /// The members that the newest draw of a member named, as of log entry `at`, less
+    /// those that ended by then: d is their number.
+    pub fn drawn(&self, member: MemberIndex, at: u64) -> Vec<MemberIndex> {
+        let newest = self.newest(member, at).map_or(&[][..], |d| &d.neighbours);
+        let here = newest.iter().filter(|peer| !self.is_ended(**peer, at));
+        here.copied().collect()
     }
 
     /// Every draw of a member, oldest first.
@@ -129,15 +154,17 @@ impl KeyGraph {
             .find(|draw| draw.entry <= at)
     }
 
-    /// The neighbours of a member as of log entry `at`, ascending: drawn by it or by them.
+    /// The neighbours of a member as of log entry `at`, ascending: drawn by it or by
+    /// them. None once it has ended.
     pub fn neighbours(&self, member: MemberIndex, at: u64) -> Vec<MemberIndex> {
-        let mut all = self
-            .newest(member, at)
-            .map_or_else(Vec::new, |d| d.neighbours.clone());
+        if self.is_ended(member, at) {
+            return Vec::new();
+        }
+        let mut all = self.drawn(member, at);
         for (drawer, entry) in self.naming.get(&member).into_iter().flatten() {
             let current =
                 *entry <= at && self.newest(*drawer, at).is_some_and(|d| d.entry == *entry);
-            if current {
+            if current && !self.is_ended(*drawer, at) {
                 all.push(*drawer);
             }
         }
@@ -156,7 +183,7 @@ impl KeyGraph {
                 .newest(*drawer, u64::MAX)
                 .is_some_and(|d| d.entry == *entry);
             let drawn = own.is_some_and(|draw| draw.neighbours.binary_search(drawer).is_ok());
-            if current && !drawn {
+            if current && !drawn && !self.is_ended(*drawer, u64::MAX) {
                 all.push(*drawer);
             }
         }

@@ -1,19 +1,26 @@
 //! The membership log: append-only, signed by the provider, hash-chained, and
 //! verified entry by entry by every meter (`docs/protocol.md`, "Membership").
 
+mod append;
+mod entry;
+mod genesis;
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ciborium::Value;
 
-use crate::cbor::{self, Fields};
-use crate::frame::{self, Frame, FrameError, Notification, Unverified};
-use crate::graph::{self, Draw, KeyGraph, MemberIndex};
-use crate::identity::{
-    CaCertificate, Certificate, DeviceId, DeviceKey, IdentityError, MAX_CERTIFICATE, PublicKey,
-    Role,
-};
-use crate::time::{Period, Timestamp};
+use crate::cbor;
+use crate::frame::{Frame, FrameError, Unverified};
+use crate::graph::{KeyGraph, MemberIndex};
+use crate::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, PublicKey};
+use crate::time::Timestamp;
 use crate::topic::NetId;
+
+pub(crate) use append::NO_SUCH_MEMBERSHIP;
+pub use entry::{EntryError, EntryKind, sign_exit, sign_registration, verify_registration};
+pub use genesis::{Genesis, NewNet};
+pub use policy::{DEFAULT_DEGREE, HARD_FLOOR, Policy};
 
 /// Longest entry in bytes.
 pub const MAX_ENTRY: usize = 4096;
@@ -24,222 +31,47 @@ pub const MAX_MEMBERS: usize = 1 << 16;
 /// Most channels of a net.
 pub const MAX_CHANNELS: usize = 16;
 
-/// The rules of a net, fixed in its Genesis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Length of a round.
-    pub period: Period,
-    /// How long after the end of a round submissions are taken, in milliseconds.
-    pub window_ms: u32,
-    /// Fewest included meters of a roster, and fewest candidates of a draw; at least 3.
-    pub minimum_group: u32,
-    /// Fewest full drawn edges of a meter in a roster; at least 3.
-    pub minimum_neighbours: u32,
-    /// Neighbours that a draw draws.
-    pub degree: u32,
-}
-
-/// Default number of drawn neighbours: with 10 % corrupted meters the chance that
-/// 60 % of 48 drawn neighbours are corrupted is below 2⁻⁴⁰ for a whole net.
-pub const DEFAULT_DEGREE: u32 = 48;
-
-/// The hard floor of neighbours and of the group: the thesis's rule of three.
-pub const HARD_FLOOR: u32 = 3;
-
-/// Kinds of entries; the numbers are on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EntryKind {
-    /// Opens the net.
-    Genesis = 0,
-    /// A meter joins, by its signed registration.
-    Join = 1,
-    /// Answers a draw request with the provider's nonce.
-    Invite = 2,
-    /// Ends a draw with the meter's opened nonce.
-    Draw = 3,
-    /// A meter leaves, by its signed exit.
-    Leave = 4,
-    /// The gateway administrator revokes a meter.
-    Revoke = 5,
-    /// A member is no candidate for draws any more.
-    Lapsed = 6,
-    /// Prices of a billing period.
-    Tariff = 7,
-    /// The provider changes its key.
-    ProviderKey = 8,
-}
-
-impl EntryKind {
-    const ALL: [Self; 9] = [
-        Self::Genesis,
-        Self::Join,
-        Self::Invite,
-        Self::Draw,
-        Self::Leave,
-        Self::Revoke,
-        Self::Lapsed,
-        Self::Tariff,
-        Self::ProviderKey,
-    ];
-
-    fn from_code(code: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u64 == code)
-    }
-}
-
-/// Why an entry is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EntryError {
-    /// A frame in or around it is refused.
-    #[error("{0}")]
-    Frame(#[from] FrameError),
-    /// A certificate in it is refused.
-    #[error("{0}")]
-    Identity(#[from] IdentityError),
-    /// It is already in the log.
-    #[error("already in the log")]
-    Known,
-    /// Entries before it are missing.
-    #[error("entries from {expected} on are missing")]
-    Gap {
-        /// The index that comes next.
-        expected: u64,
-        /// The index of the entry that came.
-        index: u64,
-    },
-    /// The provider signed another entry in the same place, or one with another past.
-    #[error("the provider signed a second entry {index}: the log forks")]
-    Fork {
-        /// Where the two logs part, or the entry whose past differs.
-        index: u64,
-    },
-    /// The Genesis names another CA or provider than this device was enrolled with.
-    #[error("the Genesis names another {0} than this device was enrolled with")]
-    Trust(&'static str),
-    /// A kind that this version does not handle yet.
-    #[error("entries of kind {0:?} are not supported by this version")]
-    Unsupported(EntryKind),
-    /// It breaks a rule of the log.
-    #[error("{0}")]
-    Rule(&'static str),
-}
-
-/// The first entry of a log.
-#[derive(Clone, Debug)]
-pub struct Genesis {
-    /// The net: first 16 bytes of SHA-256 of the entry's payload.
-    pub net: NetId,
-    /// What people call the net.
-    pub name: String,
-    /// Its rules.
-    pub policy: Policy,
-    /// Names of its channels, for instance `import`.
-    pub channels: Vec<String>,
-    /// The provider that signs the log.
-    pub provider: Certificate,
-}
-
-/// What a new net is made from.
-#[derive(Clone, Debug)]
-pub struct NewNet {
-    /// What people call the net; 1 to 64 bytes.
-    pub name: String,
-    /// Its rules.
-    pub policy: Policy,
-    /// Names of its channels; 1 to 16, each 1 to 32 bytes, all different.
-    pub channels: Vec<String>,
-    /// 16 random bytes that make the net's id unique.
-    pub salt: [u8; 16],
-}
-
-impl NewNet {
-    /// Signs the Genesis of the net.
-    pub fn sign(
-        &self,
-        key: &DeviceKey,
-        provider: &Certificate,
-        ca: &CaCertificate,
-        at: Timestamp,
-    ) -> Vec<u8> {
-        let policy = &self.policy;
-        let body = cbor::array([
-            cbor::text(&self.name),
-            cbor::bytes(&self.salt),
-            cbor::array([
-                cbor::uint(policy.period.as_secs()),
-                cbor::uint(policy.window_ms),
-                cbor::uint(policy.minimum_group),
-                cbor::uint(policy.minimum_neighbours),
-                cbor::uint(policy.degree),
-            ]),
-            cbor::array(self.channels.iter().map(|name| cbor::text(name))),
-            cbor::bytes(provider.der()),
-            cbor::bytes(&ca.fingerprint()),
-        ]);
-        sign_entry(key, NetId([0; 16]), 0, None, EntryKind::Genesis, body, at)
-    }
-}
-
-fn sign_entry(
-    key: &DeviceKey,
-    net: NetId,
-    index: u64,
-    previous: Option<[u8; 32]>,
-    kind: EntryKind,
-    body: Value,
-    at: Timestamp,
-) -> Vec<u8> {
-    let previous = previous.map_or(Value::Null, |hash| cbor::bytes(&hash));
-    let data = cbor::array([cbor::uint(index), previous, cbor::uint(kind as u64), body]);
-    frame::sign(key, net, at, Notification::Entry, data)
-}
-
-fn read_policy(item: Value) -> Result<Policy, FrameError> {
-    let mut fields = Fields::of(item, "policy")?;
-    let period = Period::from_secs(fields.u32("period")?).ok_or(FrameError::Bound("period"))?;
-    let policy = Policy {
-        period,
-        window_ms: fields.u32("window")?,
-        minimum_group: fields.u32("minimum group")?,
-        minimum_neighbours: fields.u32("minimum neighbours")?,
-        degree: fields.u32("degree")?,
-    };
-    fields.end()?;
-    policy.check().map_err(FrameError::Bound)?;
-    Ok(policy)
-}
-
-impl Policy {
-    /// Checks the bounds of every rule.
-    ///
-    /// # Errors
-    /// The name of the field that is out of bounds.
-    pub fn check(&self) -> Result<(), &'static str> {
-        let members = u32::try_from(MAX_MEMBERS).unwrap_or(u32::MAX);
-        let period_ms = self.period.as_secs().saturating_mul(1000);
-        if !(100..=period_ms).contains(&self.window_ms) {
-            Err("window")
-        } else if !(HARD_FLOOR..=members).contains(&self.minimum_group) {
-            Err("minimum group")
-        } else if !(HARD_FLOOR..=1024).contains(&self.minimum_neighbours) {
-            Err("minimum neighbours")
-        } else if !(HARD_FLOOR..=1024).contains(&self.degree) {
-            Err("degree")
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// A member of the net.
+/// A membership: from a Join to the Leave or Revoke that ends it. A meter that joins
+/// again is a new member in a new place; places are never used again.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Its id.
+    /// The meter's id.
     pub id: DeviceId,
     /// Its signing key.
     pub key: PublicKey,
     /// Index of its Join entry.
     pub joined: u64,
+    /// Digest of the signed registration in that entry.
+    pub registration: [u8; 32],
+    /// Index of the Leave or Revoke entry that ended it.
+    pub ended: Option<u64>,
+    /// When it was no candidate for draws: from a Lapsed entry to its own next Draw.
+    lapsed: Vec<(u64, Option<u64>)>,
+}
+
+impl Member {
+    /// Whether it was a member as of a log entry.
+    pub fn is_active_at(&self, index: u64) -> bool {
+        self.joined <= index && self.ended.is_none_or(|ended| ended > index)
+    }
+
+    /// Whether it is a member now.
+    pub fn is_active(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// Whether it is marked as lapsed now.
+    pub fn is_lapsed(&self) -> bool {
+        self.lapsed.last().is_some_and(|(_, until)| until.is_none())
+    }
+
+    fn is_candidate_at(&self, index: u64) -> bool {
+        let lapsed = self
+            .lapsed
+            .iter()
+            .any(|(from, until)| *from <= index && until.is_none_or(|until| until > index));
+        self.is_active_at(index) && !lapsed
+    }
 }
 
 /// An invitation that is not answered by a Draw yet.
@@ -249,8 +81,8 @@ pub struct Invite {
     pub hash: [u8; 32],
     /// What the meter committed to.
     pub commitment: [u8; 32],
-    /// Members as of the Invite entry, the meter itself included.
-    pub members: u32,
+    /// Index of the Invite entry; candidates are the members as of it.
+    pub index: u64,
 }
 
 /// What appending an entry did.
@@ -262,6 +94,14 @@ pub enum Applied {
     Invited(MemberIndex),
     /// A member's draw is done.
     Drawn(MemberIndex),
+    /// A member left by its own signed exit.
+    Left(MemberIndex),
+    /// The gateway administrator revoked a member.
+    Revoked(MemberIndex),
+    /// A member is no candidate for draws until it draws itself.
+    Lapsed(MemberIndex),
+    /// The provider signs with another key from here on.
+    ProviderChanged,
 }
 
 /// The head of a log as others may name it.
@@ -273,57 +113,41 @@ pub struct LogHead {
     pub hash: [u8; 32],
 }
 
+/// How many there were as of an entry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    places: u32,
+    members: u32,
+}
+
 /// A verified membership log.
 #[derive(Clone, Debug)]
 pub struct Membership {
     genesis: Genesis,
     ca: CaCertificate,
+    /// The provider's certificates, each with the first entry that it signs.
+    providers: Vec<(u64, Certificate)>,
+    /// The provider that this device was enrolled with.
+    pinned: PublicKey,
     hashes: Vec<[u8; 32]>,
     by_hash: BTreeMap<[u8; 32], u64>,
-    /// Number of members after each entry.
-    sizes: Vec<u32>,
+    /// After each entry.
+    sizes: Vec<Size>,
     members: Vec<Member>,
+    /// The newest place of each meter.
     by_id: BTreeMap<DeviceId, MemberIndex>,
+    lapsed: u32,
     invites: BTreeMap<MemberIndex, Invite>,
     requests_used: BTreeSet<[u8; 32]>,
+    registrations_used: BTreeSet<[u8; 32]>,
+    revoked: BTreeSet<DeviceId>,
     graph: KeyGraph,
 }
 
-struct EntryParts {
-    hash: [u8; 32],
-    at: Timestamp,
-    index: u64,
-    previous: Option<[u8; 32]>,
-    kind: EntryKind,
-    body: Value,
-}
-
-fn read_entry(input: &[u8], net: NetId, provider: &PublicKey) -> Result<EntryParts, EntryError> {
-    if input.len() > MAX_ENTRY {
-        return Err(FrameError::TooLong.into());
-    }
-    let frame = Frame::verify(input, provider)?;
-    let (hash, at) = (frame.digest(), frame.header().timestamp);
-    let mut fields = frame.open(net, Notification::Entry)?;
-    let index = fields.uint("index", u64::MAX)?;
-    let previous = fields.fixed_or_null("previous")?;
-    let kind = fields.uint("kind", u64::MAX)?;
-    let kind = EntryKind::from_code(kind).ok_or(FrameError::Bound("kind"))?;
-    let body = fields.item("body")?;
-    fields.end()?;
-    Ok(EntryParts {
-        hash,
-        at,
-        index,
-        previous,
-        kind,
-        body,
-    })
-}
-
 impl Membership {
-    /// Opens a log with its Genesis, which must be signed by `provider` and name
-    /// it and the CA.
+    /// Opens a log with its Genesis, which must be signed by the provider that it names
+    /// and name the CA. `provider` is the one that this device was enrolled with: see
+    /// [`Self::has_pinned_provider`].
     ///
     /// # Errors
     /// [`EntryError`].
@@ -332,210 +156,24 @@ impl Membership {
         provider: &Certificate,
         ca: &CaCertificate,
     ) -> Result<Self, EntryError> {
-        let entry = read_entry(genesis, NetId([0; 16]), provider.key())?;
-        if entry.kind != EntryKind::Genesis || entry.index != 0 || entry.previous.is_some() {
-            return Err(EntryError::Rule("the first entry is no Genesis"));
-        }
-        let mut fields = Fields::of(entry.body, "genesis")?;
-        let name = fields.text("name", 64)?;
-        fields.fixed::<16>("salt")?;
-        let policy = read_policy(fields.item("policy")?)?;
-        let mut channels = Vec::new();
-        for item in fields.array("channels", MAX_CHANNELS)? {
-            let Value::Text(channel) = item else {
-                return Err(FrameError::Field("channel").into());
-            };
-            if channel.is_empty() || channel.len() > 32 || channels.contains(&channel) {
-                return Err(FrameError::Bound("channel").into());
-            }
-            channels.push(channel);
-        }
-        if channels.is_empty() {
-            return Err(FrameError::Bound("channels").into());
-        }
-        let der = fields.bytes("provider certificate", MAX_CERTIFICATE)?;
-        let fingerprint: [u8; 32] = fields.fixed("CA fingerprint")?;
-        fields.end()?;
-        if fingerprint != ca.fingerprint() {
-            return Err(EntryError::Trust("CA"));
-        }
-        if der != provider.der() || provider.role() != Role::Provider {
-            return Err(EntryError::Trust("provider"));
-        }
-        let mut net = [0; 16];
-        net.copy_from_slice(entry.hash.split_at(16).0);
-        let genesis = Genesis {
-            net: NetId(net),
-            name,
-            policy,
-            channels,
-            provider: provider.clone(),
-        };
+        let (genesis, hash) = Genesis::verify(genesis, ca)?;
         Ok(Self {
+            providers: vec![(0, genesis.provider.clone())],
+            pinned: *provider.key(),
             genesis,
             ca: ca.clone(),
-            hashes: vec![entry.hash],
-            by_hash: BTreeMap::from([(entry.hash, 0)]),
-            sizes: vec![0],
+            hashes: vec![hash],
+            by_hash: BTreeMap::from([(hash, 0)]),
+            sizes: vec![Size::default()],
             members: Vec::new(),
             by_id: BTreeMap::new(),
+            lapsed: 0,
             invites: BTreeMap::new(),
             requests_used: BTreeSet::new(),
+            registrations_used: BTreeSet::new(),
+            revoked: BTreeSet::new(),
             graph: KeyGraph::default(),
         })
-    }
-
-    /// Verifies and appends the next entry.
-    ///
-    /// # Errors
-    /// [`EntryError`]; the log is unchanged then. [`EntryError::Known`] and
-    /// [`EntryError::Gap`] are no faults of anyone; [`EntryError::Fork`] is proof
-    /// that the provider signed two logs.
-    pub fn append(&mut self, input: &[u8]) -> Result<Applied, EntryError> {
-        if input.len() > MAX_ENTRY {
-            return Err(FrameError::TooLong.into());
-        }
-        // Repetitions are common; they need no signature verified again.
-        if self.by_hash.contains_key(&frame::digest_of(input)?) {
-            return Err(EntryError::Known);
-        }
-        let entry = read_entry(input, self.genesis.net, self.genesis.provider.key())?;
-        let head = self.head();
-        let expected = head.index.saturating_add(1);
-        if entry.index < expected {
-            return Err(EntryError::Fork { index: entry.index });
-        }
-        if entry.index > expected {
-            return Err(EntryError::Gap {
-                expected,
-                index: entry.index,
-            });
-        }
-        if entry.previous != Some(head.hash) {
-            return Err(EntryError::Fork { index: entry.index });
-        }
-        let applied = match entry.kind {
-            EntryKind::Genesis => return Err(EntryError::Rule("a second Genesis")),
-            EntryKind::Join => self.join(entry.body, entry.at, entry.index)?,
-            EntryKind::Invite => self.invite(entry.body, entry.hash)?,
-            EntryKind::Draw => self.draw(entry.body, entry.at, entry.index)?,
-            kind => return Err(EntryError::Unsupported(kind)),
-        };
-        self.hashes.push(entry.hash);
-        self.by_hash.insert(entry.hash, entry.index);
-        self.sizes
-            .push(u32::try_from(self.members.len()).unwrap_or(u32::MAX));
-        Ok(applied)
-    }
-
-    fn join(&mut self, body: Value, at: Timestamp, index: u64) -> Result<Applied, EntryError> {
-        let mut fields = Fields::of(body, "join")?;
-        let registration = fields.bytes("registration", MAX_ENTRY)?;
-        fields.end()?;
-        let certificate = verify_registration(&registration, self.genesis.net, &self.ca, at)?;
-        if self.by_id.contains_key(&certificate.id()) {
-            return Err(EntryError::Rule("a member joins twice"));
-        }
-        if self.members.len() >= MAX_MEMBERS {
-            return Err(EntryError::Rule("the net is full"));
-        }
-        let member = MemberIndex::try_from(self.members.len()).unwrap_or(MemberIndex::MAX);
-        self.by_id.insert(certificate.id(), member);
-        self.members.push(Member {
-            id: certificate.id(),
-            key: *certificate.key(),
-            joined: index,
-        });
-        Ok(Applied::Joined(member))
-    }
-
-    fn invite(&mut self, body: Value, hash: [u8; 32]) -> Result<Applied, EntryError> {
-        let mut fields = Fields::of(body, "invite")?;
-        let request = fields.bytes("draw request", MAX_ENTRY)?;
-        fields.fixed::<32>("nonce")?;
-        fields.end()?;
-        let (member, commitment) = self.verify_draw_request(&request)?;
-        self.requests_used.insert(commitment);
-        let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        self.invites.insert(
-            member,
-            Invite {
-                hash,
-                commitment,
-                members,
-            },
-        );
-        Ok(Applied::Invited(member))
-    }
-
-    fn draw(&mut self, body: Value, at: Timestamp, index: u64) -> Result<Applied, EntryError> {
-        let mut fields = Fields::of(body, "draw")?;
-        let open = fields.bytes("open", MAX_ENTRY)?;
-        fields.end()?;
-        let (member, invite, nonce) = self.verify_open(&open)?;
-        let id = self
-            .member(member)
-            .map(|m| m.id)
-            .ok_or(EntryError::Rule("no such member"))?;
-        let beacon = graph::beacon(self.genesis.net, &invite.hash, id, &nonce);
-        let candidates = (0..invite.members)
-            .zip(&self.members)
-            .filter(|(index, _)| *index != member)
-            .map(|(index, candidate)| (index, candidate.id));
-        let degree = usize::try_from(self.genesis.policy.degree).unwrap_or(usize::MAX);
-        let neighbours = graph::draw_neighbours(&beacon, candidates, degree);
-        let candidates = invite.members.saturating_sub(1);
-        self.graph.add(
-            member,
-            Draw {
-                entry: index,
-                at,
-                candidates,
-                neighbours,
-            },
-        );
-        self.invites.remove(&member);
-        Ok(Applied::Drawn(member))
-    }
-
-    /// Verifies a member's draw request: one at a time, and never one twice.
-    pub(crate) fn verify_draw_request(
-        &self,
-        request: &[u8],
-    ) -> Result<(MemberIndex, [u8; 32]), EntryError> {
-        let (member, frame) = self.verify_member_frame(request)?;
-        let mut fields = frame.open(self.genesis.net, Notification::DrawRequest)?;
-        let commitment = fields.fixed("commitment")?;
-        fields.end()?;
-        if self.invites.contains_key(&member) {
-            return Err(EntryError::Rule("a draw of this member is still open"));
-        }
-        if self.requests_used.contains(&commitment) {
-            return Err(EntryError::Rule("a draw request is used twice"));
-        }
-        Ok((member, commitment))
-    }
-
-    /// Verifies a member's opened nonce against its open invite.
-    pub(crate) fn verify_open(
-        &self,
-        open: &[u8],
-    ) -> Result<(MemberIndex, Invite, [u8; 32]), EntryError> {
-        let (member, frame) = self.verify_member_frame(open)?;
-        let id = frame.header().client;
-        let mut fields = frame.open(self.genesis.net, Notification::Open)?;
-        let invite_hash: [u8; 32] = fields.fixed("invite")?;
-        let nonce: [u8; 32] = fields.fixed("nonce")?;
-        fields.end()?;
-        let invite = self
-            .invites
-            .get(&member)
-            .filter(|invite| invite.hash == invite_hash);
-        let invite = *invite.ok_or(EntryError::Rule("no such invite is open"))?;
-        if graph::draw_commitment(self.genesis.net, id, &nonce) != invite.commitment {
-            return Err(EntryError::Rule("the nonce is not the one committed to"));
-        }
-        Ok((member, invite, nonce))
     }
 
     /// Verifies a frame that claims to come from a member of this net.
@@ -560,6 +198,54 @@ impl Membership {
     /// The Genesis.
     pub fn genesis(&self) -> &Genesis {
         &self.genesis
+    }
+
+    /// The provider's certificate that is in force.
+    pub fn provider(&self) -> &Certificate {
+        self.providers
+            .last()
+            .map_or(&self.genesis.provider, |(_, certificate)| certificate)
+    }
+
+    /// The key that signs with the log at an entry: the entry after it, rosters and
+    /// aggregates that name it.
+    pub fn provider_key_at(&self, index: u64) -> &PublicKey {
+        let in_force = self.providers.iter().rev().find(|(from, _)| *from <= index);
+        in_force
+            .map_or(&self.genesis.provider, |(_, certificate)| certificate)
+            .key()
+    }
+
+    /// Whether a key of the provider was in force at an entry or came after it.
+    pub fn is_provider_key_since(&self, key: &PublicKey, index: u64) -> bool {
+        self.provider_key_at(index) == key
+            || self
+                .providers
+                .iter()
+                .any(|(from, certificate)| *from > index && certificate.key() == key)
+    }
+
+    /// Whether the provider that this device was enrolled with signs this log, or did.
+    pub fn has_pinned_provider(&self) -> bool {
+        self.providers
+            .iter()
+            .any(|(_, certificate)| *certificate.key() == self.pinned)
+    }
+
+    /// Verifies a frame of the provider, whichever of its keys signed it; returns the
+    /// key, which must be the one in force at the entry that the frame names.
+    pub(crate) fn verify_provider_frame(
+        &self,
+        input: &[u8],
+    ) -> Result<(Frame, PublicKey), FrameError> {
+        let mut newest = None;
+        for (_, certificate) in self.providers.iter().rev() {
+            match Frame::verify(input, certificate.key()) {
+                Ok(frame) => return Ok((frame, *certificate.key())),
+                Err(error) => newest = newest.or(Some(error)),
+            }
+        }
+        Err(newest.unwrap_or(FrameError::Signature))
     }
 
     /// The net.
@@ -588,27 +274,58 @@ impl Membership {
         self.hashes.get(usize::try_from(index).ok()?).copied()
     }
 
-    /// Number of members as of an entry; 0 for entries that do not exist.
-    pub fn members_at(&self, index: u64) -> u32 {
+    fn size_at(&self, index: u64) -> Size {
         let size = usize::try_from(index)
             .ok()
             .and_then(|index| self.sizes.get(index));
-        size.copied().unwrap_or(0)
+        size.copied().unwrap_or_default()
     }
 
-    /// All members, in the order of their Joins.
+    /// Number of members as of an entry; 0 for entries that do not exist.
+    pub fn members_at(&self, index: u64) -> u32 {
+        self.size_at(index).members
+    }
+
+    /// Number of places as of an entry, those of former members included: the length
+    /// of bitmaps over members.
+    pub fn places_at(&self, index: u64) -> u32 {
+        self.size_at(index).places
+    }
+
+    /// Number of members now.
+    pub fn size(&self) -> u32 {
+        self.sizes.last().map_or(0, |size| size.members)
+    }
+
+    /// All places in the order of their Joins, former members included.
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// A member.
+    /// A member, or a former one.
     pub fn member(&self, index: MemberIndex) -> Option<&Member> {
         self.members.get(usize::try_from(index).ok()?)
     }
 
-    /// The index of a member.
+    /// The newest place of a meter, whether or not it is still a member.
     pub fn index_of(&self, id: &DeviceId) -> Option<MemberIndex> {
         self.by_id.get(id).copied()
+    }
+
+    /// The place of a meter that is a member now.
+    pub fn active(&self, id: &DeviceId) -> Option<MemberIndex> {
+        let index = self.index_of(id)?;
+        self.member(index)?.is_active().then_some(index)
+    }
+
+    /// Whether the log revokes a device.
+    pub fn is_revoked(&self, id: &DeviceId) -> bool {
+        self.revoked.contains(id)
+    }
+
+    /// Whether a registration with this digest is in the log.
+    pub fn knows_registration(&self, digest: &[u8; 32]) -> bool {
+        self.registrations_used.contains(digest)
     }
 
     /// The open invite of a member.
@@ -636,7 +353,7 @@ impl Membership {
     ) -> Vec<u8> {
         let head = self.head();
         let index = head.index.saturating_add(1);
-        sign_entry(
+        entry::sign(
             key,
             self.genesis.net,
             index,
@@ -646,43 +363,11 @@ impl Membership {
             at,
         )
     }
-}
 
-/// Signs a registration: notification 1 with the meter's own certificate.
-pub fn sign_registration(
-    key: &DeviceKey,
-    certificate: &Certificate,
-    net: NetId,
-    at: Timestamp,
-) -> Vec<u8> {
-    let data = cbor::array([cbor::bytes(certificate.der())]);
-    frame::sign(key, net, at, Notification::Register, data)
-}
-
-/// Verifies a registration: a meter's certificate for this net, issued by the CA,
-/// valid at `at`, whose key signed the frame.
-///
-/// # Errors
-/// [`EntryError::Frame`] or [`EntryError::Identity`].
-pub fn verify_registration(
-    input: &[u8],
-    net: NetId,
-    ca: &CaCertificate,
-    at: Timestamp,
-) -> Result<Certificate, EntryError> {
-    let frame = Unverified::parse(input)?;
-    let mut claimed = Fields::of(frame.claimed_data().clone(), "data")?;
-    let der = claimed.bytes("certificate", MAX_CERTIFICATE)?;
-    claimed.end()?;
-    let certificate = Certificate::verify(&der, ca, at)?;
-    if certificate.role() != Role::Meter {
-        return Err(IdentityError::Role.into());
+    /// The body of the `ProviderKey` entry by which another key takes over, with its
+    /// holder's consent.
+    pub fn succession(&self, key: &DeviceKey, certificate: &Certificate, at: Timestamp) -> Value {
+        let consent = entry::sign_succession(key, certificate, self.genesis.net, at);
+        cbor::array([cbor::bytes(&consent)])
     }
-    if certificate.net() != Some(net) {
-        return Err(IdentityError::Net.into());
-    }
-    frame
-        .verify(certificate.key())?
-        .open(net, Notification::Register)?;
-    Ok(certificate)
 }

@@ -5,6 +5,7 @@
 mod checks;
 mod draws;
 mod edges;
+mod exit;
 mod log;
 mod rounds;
 mod saved;
@@ -36,6 +37,7 @@ use crate::units::MilliwattHours;
 use checks::ClockWatch;
 use draws::OpenDraw;
 use edges::{Edge, EdgeKey};
+use exit::Exit;
 use rounds::OwnRound;
 
 pub use saved::SavedError;
@@ -97,6 +99,10 @@ pub enum MeterCommand {
     Boundary(Boundary),
     /// A jump of the clock is right.
     ConfirmClock,
+    /// Leave the net.
+    Leave,
+    /// The administrator's newest list of revoked devices.
+    Revoked(RevocationList),
 }
 
 /// What a meter tells its owner.
@@ -111,6 +117,19 @@ pub enum MeterEvent {
     },
     /// The meter is a member.
     Joined,
+    /// It is no member, so it cannot leave.
+    NotMember,
+    /// Its exit is in the log.
+    Left,
+    /// Everything of the net it left is erased here.
+    ExitDone {
+        /// Former neighbours that confirmed that they erased the pair key.
+        confirmed: u32,
+        /// All former neighbours.
+        neighbours: u32,
+    },
+    /// The provider signs with another key from here on.
+    ProviderChanged,
     /// Its draw is done.
     Drawn {
         /// How many neighbours it drew.
@@ -169,6 +188,8 @@ enum Purpose {
     Entered,
     Submission(Round),
     Reveal(Round),
+    Exit,
+    Former(DeviceId),
 }
 
 /// The device's own long-lived secrets.
@@ -186,6 +207,9 @@ const EARLY_ENTRIES: usize = 1024;
 
 /// Rosters kept while log entries or earlier rosters are missing.
 const BUFFERED_ROSTERS: usize = 64;
+
+/// Who was in a roster within this time does not lapse.
+pub(crate) const SHORTEST_LAPSE: Duration = Duration::from_secs(24 * 3600);
 
 /// A round is closed this long after its end, final or not.
 pub(crate) const CLOSED_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -211,6 +235,11 @@ pub struct Meter {
     /// The highest index of an entry known to exist.
     log_target: u64,
     registration: Option<Vec<u8>>,
+    /// Digest of the registration: a membership that began with it is this meter's.
+    registered: Option<[u8; 32]>,
+    exit: Option<Exit>,
+    /// Whether the owner was told of the emergency of the newest draw.
+    emergency: bool,
     device: Option<DeviceSecrets>,
     draw: Option<OpenDraw>,
     edges: BTreeMap<EdgeKey, Edge>,
@@ -267,6 +296,9 @@ impl Meter {
             early_entries: BTreeMap::new(),
             log_target: 0,
             registration: None,
+            registered: None,
+            exit: None,
+            emergency: false,
             device: None,
             draw: None,
             edges: BTreeMap::new(),
@@ -306,9 +338,20 @@ impl Meter {
         self.membership.as_ref()
     }
 
-    /// This meter's place in the log.
+    /// This meter's place in the log, by the registration that its state knows; it may
+    /// have left.
     fn index(&self) -> Option<MemberIndex> {
-        self.membership.as_ref()?.index_of(&self.id)
+        let membership = self.membership.as_ref()?;
+        let index = membership.index_of(&self.id)?;
+        let registration = membership.member(index)?.registration;
+        (self.registered == Some(registration)).then_some(index)
+    }
+
+    /// This meter's place in the log while it is a member.
+    fn active_index(&self) -> Option<MemberIndex> {
+        let membership = self.membership.as_ref()?;
+        let index = self.index()?;
+        membership.member(index)?.is_active().then_some(index)
     }
 
     fn random(&mut self) -> [u8; 32] {
@@ -404,7 +447,7 @@ impl Meter {
 
     /// Registers, unless this meter is a member already.
     fn register(&mut self, now: Now) {
-        if self.index().is_some() || self.stopped {
+        if self.index().is_some() || self.stopped || self.is_leaving() {
             return;
         }
         let frame = match self.registration.clone() {
@@ -413,6 +456,7 @@ impl Meter {
                 let (key, certificate) = (&self.config.key, &self.config.certificate);
                 let frame =
                     crate::membership::sign_registration(key, certificate, self.net, now.utc);
+                self.registered = crate::frame::digest_of(&frame).ok();
                 self.registration = Some(frame.clone());
                 self.persist(
                     Store::Net,
@@ -456,8 +500,10 @@ impl Meter {
     }
 
     fn on_aggregate(&mut self, topic: Topic, payload: &[u8]) {
-        let provider = *self.config.provider.key();
-        let aggregate = match Aggregate::verify(payload, self.net, &provider) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let aggregate = match Aggregate::verify_in(payload, membership) {
             Ok(aggregate) => aggregate,
             Err(error) => return self.refuse(topic, error),
         };
@@ -498,6 +544,8 @@ impl Meter {
         self.close_rounds(now);
         self.erase_old_keys(now);
         self.consider_draw(now);
+        self.consider_joining_anew(now);
+        self.finish_exit(now);
         if self.edges_due && self.clock.check(now).is_ok() {
             self.sync_edges(now);
         }
@@ -559,6 +607,8 @@ impl StateMachine for Meter {
                 self.clock.confirm();
                 self.persist(Store::Net, saved::CLOCK_JUMP.to_vec(), None);
             }
+            Input::Command(MeterCommand::Leave) => self.leave(now),
+            Input::Command(MeterCommand::Revoked(list)) => self.on_revocations(list),
         }
         self.tick(now);
         self.schedule_wake(now);

@@ -23,7 +23,7 @@ use crate::membership::{EntryError, EntryKind, Membership};
 use crate::output::{Input, Message, Output, Received, StateMachine};
 use crate::pad::RosterHash;
 use crate::revocation::RevocationList;
-use crate::time::{Now, Round};
+use crate::time::{Now, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
 
@@ -53,6 +53,25 @@ pub struct ProviderConfig {
     pub minimum_presence: u32,
     /// The administrator's newest list of revoked devices, if any.
     pub revoked: Option<RevocationList>,
+    /// Another key and certificate, which take over as soon as the net runs.
+    pub successor: Option<(DeviceKey, Certificate)>,
+    /// Who was in no roster for so long, at least a day, is marked as lapsed; nobody if
+    /// `None`.
+    pub lapse_after: Option<Duration>,
+}
+
+/// What the operator tells a provider.
+#[derive(Clone, Debug)]
+pub enum ProviderCommand {
+    /// What the gateway administrator revoked.
+    Revoked {
+        /// The newest list.
+        list: RevocationList,
+        /// Who signed it.
+        administrator: Certificate,
+        /// Signed revocations of single devices, for the log.
+        revocations: Vec<Vec<u8>>,
+    },
 }
 
 /// A roster that was stored.
@@ -156,6 +175,30 @@ pub enum ProviderEvent {
         /// Members now.
         members: usize,
     },
+    /// A meter left by its own signed exit.
+    Left {
+        /// The meter.
+        meter: DeviceId,
+        /// Members now.
+        members: usize,
+    },
+    /// The log revokes a meter.
+    Revoked {
+        /// The meter.
+        meter: DeviceId,
+        /// Members now.
+        members: usize,
+    },
+    /// A meter was away for so long that no draw names it.
+    Lapsed {
+        /// The meter.
+        meter: DeviceId,
+    },
+    /// The net is signed with the successor's key from here on.
+    KeyChanged {
+        /// Id of the new key.
+        provider: DeviceId,
+    },
     /// A meter's draw is done.
     Drawn {
         /// The meter.
@@ -228,6 +271,11 @@ pub struct Provider {
     /// Neighbours of members as of the log entry they last named.
     neighbours: BTreeMap<MemberIndex, (u64, Vec<MemberIndex>)>,
     offences: BTreeMap<MemberIndex, rounds::Offences>,
+    /// End of the newest round with each member on its roster.
+    last_seen: BTreeMap<MemberIndex, Timestamp>,
+    /// When this provider started; nobody lapses for what came before.
+    started: Option<Timestamp>,
+    lapses_due: Timestamp,
     aggregates: BTreeMap<Round, Vec<u8>>,
 }
 
@@ -265,12 +313,16 @@ impl Provider {
             seen: VecDeque::new(),
             neighbours: BTreeMap::new(),
             offences: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
+            started: None,
+            lapses_due: Timestamp::default(),
             aggregates: saved.aggregates.into_iter().collect(),
             config,
         };
         for roster in saved.rosters {
             provider.restore_roster(roster)?;
         }
+        provider.signing_key()?;
         Ok(provider)
     }
 
@@ -282,6 +334,17 @@ impl Provider {
     /// The membership log.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// The key in force: the provider's own, or the successor's once it took over.
+    fn signing_key(&self) -> Result<DeviceKey, EntryError> {
+        let in_force = self.membership.provider().key();
+        let own = (self.config.certificate.key() == in_force).then_some(&self.config.key);
+        let successor = self.config.successor.as_ref();
+        let successor = successor.filter(|(_, certificate)| certificate.key() == in_force);
+        own.or(successor.map(|(key, _)| key))
+            .cloned()
+            .ok_or(EntryError::Trust("provider"))
     }
 
     fn event(&mut self, event: ProviderEvent) {
@@ -420,6 +483,9 @@ impl Provider {
             (Topic::Up { kind: Up::Draw, .. }, Notification::Open) => {
                 self.on_open(sender, payload, now)
             }
+            (Topic::Up { kind: Up::Exit, .. }, Notification::Exit) => {
+                self.on_exit(sender, payload, now)
+            }
             (
                 Topic::Up {
                     kind: Up::Entered, ..
@@ -491,7 +557,7 @@ impl Provider {
 impl StateMachine for Provider {
     type Persist = ProviderRecord;
     type Event = ProviderEvent;
-    type Command = std::convert::Infallible;
+    type Command = ProviderCommand;
 
     fn subscriptions(&self) -> Vec<String> {
         vec![format!("{ROOT}/{}/meter/+/up/#", self.net)]
@@ -503,8 +569,14 @@ impl StateMachine for Provider {
             Input::Connected => self.connected(),
             Input::Disconnected => self.connected = false,
             Input::Tick => {}
-            Input::Command(never) => match never {},
+            Input::Command(ProviderCommand::Revoked {
+                list,
+                administrator,
+                revocations,
+            }) => self.on_revocations(list, &administrator, &revocations, now),
         }
+        self.hand_over(now);
+        self.lapse_absent(now);
         self.advance_rounds(now);
         self.schedule_wake(now);
     }

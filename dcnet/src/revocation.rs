@@ -1,5 +1,6 @@
-//! The gateway administrator's signed, numbered list of revoked devices. The
-//! broker refuses their connections, meters make no new pair keys with them.
+//! The gateway administrator's revocations: a signed, numbered list of devices, by
+//! which the broker refuses connections and meters make no new pair keys; and a
+//! statement for one device, which stands in the membership log.
 
 use std::collections::BTreeSet;
 
@@ -75,4 +76,28 @@ impl RevocationList {
     pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
         self.revoked.iter()
     }
+}
+
+/// Signs the revocation of one device with the administrator's key.
+pub fn sign_revocation(key: &DeviceKey, device: DeviceId, at: Timestamp) -> Vec<u8> {
+    let data = cbor::array([cbor::bytes(&device.0)]);
+    frame::sign(key, NetId([0; 16]), at, Notification::Revocation, data)
+}
+
+/// Verifies the revocation of one device by this administrator.
+///
+/// # Errors
+/// [`FrameError`], of kind [`FrameError::Sender`] if the certificate is not an administrator's.
+pub fn verify_revocation(
+    input: &[u8],
+    administrator: &Certificate,
+) -> Result<DeviceId, FrameError> {
+    if administrator.role() != Role::Administrator {
+        return Err(FrameError::Sender);
+    }
+    let frame = Frame::verify(input, administrator.key())?;
+    let mut fields = frame.open(NetId([0; 16]), Notification::Revocation)?;
+    let device = DeviceId(fields.fixed("device")?);
+    fields.end()?;
+    Ok(device)
 }

@@ -6,7 +6,7 @@ use ciborium::Value;
 
 use crate::bitmap::Bitmap;
 use crate::cbor::{self, Fields};
-use crate::frame::{self, Frame, FrameError, MAX_FRAME, Notification};
+use crate::frame::{self, FrameError, MAX_FRAME, Notification};
 use crate::graph::MemberIndex;
 use crate::identity::DeviceKey;
 use crate::membership::{MAX_MEMBERS, Membership};
@@ -81,7 +81,7 @@ impl Roster {
     /// # Errors
     /// [`RosterError`].
     pub fn verify(input: &[u8], membership: &Membership) -> Result<Self, RosterError> {
-        let frame = Frame::verify(input, membership.genesis().provider.key())?;
+        let (frame, key) = membership.verify_provider_frame(input)?;
         let hash = frame.digest();
         let mut fields = frame.open(membership.net(), Notification::Roster)?;
         let round = Round(fields.uint("round", u64::MAX)?);
@@ -95,7 +95,10 @@ impl Roster {
         let head_index = membership
             .index_of_entry(&log_head)
             .ok_or(RosterError::UnknownHead)?;
-        let members = usize::try_from(membership.members_at(head_index)).unwrap_or(0);
+        if *membership.provider_key_at(head_index) != key {
+            return Err(FrameError::Signature.into());
+        }
+        let members = usize::try_from(membership.places_at(head_index)).unwrap_or(0);
         let included = Bitmap::from_bytes(included, members, "included")?;
         let (digests, rest) = digests.as_chunks::<8>();
         if !rest.is_empty() || digests.len() != included.count() {

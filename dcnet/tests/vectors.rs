@@ -19,7 +19,9 @@ use dcnet::membership::{
 use dcnet::opening::{Opening, PadSum};
 use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::pad::PairKey;
-use dcnet::provider::{Provider, ProviderConfig, ProviderEvent, ProviderRecord, SavedNet};
+use dcnet::provider::{
+    Provider, ProviderCommand, ProviderConfig, ProviderEvent, ProviderRecord, SavedNet,
+};
 use dcnet::reading::{BlindingSecret, Boundary, Reading};
 use dcnet::reveal::Reveal;
 use dcnet::revocation::RevocationList;
@@ -731,7 +733,7 @@ struct Running {
 }
 
 impl Running {
-    fn handle(&mut self, input: Input<std::convert::Infallible>, at: Timestamp, start: Timestamp) {
+    fn handle(&mut self, input: Input<ProviderCommand>, at: Timestamp, start: Timestamp) {
         let now = Now {
             monotonic: at.since(start) + Duration::from_secs(1),
             utc: at,
@@ -762,6 +764,8 @@ fn a_provider_makes_the_roster_and_the_aggregate_of_the_round() {
         ca: world.ca.clone(),
         minimum_presence: 80,
         revoked: None,
+        successor: None,
+        lapse_after: None,
     };
     let saved = SavedNet {
         entries: world.log.clone(),

@@ -12,7 +12,9 @@ use dcnet::identity::DeviceId;
 use dcnet::membership::Membership;
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
-use dcnet::provider::{Provider, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster};
+use dcnet::provider::{
+    Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster,
+};
 use dcnet::reading::Boundary;
 use dcnet::roster::Roster;
 use dcnet::time::{Now, Round, Timestamp};
@@ -182,7 +184,7 @@ impl Network {
     }
 
     /// Hands an input to the provider and does what it asks for.
-    pub fn input_provider(&mut self, input: Input<std::convert::Infallible>) {
+    pub fn input_provider(&mut self, input: Input<ProviderCommand>) {
         self.provider.handle(input, at(self.now));
         while let Some(output) = self.provider.poll_output() {
             if self.crashes(None, &output) {

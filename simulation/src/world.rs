@@ -173,6 +173,8 @@ impl World {
             ca: authority.ca.clone(),
             minimum_presence: 80,
             revoked: None,
+            successor: None,
+            lapse_after: None,
         };
         Self {
             net: log.net(),

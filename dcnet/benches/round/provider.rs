@@ -193,6 +193,8 @@ impl Net {
             ca: authority.ca.clone(),
             minimum_presence: 80,
             revoked: None,
+            successor: None,
+            lapse_after: None,
         };
         let mut included = Bitmap::empty(members);
         (0..members).for_each(|member| included.set(member));

@@ -99,10 +99,12 @@ pub(super) fn not_submitted_yet(
     }
 }
 
-/// Included are at least `percent` of the members seen in the last rosters.
+/// Included are at least `percent` of the members seen in the last rosters, less those
+/// that `left` by the roster's log head.
 pub(super) fn presence<'a>(
     roster: &Roster,
     seen: impl Iterator<Item = &'a Bitmap>,
+    left: impl Fn(usize) -> bool,
     percent: u32,
 ) -> Result<(), Silence> {
     let mut union = Bitmap::empty(0);
@@ -115,7 +117,8 @@ pub(super) fn presence<'a>(
         last = Some(bitmap);
     }
     let included = u64::try_from(roster.included.count()).unwrap_or(0);
-    let lately = u64::try_from(union.count()).unwrap_or(u64::MAX);
+    let lately = union.iter().filter(|member| !left(*member)).count();
+    let lately = u64::try_from(lately).unwrap_or(u64::MAX);
     if included.saturating_mul(100) < lately.saturating_mul(u64::from(percent)) {
         Err(Silence::PresenceTooLow)
     } else {
@@ -311,12 +314,14 @@ mod tests {
                 .iter()
                 .map(|set| self::roster(set, &[]).included)
                 .collect();
-            super::presence(roster, seen.iter(), percent)
+            super::presence(roster, seen.iter(), |place| place == 9, percent)
         };
         let four = roster(&[0, 1, 2, 3], &[]);
         assert_eq!(presence(&four, &[&[0, 1, 2], &[2, 3, 4]], 80), Ok(()));
         let too_low = Err(Silence::PresenceTooLow);
         assert_eq!(presence(&four, &[&[0, 1, 2], &[2, 3, 4, 5]], 80), too_low);
         assert_eq!(presence(&four, &[], 80), Ok(()));
+        // Who left by then is not missed.
+        assert_eq!(presence(&four, &[&[0, 1, 2], &[2, 3, 4, 9]], 80), Ok(()));
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Meter, MeterEvent, Purpose, saved};
+use super::{Meter, MeterEvent, Purpose, checks, saved};
 use crate::alarm::Alarm;
 use crate::cbor;
 use crate::frame::{self, Notification};
 use crate::graph::{MemberIndex, draw_commitment};
 use crate::identity::DeviceId;
+use crate::membership::Member;
 use crate::output::Store;
 use crate::secret::Secret;
 use crate::time::{DAY_MS, Now, Timestamp};
@@ -43,7 +44,9 @@ impl Meter {
     }
 
     /// Asks for a draw if one is needed: the first once the other members reach the
-    /// minimum group, then when the membership has doubled, and once a year.
+    /// minimum group, then when the membership has doubled, when half of the draw or so
+    /// much that a floor is broken has left, when this meter is marked as lapsed, and
+    /// once a year.
     pub(super) fn consider_draw(&mut self, now: Now) {
         if let Some(draw) = &mut self.draw {
             let waited = now.utc.since(draw.since).as_millis();
@@ -53,14 +56,22 @@ impl Meter {
             }
             return;
         }
-        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+        let (Some(membership), Some(own)) = (&self.membership, self.active_index()) else {
             return;
         };
+        if self.is_leaving() {
+            return;
+        }
         let clock_right = self.clock.check(now).is_ok();
         if self.stopped || !clock_right || membership.open_invite(own).is_some() {
             return;
         }
-        let members = u32::try_from(membership.members().len()).unwrap_or(u32::MAX);
+        let members = membership.size();
+        let (left, lapsed) = (
+            membership.graph().drawn(own, u64::MAX).len(),
+            membership.member(own).is_some_and(Member::is_lapsed),
+        );
+        let floor = self.least_neighbours();
         let candidates = members.saturating_sub(1);
         if candidates < self.minimum_group() {
             return;
@@ -76,7 +87,9 @@ impl Meter {
             .is_none_or(|newest| {
                 let doubled = members >= newest.candidates.saturating_add(1).saturating_mul(2);
                 let too_few = newest.candidates < self.minimum_group();
-                doubled || too_few || old
+                let shrunk = left.saturating_mul(2) < newest.neighbours.len();
+                let emergency = u32::try_from(left).unwrap_or(u32::MAX) < floor;
+                doubled || too_few || old || shrunk || emergency || lapsed
             });
         let month = Duration::from_millis(DAY_MS.saturating_mul(30));
         let asked = self.draw_times.iter().filter(|at| at.plus(month) > now.utc);
@@ -144,6 +157,7 @@ impl Meter {
             self.draw = None;
             self.persist(Store::Net, saved::DRAW.to_vec(), None);
             self.entered = false;
+            self.emergency = false;
             let newest = self
                 .membership
                 .as_ref()
@@ -152,18 +166,50 @@ impl Meter {
             self.event(MeterEvent::Drawn { neighbours });
         }
         self.follow_graph(drawer, now);
+        if drawer == own {
+            self.check_emergency();
+        }
     }
 
-    /// The ids of the members that this meter's newest draw names.
+    /// The fewest full drawn edges that any draw must allow.
+    fn least_neighbours(&self) -> u32 {
+        let policy = self
+            .membership
+            .as_ref()
+            .map_or(0, |m| m.genesis().policy.minimum_neighbours);
+        checks::required_neighbours(self.config.floors.minimum_neighbours, policy, 0)
+    }
+
+    /// Tells the owner once if too few drawn neighbours are left to take part.
+    pub(super) fn check_emergency(&mut self) {
+        let (Some(membership), Some(own)) = (&self.membership, self.active_index()) else {
+            return;
+        };
+        if self.emergency || membership.graph().newest(own, u64::MAX).is_none() {
+            return;
+        }
+        let left = membership.graph().drawn(own, u64::MAX).len();
+        let (neighbours, required) = (
+            u32::try_from(left).unwrap_or(u32::MAX),
+            self.least_neighbours(),
+        );
+        if neighbours < required {
+            self.emergency = true;
+            self.alarm(Alarm::Emergency {
+                neighbours,
+                required,
+            });
+        }
+    }
+
+    /// The members that this meter's newest draw named, less those that left since.
     pub(super) fn drawn_neighbours(&self) -> Vec<(MemberIndex, DeviceId)> {
         let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
             return Vec::new();
         };
-        let newest = membership.graph().newest(own, u64::MAX);
-        let drawn = newest.map_or(&[][..], |draw| &draw.neighbours);
+        let drawn = membership.graph().drawn(own, u64::MAX).into_iter();
         drawn
-            .iter()
-            .filter_map(|i| membership.member(*i).map(|m| (*i, m.id)))
+            .filter_map(|i| membership.member(i).map(|m| (i, m.id)))
             .collect()
     }
 }

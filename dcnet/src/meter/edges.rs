@@ -142,9 +142,7 @@ impl Meter {
         };
         let graph = membership.graph();
         let degree = usize::try_from(membership.genesis().policy.degree).unwrap_or(usize::MAX);
-        let drawn = graph
-            .newest(own, u64::MAX)
-            .map_or(&[][..], |draw| &draw.neighbours);
+        let drawn = graph.drawn(own, u64::MAX);
         let incoming = graph.incoming(own);
         let accepted = incoming.iter().take(degree.saturating_mul(4));
         let mut wanted = BTreeMap::new();
@@ -255,7 +253,7 @@ impl Meter {
         self.publish_until_answered(Purpose::Edge(key), self.up_pair(key.peer), offer, now);
     }
 
-    fn up_pair(&self, peer: DeviceId) -> Topic {
+    pub(super) fn up_pair(&self, peer: DeviceId) -> Topic {
         Topic::UpPair {
             net: self.net,
             meter: self.id,
@@ -297,6 +295,11 @@ impl Meter {
             .map_err(Refusal::Frame)?;
         if frame.header().client != peer {
             return Err(Refusal::Topic.into());
+        }
+        match frame.header().notification {
+            Notification::Exit => return Ok(self.on_former_neighbour(peer, frame, now)?),
+            Notification::Erased => return Ok(self.on_erased(peer, frame)?),
+            _ => {}
         }
         let (own, other) = (self.index(), membership.index_of(&peer));
         let (Some(own), Some(other)) = (own, other) else {

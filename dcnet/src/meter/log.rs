@@ -2,12 +2,14 @@
 
 use ciborium::Value;
 
-use super::{EARLY_ENTRIES, Meter, MeterEvent, Purpose, saved};
+use super::{EARLY_ENTRIES, Meter, MeterEvent, Purpose, SHORTEST_LAPSE, saved};
 use crate::alarm::Alarm;
 use crate::cbor;
 use crate::frame::{self, Notification};
+use crate::graph::MemberIndex;
 use crate::membership::{Applied, EntryError, Membership};
 use crate::output::Store;
+use crate::revocation::RevocationList;
 use crate::time::Now;
 use crate::topic::{Topic, Up};
 
@@ -136,7 +138,55 @@ impl Meter {
             }
             Applied::Invited(member) if Some(member) == own => self.on_invite(now),
             Applied::Drawn(member) => self.on_draw(member, now),
+            Applied::Left(member) if self.is_own_place(member) => self.on_own_leave(member, now),
+            Applied::Revoked(member) if self.is_own_place(member) => self.stop(Alarm::Revoked),
+            Applied::Left(member) | Applied::Revoked(member) => self.on_end(member, now),
+            Applied::Lapsed(member) => self.on_lapse(member, now),
+            Applied::ProviderChanged => self.event(MeterEvent::ProviderChanged),
             Applied::Joined(_) | Applied::Invited(_) => {}
+        }
+    }
+
+    fn is_own_place(&self, member: MemberIndex) -> bool {
+        let place = self.membership.as_ref().and_then(|m| m.member(member));
+        place.is_some_and(|place| place.id == self.id)
+    }
+
+    /// A neighbour, or somebody else, is a member no more: the edge is not used in new
+    /// submissions, and its key erased once no round needs it.
+    fn on_end(&mut self, member: MemberIndex, now: Now) {
+        let place = self.membership.as_ref().and_then(|m| m.member(member));
+        let Some(id) = place.map(|place| place.id) else {
+            return;
+        };
+        if self.edges.keys().any(|key| key.peer == id) {
+            self.sync_edges(now);
+        }
+        self.check_emergency();
+    }
+
+    /// The provider says that a member is away: false if it was in a roster of the last day.
+    fn on_lapse(&mut self, member: MemberIndex, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let period = membership.genesis().policy.period;
+        let place = usize::try_from(member).unwrap_or(usize::MAX);
+        let took_part = self.seen.iter().any(|(round, included)| {
+            let end = round.end(period).plus(SHORTEST_LAPSE);
+            included.contains(place) && end > now.utc
+        });
+        let meter = membership.member(member).map(|meter| meter.id);
+        if let Some(meter) = meter.filter(|_| took_part) {
+            self.alarm(Alarm::FalseLapse { meter });
+        }
+    }
+
+    /// Takes the administrator's newest list of revoked devices.
+    pub(super) fn on_revocations(&mut self, list: RevocationList) {
+        let newer = |old: &RevocationList| list.number() > old.number();
+        if self.config.revoked.as_ref().is_none_or(newer) {
+            self.config.revoked = Some(list);
         }
     }
 

@@ -135,10 +135,13 @@ impl Meter {
             return Err(Silence::Stopped);
         }
         self.clock.check(now)?;
-        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
+        if self.is_leaving() {
+            return Err(Silence::Leaving);
+        }
+        let (Some(membership), Some(own)) = (&self.membership, self.active_index()) else {
             return Err(Silence::NotMember);
         };
-        if !self.checkpoint_seen {
+        if !self.checkpoint_seen || !membership.has_pinned_provider() {
             return Err(Silence::CheckpointNotReached);
         }
         let policy = membership.genesis().policy;
@@ -516,7 +519,11 @@ impl Meter {
         }
         let percent = self.config.floors.minimum_presence;
         let lately = self.seen.iter().map(|(_, included)| included);
-        checks::presence(roster, lately, percent)?;
+        let left = |place: usize| {
+            let member = membership.members().get(place);
+            member.is_some_and(|member| !member.is_active_at(roster.head_index))
+        };
+        checks::presence(roster, lately, left, percent)?;
         used.enough_full(roster, &own_round.drawn, own_round.required)
     }
 

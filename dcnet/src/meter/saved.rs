@@ -1,11 +1,12 @@
 //! What a meter persists, as key-value records, and how it starts again from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ciborium::Value;
 
 use super::draws::OpenDraw;
 use super::edges::{Edge, EdgeKey, Stage};
+use super::exit::Exit;
 use super::rounds::{OwnRound, RoundStage};
 use super::{DeviceSecrets, Meter, Purpose};
 use crate::bitmap::Bitmap;
@@ -24,6 +25,7 @@ use crate::topic::{NetId, Topic, Up};
 
 pub(super) const STOPPED: &[u8] = b"stopped";
 pub(super) const CLOCK_JUMP: &[u8] = b"clock-jump";
+pub(super) const EXIT: &[u8] = b"exit";
 pub(super) const REGISTRATION: &[u8] = b"registration";
 pub(super) const DEVICE: &[u8] = b"device";
 pub(super) const DRAW: &[u8] = b"draw";
@@ -150,6 +152,49 @@ impl OpenDraw {
             request,
             since,
             overdue: false,
+        })
+    }
+}
+
+impl Exit {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        cbor::encode(&cbor::array([
+            cbor::bytes(&self.frame),
+            cbor::bytes(&self.join),
+            cbor::uint(u8::from(self.again)),
+            cbor::array(self.left.map(|at| cbor::uint(at.as_millis()))),
+            cbor::uint(self.neighbours),
+            cbor::array(self.awaited.iter().map(|id| cbor::bytes(&id.0))),
+            cbor::uint(u8::from(self.done)),
+        ]))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(cbor::decode(bytes)?, "exit")?;
+        let frame = fields.bytes("frame", MAX_ENTRY)?;
+        let join = fields.fixed("join")?;
+        let again = fields.uint("again", 1)? == 1;
+        let mut left = None;
+        for item in fields.array("left", 1)? {
+            let mut item = Fields::of(cbor::array([item]), "left")?;
+            left = Some(Timestamp(item.uint("left", u64::MAX)?));
+        }
+        let neighbours = fields.u32("neighbours")?;
+        let mut awaited = BTreeSet::new();
+        for item in fields.array("awaited", MAX_MEMBERS)? {
+            let mut item = Fields::of(cbor::array([item]), "awaited")?;
+            awaited.insert(DeviceId(item.fixed("awaited")?));
+        }
+        let done = fields.uint("done", 1)? == 1;
+        fields.end()?;
+        Ok(Self {
+            frame,
+            join,
+            again,
+            left,
+            neighbours,
+            awaited,
+            done,
         })
     }
 }
@@ -402,7 +447,10 @@ impl Meter {
         } else if key.as_bytes() == CLOCK_JUMP {
             self.clock.require_confirmation();
         } else if key.as_bytes() == REGISTRATION {
+            self.registered = Some(crate::frame::digest_of(value)?);
             self.registration = Some(value.to_vec());
+        } else if key.as_bytes() == EXIT {
+            self.exit = Some(Exit::from_bytes(value)?);
         } else if key.as_bytes() == DEVICE {
             self.device = Some(DeviceSecrets::from_bytes(value)?);
         } else if key.as_bytes() == DRAW {
@@ -451,6 +499,7 @@ impl Meter {
             return;
         }
         self.register(now);
+        self.resume_exit(now);
         self.drop_finished_draw();
         if let Some(draw) = &self.draw {
             let payload = draw.request.clone();

@@ -1,5 +1,7 @@
 //! Registration, draws and the relaying of handshakes.
 
+use std::time::Duration;
+
 use chacha20::rand_core::Rng;
 use ciborium::Value;
 
@@ -8,17 +10,23 @@ use crate::alarm::Refusal;
 use crate::cbor;
 use crate::frame::{Frame, Notification};
 use crate::graph::MemberIndex;
-use crate::identity::DeviceId;
-use crate::membership::{Applied, EntryError, EntryKind, verify_registration};
+use crate::identity::{Certificate, DeviceId};
+use crate::membership::{
+    Applied, EntryError, EntryKind, Member, NO_SUCH_MEMBERSHIP, verify_registration,
+};
+use crate::meter::SHORTEST_LAPSE;
+use crate::revocation::{RevocationList, verify_revocation};
 use crate::time::Now;
 use crate::topic::{All, Inbox, Topic};
+
+/// How often the provider looks for members that lapse.
+const LAPSES_EVERY: Duration = Duration::from_secs(3600);
 
 impl Provider {
     /// Signs, stores, then sends the next log entry.
     fn append(&mut self, kind: EntryKind, body: Value, now: Now) -> Result<Applied, EntryError> {
-        let entry = self
-            .membership
-            .sign_next(&self.config.key, kind, body, now.utc);
+        let key = self.signing_key()?;
+        let entry = self.membership.sign_next(&key, kind, body, now.utc);
         let applied = self.membership.append(&entry)?;
         let head = self.membership.head();
         self.log.push(entry.clone());
@@ -33,7 +41,7 @@ impl Provider {
     }
 
     pub(super) fn on_register(&mut self, topic: Topic, sender: DeviceId, frame: Vec<u8>, now: Now) {
-        if self.membership.index_of(&sender).is_some() {
+        if self.membership.active(&sender).is_some() {
             return self.send_log(sender, 0);
         }
         let verified = verify_registration(&frame, self.net, &self.config.ca, now.utc);
@@ -47,7 +55,7 @@ impl Provider {
         });
         match outcome {
             Ok(_) => {
-                let members = self.membership.members().len();
+                let members = self.size();
                 self.event(ProviderEvent::Joined {
                     meter: sender,
                     members,
@@ -55,6 +63,114 @@ impl Provider {
                 self.send_log(sender, 0);
             }
             Err(reason) => self.refuse(topic, reason),
+        }
+    }
+
+    fn size(&self) -> usize {
+        usize::try_from(self.membership.size()).unwrap_or(usize::MAX)
+    }
+
+    /// Writes a signed exit into the log.
+    pub(super) fn on_exit(
+        &mut self,
+        sender: DeviceId,
+        exit: Vec<u8>,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        match self.membership.verify_exit(&exit) {
+            Ok(_) => {}
+            Err(EntryError::Rule(NO_SUCH_MEMBERSHIP)) => {
+                // A repetition: the meter has missed the Leave.
+                self.send_log(sender, usize::MAX);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.append(EntryKind::Leave, cbor::array([cbor::bytes(&exit)]), now)?;
+        let members = self.size();
+        self.event(ProviderEvent::Left {
+            meter: sender,
+            members,
+        });
+        Ok(())
+    }
+
+    /// Takes what the gateway administrator revoked, and writes members that are
+    /// revoked into the log.
+    pub(super) fn on_revocations(
+        &mut self,
+        list: RevocationList,
+        administrator: &Certificate,
+        revocations: &[Vec<u8>],
+        now: Now,
+    ) {
+        let newer = |old: &RevocationList| list.number() > old.number();
+        if self.config.revoked.as_ref().is_none_or(newer) {
+            self.config.revoked = Some(list);
+        }
+        for revocation in revocations {
+            let Ok(meter) = verify_revocation(revocation, administrator) else {
+                continue;
+            };
+            if self.membership.active(&meter).is_none() {
+                continue;
+            }
+            let body = cbor::array([cbor::bytes(administrator.der()), cbor::bytes(revocation)]);
+            if self.append(EntryKind::Revoke, body, now).is_ok() {
+                let members = self.size();
+                self.event(ProviderEvent::Revoked { meter, members });
+            }
+        }
+    }
+
+    /// Lets the successor's key take over.
+    pub(super) fn hand_over(&mut self, now: Now) {
+        let Some((key, certificate)) = &self.config.successor else {
+            return;
+        };
+        if self.membership.provider().key() == certificate.key() {
+            return;
+        }
+        let provider = certificate.id();
+        let body = self.membership.succession(key, certificate, now.utc);
+        if self.append(EntryKind::ProviderKey, body, now).is_ok() {
+            self.event(ProviderEvent::KeyChanged { provider });
+        } else {
+            // The log refuses it, and always will.
+            self.config.successor = None;
+        }
+    }
+
+    /// Marks members that were in no roster for long, up to a fifth of all.
+    pub(super) fn lapse_absent(&mut self, now: Now) {
+        let Some(after) = self.config.lapse_after else {
+            return;
+        };
+        let after = after.max(SHORTEST_LAPSE);
+        let started = *self.started.get_or_insert(now.utc);
+        if now.utc < self.lapses_due {
+            return;
+        }
+        self.lapses_due = now.utc.plus(LAPSES_EVERY);
+        let absent: Vec<(DeviceId, u64)> = (0..)
+            .zip(self.membership.members())
+            .filter(|(_, member)| member.is_active() && !member.is_lapsed())
+            .filter(|(place, _)| {
+                let seen = self.last_seen.get(place).copied().unwrap_or_default();
+                now.utc >= seen.max(started).plus(after)
+            })
+            .map(|(_, member)| (member.id, member.joined))
+            .collect();
+        for (meter, joined) in absent {
+            let Some(join) = self.membership.hash_at(joined) else {
+                continue;
+            };
+            let body = cbor::array([cbor::bytes(&join)]);
+            if self.append(EntryKind::Lapsed, body, now).is_err() {
+                // More than a fifth would lapse.
+                return;
+            }
+            self.event(ProviderEvent::Lapsed { meter });
         }
     }
 
@@ -144,18 +260,20 @@ impl Provider {
         frame: Frame,
         payload: Vec<u8>,
     ) -> Result<(), Refusal> {
-        let kind = frame.header().notification;
-        if !matches!(
-            kind,
-            Notification::Offer | Notification::Answer | Notification::Confirm
-        ) {
-            return Err(Refusal::Topic);
-        }
         let other = self.membership.index_of(&peer).ok_or(Refusal::Edge)?;
-        self.membership
-            .graph()
-            .origin(member, other)
-            .ok_or(Refusal::Edge)?;
+        let here = |place| self.membership.member(place).is_some_and(Member::is_active);
+        let allowed = match frame.header().notification {
+            Notification::Offer | Notification::Answer | Notification::Confirm => {
+                self.membership.graph().origin(member, other).is_some()
+            }
+            // Between a meter that left and a former neighbour.
+            Notification::Exit => !here(member),
+            Notification::Erased => !here(other),
+            _ => return Err(Refusal::Topic),
+        };
+        if !allowed {
+            return Err(Refusal::Edge);
+        }
         let topic = Topic::InboxPair {
             net: self.net,
             meter: peer,

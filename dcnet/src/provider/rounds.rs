@@ -14,7 +14,7 @@ use crate::commitment::Commitment;
 use crate::frame::{Frame, Notification, Unverified};
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
-use crate::membership::{EntryError, HARD_FLOOR};
+use crate::membership::{EntryError, HARD_FLOOR, Member};
 use crate::meter::CLOSED_AFTER;
 use crate::opening::Opening;
 use crate::pad::RosterHash;
@@ -204,6 +204,15 @@ impl Provider {
         let policy = self.membership.genesis().policy;
         let head = self.membership.index_of_entry(&submission.log_head);
         let head = head.ok_or(Refusal::Rule("the submission names an unknown log head"))?;
+        if !self
+            .membership
+            .member(member)
+            .is_some_and(|place| place.is_active_at(head))
+        {
+            return Err(Refusal::Rule(
+                "the sender had left by the log head it names",
+            ));
+        }
         let floor = policy.minimum_neighbours.max(HARD_FLOOR);
         if submission.minimum_group < policy.minimum_group || submission.minimum_neighbours < floor
         {
@@ -264,8 +273,9 @@ impl Provider {
         let members = (0..).zip(self.membership.members());
         let graph = self.membership.graph();
         members
-            .filter(|(index, _)| {
-                !barred.contains(index) && graph.newest(*index, u64::MAX).is_some()
+            .filter(|(index, member)| {
+                let drawn = graph.newest(*index, u64::MAX).is_some();
+                member.is_active() && drawn && !barred.contains(index)
             })
             .count()
     }
@@ -310,7 +320,10 @@ impl Provider {
         let mut lately = Bitmap::empty(0);
         self.seen.iter().for_each(|seen| lately.include(seen));
         let percent = usize::try_from(self.config.minimum_presence).unwrap_or(100);
-        included.len().saturating_mul(100) >= lately.count().saturating_mul(percent)
+        let members = self.membership.members();
+        let here = |place: &usize| members.get(*place).is_some_and(Member::is_active);
+        let lately = lately.iter().filter(here).count();
+        included.len().saturating_mul(100) >= lately.saturating_mul(percent)
     }
 
     fn close_window(&mut self, round: Round, now: Now) {
@@ -365,7 +378,8 @@ impl Provider {
             previous: self.last_roster.map(|(_, hash)| hash),
             hash: [0; 32],
         };
-        let frame = roster.sign(&self.config.key, &self.membership, now.utc);
+        let Ok(key) = self.signing_key() else { return };
+        let frame = roster.sign(&key, &self.membership, now.utc);
         // Read back what was signed: a roster that meters would refuse must not go out.
         let roster = match Roster::verify(&frame, &self.membership) {
             Ok(roster) => roster,
@@ -411,6 +425,9 @@ impl Provider {
 
     fn remember_roster(&mut self, roster: &Roster, frame: Vec<u8>) {
         self.last_roster = Some((roster.round, roster.hash));
+        let end = self.end(roster.round);
+        self.last_seen
+            .extend(roster.members().map(|member| (member, end)));
         self.rosters.push_back((roster.round, roster.hash, frame));
         self.seen.push_back(roster.included.clone());
         if self.rosters.len() > ROSTERS_KEPT {
@@ -581,7 +598,8 @@ impl Provider {
             included: u32::try_from(roster.included.count()).unwrap_or(u32::MAX),
             sums,
         };
-        let frame = aggregate.sign(&self.config.key, self.net, now.utc);
+        let Ok(key) = self.signing_key() else { return };
+        let frame = aggregate.sign(&key, self.net, now.utc);
         let published = Published {
             round,
             members,

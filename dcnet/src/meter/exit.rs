@@ -1,0 +1,235 @@
+//! Leaving a net: the signed exit, the confirmations of the former neighbours, and a
+//! meter that lost its state and must leave before it joins anew.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Meter, MeterEvent, Purpose, saved};
+use crate::alarm::{Alarm, Refusal};
+use crate::cbor;
+use crate::frame::{self, Frame, Notification};
+use crate::graph::MemberIndex;
+use crate::identity::DeviceId;
+use crate::membership::sign_exit;
+use crate::output::Store;
+use crate::time::{DAY_MS, Now, Timestamp};
+use crate::topic::{Topic, Up};
+
+/// Former neighbours that have not confirmed are waited for this long: by then every
+/// round that they submitted with the edge is closed.
+const CONFIRMATIONS: Duration = Duration::from_millis(2 * DAY_MS);
+
+/// An exit under way, or done.
+#[derive(Clone, Debug)]
+pub(super) struct Exit {
+    /// The signed exit.
+    pub(super) frame: Vec<u8>,
+    /// Hash of the Join entry that it ends.
+    pub(super) join: [u8; 32],
+    /// Whether the meter joins anew afterwards, because it lost its state.
+    pub(super) again: bool,
+    /// When the Leave entry was seen.
+    pub(super) left: Option<Timestamp>,
+    /// Former neighbours.
+    pub(super) neighbours: u32,
+    /// Those that have not confirmed that they erased the pair key.
+    pub(super) awaited: BTreeSet<DeviceId>,
+    /// Whether everything is done and erased.
+    pub(super) done: bool,
+}
+
+impl Meter {
+    /// Whether this meter leaves, or has left.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.exit.is_some()
+    }
+
+    fn save_exit(&mut self) {
+        let value = self.exit.as_ref().map(Exit::to_bytes);
+        self.persist(Store::Net, saved::EXIT.to_vec(), value);
+    }
+
+    /// The owner wants to leave: nothing is submitted from here on, rounds that wait
+    /// for a reveal still get it.
+    pub(super) fn leave(&mut self, now: Now) {
+        if self.is_leaving() {
+            return;
+        }
+        let member = self.active_index();
+        match member.and_then(|member| self.join_of(member)) {
+            Some(join) => self.ask_to_leave(join, false, now),
+            None => self.event(MeterEvent::NotMember),
+        }
+    }
+
+    fn join_of(&self, member: MemberIndex) -> Option<[u8; 32]> {
+        let membership = self.membership.as_ref()?;
+        membership.hash_at(membership.member(member)?.joined)
+    }
+
+    fn ask_to_leave(&mut self, join: [u8; 32], again: bool, now: Now) {
+        let frame = sign_exit(&self.config.key, self.net, &join, now.utc);
+        self.exit = Some(Exit {
+            frame: frame.clone(),
+            join,
+            again,
+            left: None,
+            neighbours: 0,
+            awaited: BTreeSet::new(),
+            done: false,
+        });
+        self.due = None;
+        self.save_exit();
+        self.publish_until_answered(Purpose::Exit, self.up(Up::Exit), frame, now);
+    }
+
+    /// A meter whose state is lost finds itself in the log by a registration that it does
+    /// not know. Its neighbours have keys that it has not, so it leaves and joins anew.
+    pub(super) fn consider_joining_anew(&mut self, now: Now) {
+        if self.stopped || self.is_leaving() || !self.checkpoint_seen {
+            return;
+        }
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let behind = membership.head().index < self.log_target;
+        let Some(other) = membership.active(&self.id).filter(|_| !behind) else {
+            return;
+        };
+        if self.connected_since.is_none() || self.index() == Some(other) {
+            return;
+        }
+        if let Some(join) = self.join_of(other) {
+            self.alarm(Alarm::StateLost);
+            self.ask_to_leave(join, true, now);
+        }
+    }
+
+    /// A membership of this device ended by a signed exit.
+    pub(super) fn on_own_leave(&mut self, member: MemberIndex, now: Now) {
+        let join = self.join_of(member);
+        let asked = self.exit.as_ref().is_some_and(|e| Some(e.join) == join);
+        if !asked {
+            // The exit of an earlier life, seen while catching up, concerns nobody.
+            if self.index() == Some(member) {
+                self.stop(Alarm::KeyUsedElsewhere);
+            }
+            return;
+        }
+        self.repeats.stop(&Purpose::Exit);
+        if self.exit.as_ref().is_some_and(|exit| exit.again) {
+            self.exit = None;
+            self.save_exit();
+            return self.register(now);
+        }
+        let former: BTreeSet<DeviceId> = self.edges.keys().map(|key| key.peer).collect();
+        if let Some(exit) = &mut self.exit {
+            exit.left = Some(now.utc);
+            exit.neighbours = u32::try_from(former.len()).unwrap_or(u32::MAX);
+            exit.awaited = former;
+        }
+        self.save_exit();
+        self.event(MeterEvent::Left);
+        self.ask_for_confirmations(now);
+    }
+
+    /// Tells former neighbours that do not know yet, until they confirm (notification 3).
+    pub(super) fn ask_for_confirmations(&mut self, now: Now) {
+        let Some(exit) = &self.exit else { return };
+        if exit.left.is_none() || exit.done {
+            return;
+        }
+        let (awaited, frame) = (exit.awaited.clone(), exit.frame.clone());
+        for peer in awaited {
+            let topic = self.up_pair(peer);
+            self.publish_until_answered(Purpose::Former(peer), topic, frame.clone(), now);
+        }
+    }
+
+    /// A meter that left asks whether its pair key is erased here: answered once it is.
+    pub(super) fn on_former_neighbour(
+        &mut self,
+        peer: DeviceId,
+        frame: Frame,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let mut fields = frame.open(self.net, Notification::Exit)?;
+        let join: [u8; 32] = fields.fixed("join")?;
+        fields.end()?;
+        let membership = self.membership.as_ref().ok_or(Refusal::Edge)?;
+        let joined = membership.index_of_entry(&join).ok_or(Refusal::Edge)?;
+        let places = membership.members().iter();
+        let ended = places
+            .filter(|member| member.id == peer && member.joined == joined)
+            .find_map(|member| member.ended)
+            .ok_or(Refusal::Rule("its membership goes on"))?;
+        let kept = self
+            .edges
+            .keys()
+            .any(|key| key.peer == peer && key.origin < ended);
+        if !kept {
+            let data = cbor::array([cbor::bytes(&join)]);
+            let key = &self.config.key;
+            let reply = frame::sign(key, self.net, now.utc, Notification::Erased, data);
+            self.publish(self.up_pair(peer), reply);
+        }
+        Ok(())
+    }
+
+    /// A former neighbour has erased the pair key.
+    pub(super) fn on_erased(&mut self, peer: DeviceId, frame: Frame) -> Result<(), Refusal> {
+        let mut fields = frame.open(self.net, Notification::Erased)?;
+        let join: [u8; 32] = fields.fixed("join")?;
+        fields.end()?;
+        let exit = self.exit.as_mut().filter(|exit| exit.join == join);
+        let exit = exit.ok_or(Refusal::Edge)?;
+        if exit.awaited.remove(&peer) {
+            self.repeats.stop(&Purpose::Former(peer));
+            self.save_exit();
+        }
+        Ok(())
+    }
+
+    /// Erases everything of a net that this meter has left, once no round waits for it.
+    pub(super) fn finish_exit(&mut self, now: Now) {
+        let Some(exit) = &self.exit else { return };
+        let Some(left) = exit.left.filter(|_| !exit.done) else {
+            return;
+        };
+        let waited = now.synchronised && now.utc >= left.plus(CONFIRMATIONS);
+        if !self.rounds.is_empty() || !(exit.awaited.is_empty() || waited) {
+            return;
+        }
+        let (neighbours, silent) = (exit.neighbours, exit.awaited.clone());
+        for peer in &silent {
+            self.repeats.stop(&Purpose::Former(*peer));
+        }
+        if let Some(exit) = &mut self.exit {
+            exit.done = true;
+        }
+        self.save_exit();
+        let keys: Vec<_> = self.edges.keys().copied().collect();
+        for key in keys {
+            self.edges.remove(&key);
+            self.repeats.stop(&Purpose::Edge(key));
+            self.persist(Store::Net, saved::edge_key(&key), None);
+        }
+        self.device = None;
+        self.persist(Store::Net, saved::DEVICE.to_vec(), None);
+        let silent = u32::try_from(silent.len()).unwrap_or(u32::MAX);
+        self.event(MeterEvent::ExitDone {
+            confirmed: neighbours.saturating_sub(silent),
+            neighbours,
+        });
+    }
+
+    /// Takes up an exit after a restart.
+    pub(super) fn resume_exit(&mut self, now: Now) {
+        let Some(exit) = &self.exit else { return };
+        if exit.left.is_none() {
+            let (topic, frame): (Topic, _) = (self.up(Up::Exit), exit.frame.clone());
+            self.publish_until_answered(Purpose::Exit, topic, frame, now);
+        }
+        self.ask_for_confirmations(now);
+    }
+}

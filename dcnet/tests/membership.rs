@@ -1,0 +1,476 @@
+//! Members leave, come back, lose their state, are revoked or lapse, and the provider
+//! changes its key: every aggregate stays true, and nobody can do it for another.
+
+use std::time::Duration;
+
+use dcnet::alarm::{Alarm, Silence};
+use dcnet::cbor;
+use dcnet::frame::{FrameError, Notification};
+use dcnet::identity::{DeviceId, Role};
+use dcnet::membership::{EntryError, EntryKind, Member, Policy, sign_exit};
+use dcnet::meter::{MeterCommand, MeterEvent};
+use dcnet::output::{Input, Store};
+use dcnet::provider::{ProviderCommand, ProviderEvent};
+use dcnet::revocation::{RevocationList, sign_revocation};
+use dcnet::topic::{All, Topic, Up};
+use simulation::network::{Faults, Network};
+use simulation::world::{World, at, policy};
+
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 86_400_000;
+
+fn running(meters: usize, policy: Policy) -> Network {
+    let mut network = Network::new(
+        World::new(meters, policy, &["import"]),
+        Faults {
+            delay: 20,
+            ..Faults::default()
+        },
+        7,
+    );
+    network.run_until(5 * MINUTE);
+    let last = network.aggregates.last().expect("no round was complete");
+    assert_eq!(last.included.len(), meters);
+    network
+}
+
+fn drawn_by(degree: u32) -> Policy {
+    Policy {
+        degree,
+        ..policy(4)
+    }
+}
+
+/// Runs on, checks all aggregates and returns who is in the newest one.
+fn included_after(network: &mut Network, minutes: u64) -> Vec<usize> {
+    let before = network.aggregates.len();
+    network.run_until(network.now + minutes * MINUTE);
+    network.check_aggregates();
+    assert!(network.aggregates.len() > before, "no round was complete");
+    let mut included = network.included(network.aggregates.last().unwrap());
+    included.sort_unstable();
+    included
+}
+
+fn leave(network: &mut Network, meter: usize) {
+    network.input_meter(meter, Input::Command(MeterCommand::Leave));
+}
+
+fn join_of(network: &Network, meter: usize) -> [u8; 32] {
+    let log = network.provider.membership();
+    let place = log.member(network.member(meter)).unwrap();
+    log.hash_at(place.joined).unwrap()
+}
+
+/// What the provider would get for an entry of its own making.
+fn append(network: &Network, kind: EntryKind, body: ciborium::Value) -> Result<(), EntryError> {
+    let mut log = network.provider.membership().clone();
+    let entry = log.sign_next(&network.world.provider.key, kind, body, at(network.now).utc);
+    log.append(&entry).map(|_| ())
+}
+
+fn edge_records(network: &Network, meter: usize) -> usize {
+    let records = network.saved[meter].keys();
+    records
+        .filter(|(store, key)| *store == Store::Net && key.starts_with(b"edge/"))
+        .count()
+}
+
+#[test]
+fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
+    let mut network = running(8, policy(4));
+    assert_eq!(edge_records(&network, 7), 7);
+    leave(&mut network, 7);
+    assert_eq!(included_after(&mut network, 3), [0, 1, 2, 3, 4, 5, 6]);
+    assert!(network.heard(7, &MeterEvent::Left));
+    let done = MeterEvent::ExitDone {
+        confirmed: 7,
+        neighbours: 7,
+    };
+    assert!(network.heard(7, &done), "{:?}", network.meter_events[7]);
+    assert_eq!(edge_records(&network, 7), 0);
+    let kept = |key: &[u8]| key == b"device" || key.starts_with(b"round/");
+    assert!(!network.saved[7].keys().any(|(_, key)| kept(key)));
+    for meter in 0..7 {
+        assert_eq!(
+            edge_records(&network, meter),
+            6,
+            "meter {meter} keeps a key"
+        );
+    }
+    assert_eq!(network.provider.membership().size(), 7);
+    // A restart does not bring it back.
+    network.restart_meter(7);
+    assert_eq!(included_after(&mut network, 3).len(), 7);
+}
+
+#[test]
+fn a_meter_that_leaves_after_its_submission_still_reveals() {
+    let mut network = running(6, policy(4));
+    let round = network.last_round();
+    // It leaves before it sees the roster.
+    network.filter = Some(Box::new(|topic, receiver, _| {
+        receiver != Some(2)
+            || !matches!(
+                topic,
+                Topic::All {
+                    kind: All::Roster,
+                    ..
+                }
+            )
+    }));
+    network.run_until(network.now + 15_000);
+    assert!(network.submitted(2, round) && !network.revealed(2, round));
+    leave(&mut network, 2);
+    network.run_until(network.now + 1000);
+    assert!(network.heard(2, &MeterEvent::Left) && !network.revealed(2, round));
+    network.filter = None;
+    network.set_online(2, false);
+    network.set_online(2, true);
+    network.run_until(network.now + 2 * MINUTE);
+    assert!(network.revealed(2, round));
+    network.check_aggregates();
+    let of_round = network.aggregates.iter().find(|a| a.round == round);
+    assert_eq!(of_round.unwrap().included.len(), 6);
+    assert_eq!(network.aggregates.last().unwrap().included.len(), 5);
+}
+
+#[test]
+fn an_exit_survives_a_crash_and_a_lost_leave() {
+    let mut network = running(6, policy(4));
+    let left = network.meters[2].id();
+    network.filter = Some(Box::new(|topic, _, _| {
+        !matches!(topic, Topic::Up { kind: Up::Exit, .. })
+    }));
+    leave(&mut network, 2);
+    network.run_until(network.now + 10_000);
+    network.restart_meter(2);
+    assert_eq!(network.provider.membership().size(), 6);
+    network.filter = None;
+    assert_eq!(included_after(&mut network, 3).len(), 5);
+    assert!(network.provider.membership().active(&left).is_none());
+    assert!(network.heard(2, &MeterEvent::Left));
+}
+
+#[test]
+fn only_the_meter_itself_ends_its_membership_and_only_the_present_one() {
+    let mut network = running(6, policy(4));
+    let join = join_of(&network, 0);
+    let utc = at(network.now).utc;
+    let net = network.world.net;
+    let exit_by = |key| sign_exit(key, net, &join, utc);
+    let body = |exit: &[u8]| cbor::array([cbor::bytes(exit)]);
+    let foreign = exit_by(&network.world.meters[1].key);
+    let unknown = Err(EntryError::Rule(
+        "the exit names no membership of its sender",
+    ));
+    assert_eq!(append(&network, EntryKind::Leave, body(&foreign)), unknown);
+    let forged = exit_by(&network.world.provider.key);
+    assert_eq!(
+        append(&network, EntryKind::Leave, body(&forged)),
+        Err(EntryError::Frame(FrameError::Sender))
+    );
+    let own = exit_by(&network.world.meters[0].key);
+    assert_eq!(append(&network, EntryKind::Leave, body(&own)), Ok(()));
+
+    // Its state is lost, so it leaves and joins anew: the old exit ends nothing any more,
+    // and the old registration begins nothing.
+    network.keep_published = true;
+    network.saved[0].clear();
+    network.restart_meter(0);
+    assert_eq!(included_after(&mut network, 4).len(), 6);
+    assert_eq!(append(&network, EntryKind::Leave, body(&own)), unknown);
+    let registration = network.sent(0, Up::Register).pop().unwrap();
+    leave(&mut network, 0);
+    network.run_until(network.now + MINUTE);
+    assert_eq!(
+        append(&network, EntryKind::Join, body(&registration)),
+        Err(EntryError::Rule("a registration is used twice"))
+    );
+}
+
+#[test]
+fn a_meter_that_lost_its_state_leaves_and_joins_anew() {
+    let mut network = running(7, policy(4));
+    let places = network.provider.membership().members().len();
+    network.saved[3].clear();
+    network.restart_meter(3);
+    assert_eq!(included_after(&mut network, 4).len(), 7);
+    assert_eq!(network.alarms(3), [Alarm::StateLost]);
+    let log = network.provider.membership();
+    assert_eq!((log.members().len(), log.size()), (places + 1, 7));
+    for meter in (0..7).filter(|meter| *meter != 3) {
+        assert_eq!(network.alarms(meter), [], "meter {meter}");
+    }
+}
+
+#[test]
+fn a_key_that_is_used_elsewhere_stops_the_meter() {
+    let mut network = running(6, policy(4));
+    let exit = sign_exit(
+        &network.world.meters[0].key,
+        network.world.net,
+        &join_of(&network, 0),
+        at(network.now).utc,
+    );
+    let topic = Topic::Up {
+        net: network.world.net,
+        meter: network.meters[0].id(),
+        kind: Up::Exit,
+    };
+    network.deliver_up(topic, exit);
+    assert_eq!(included_after(&mut network, 3), [1, 2, 3, 4, 5]);
+    assert_eq!(network.alarms(0), [Alarm::KeyUsedElsewhere]);
+}
+
+#[test]
+fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
+    let mut network = running(7, policy(4));
+    let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
+    let (device, utc) = (network.meters[6].id(), at(network.now).utc);
+    let revocation = sign_revocation(&key, device, utc);
+    let entry = |certificate: &dcnet::identity::Certificate, revocation: &[u8]| {
+        cbor::array([cbor::bytes(certificate.der()), cbor::bytes(revocation)])
+    };
+    let provider = &network.world.provider;
+    let forged = sign_revocation(&provider.key, device, utc);
+    for body in [
+        entry(&administrator, &forged),
+        entry(&provider.certificate, &forged),
+        entry(&network.world.meters[0].certificate, &revocation),
+    ] {
+        assert!(matches!(
+            append(&network, EntryKind::Revoke, body),
+            Err(EntryError::Frame(_))
+        ));
+    }
+    let list = RevocationList::new(1, vec![device]);
+    network.input_provider(Input::Command(ProviderCommand::Revoked {
+        list: list.clone(),
+        administrator,
+        revocations: vec![revocation, forged],
+    }));
+    assert_eq!(included_after(&mut network, 3), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(network.alarms(6), [Alarm::Revoked]);
+    let members = 6;
+    let meter = device;
+    assert!(
+        network
+            .provider_events
+            .contains(&ProviderEvent::Revoked { meter, members })
+    );
+    for meter in 0..6 {
+        assert_eq!(edge_records(&network, meter), 5);
+    }
+    network.saved[6].clear();
+    network.restart_meter(6);
+    assert_eq!(included_after(&mut network, 3).len(), 6);
+}
+
+#[test]
+fn who_is_away_for_long_is_drawn_by_nobody_until_it_is_back() {
+    let mut world = World::new(10, policy(4), &["import"]);
+    world.provider.lapse_after = Some(Duration::from_millis(DAY));
+    world
+        .meters
+        .iter_mut()
+        .for_each(|m| m.floors.exclusions_per_day = 1000);
+    let mut network = Network::new(world, Faults::default(), 9);
+    network.run_until(5 * MINUTE);
+    network.set_online(9, false);
+    // The others need not do a day of rounds.
+    (0..9).for_each(|meter| network.set_online(meter, false));
+    network.run_until(DAY - 10 * MINUTE);
+    (0..9).for_each(|meter| network.set_online(meter, true));
+    network.run_until(DAY + 70 * MINUTE);
+    let (meter, own) = (network.meters[9].id(), network.member(9));
+    assert!(
+        network
+            .provider_events
+            .contains(&ProviderEvent::Lapsed { meter })
+    );
+    let lapsed = |network: &Network| {
+        let log = network.provider.membership();
+        log.member(own).is_some_and(Member::is_lapsed)
+    };
+    assert!(lapsed(&network));
+    assert!(network.alarms(0).is_empty(), "{:?}", network.alarms(0));
+    // Nobody's counts change: all that drew it still do.
+    let log = network.provider.membership();
+    assert!((0..9).all(|meter| log.graph().drawn(meter, u64::MAX).contains(&own)));
+
+    // A meter that draws now does not draw it.
+    network.saved[0].clear();
+    network.restart_meter(0);
+    network.run_until(network.now + 3 * MINUTE);
+    let log = network.provider.membership();
+    let newest = log.graph().newest(network.member(0), u64::MAX).unwrap();
+    assert!(!newest.neighbours.contains(&own));
+
+    network.set_online(9, true);
+    let included = included_after(&mut network, 5);
+    assert!(included.contains(&9), "{included:?}");
+    assert!(!lapsed(&network), "its own draw ends the lapse");
+}
+
+#[test]
+fn a_false_lapse_is_an_alarm_and_no_more_than_a_fifth_can_lapse() {
+    let mut network = running(10, policy(4));
+    let lapse = |network: &Network, meter| cbor::array([cbor::bytes(&join_of(network, meter))]);
+    for (meter, outcome) in [
+        (0, Ok(())),
+        (1, Ok(())),
+        (
+            2,
+            Err(EntryError::Rule("more than a fifth of the members lapse")),
+        ),
+    ] {
+        let body = lapse(&network, meter);
+        assert_eq!(append(&network, EntryKind::Lapsed, body.clone()), outcome);
+        if outcome.is_ok() {
+            let key = network.world.provider.key.clone();
+            let mut log = network.provider.membership().clone();
+            let entry = log.sign_next(&key, EntryKind::Lapsed, body, at(network.now).utc);
+            log.append(&entry).unwrap();
+            network.saved_net.entries.push(entry);
+            network.restart_provider();
+        }
+    }
+    network.run_until(network.now + MINUTE);
+    let accused: Vec<DeviceId> = (0..2).map(|meter| network.meters[meter].id()).collect();
+    for meter in 0..10 {
+        let alarms = network.alarms(meter);
+        assert_eq!(
+            alarms,
+            [0, 1].map(|i| Alarm::FalseLapse { meter: accused[i] })
+        );
+    }
+}
+
+#[test]
+fn the_provider_changes_its_key_and_the_old_one_is_worth_nothing() {
+    let mut network = running(6, policy(4));
+    let (old, old_certificate) = (
+        network.world.provider.key.clone(),
+        network.world.provider.certificate.clone(),
+    );
+    let successor = network.world.authority.issue(Role::Provider, None);
+    network.world.provider.successor = Some(successor.clone());
+    network.restart_provider();
+    assert_eq!(included_after(&mut network, 3).len(), 6);
+    assert!((0..6).all(|meter| network.heard(meter, &MeterEvent::ProviderChanged)));
+    assert_eq!(
+        network.provider.membership().provider().id(),
+        successor.1.id()
+    );
+
+    // The old key signs nothing that anybody takes any more.
+    let body = cbor::array([cbor::bytes(&join_of(&network, 0))]);
+    let by_old = append(&network, EntryKind::Lapsed, body);
+    assert_eq!(by_old, Err(EntryError::Frame(FrameError::Signature)));
+    let mut roster = network.newest_roster();
+    roster.round.0 += 1;
+    roster.previous = Some(roster.hash);
+    let frame = roster.sign(&old, network.provider.membership(), at(network.now).utc);
+    network.show_roster(0, frame);
+    assert!(network.meter_events[0].iter().any(|event| matches!(
+        event,
+        MeterEvent::Refused { reason, .. } if reason.to_string().contains("signature")
+    )));
+
+    // The successor alone goes on, and meters start again on the whole log.
+    (
+        network.world.provider.key,
+        network.world.provider.certificate,
+    ) = successor.clone();
+    network.world.provider.successor = None;
+    network.restart_provider();
+    network.restart_meter(3);
+    assert_eq!(included_after(&mut network, 3).len(), 6);
+
+    // A meter enrolled since then pins the successor, one with a stranger stays silent.
+    let stranger = network.world.authority.issue(Role::Provider, None).1;
+    for (meter, pinned) in [(1, successor.1), (2, stranger)] {
+        network.world.meters[meter].provider = pinned;
+        network.restart_meter(meter);
+    }
+    assert_eq!(included_after(&mut network, 3), [0, 1, 3, 4, 5]);
+    let silences = network.silences(2, network.last_round());
+    assert!(
+        silences.contains(&Silence::CheckpointNotReached),
+        "{silences:?}"
+    );
+    assert!(old_certificate.id() != network.world.provider.certificate.id());
+}
+
+#[test]
+fn a_handover_needs_both_keys() {
+    let network = running(5, policy(4));
+    let (key, certificate) = network.world.authority.issue(Role::Provider, None);
+    let log = network.provider.membership();
+    let utc = at(network.now).utc;
+    // Consent by another key than the certificate's.
+    let forged = log.succession(&network.world.provider.key, &certificate, utc);
+    assert_eq!(
+        append(&network, EntryKind::ProviderKey, forged),
+        Err(EntryError::Frame(FrameError::Sender))
+    );
+    let (meter_key, meter) = (
+        &network.world.meters[0].key,
+        &network.world.meters[0].certificate,
+    );
+    let of_a_meter = log.succession(meter_key, meter, utc);
+    assert!(append(&network, EntryKind::ProviderKey, of_a_meter).is_err());
+    let right = log.succession(&key, &certificate, utc);
+    assert_eq!(append(&network, EntryKind::ProviderKey, right), Ok(()));
+}
+
+#[test]
+fn a_meter_left_with_too_few_neighbours_raises_the_emergency_and_draws_again() {
+    let mut network = running(12, drawn_by(3));
+    let log = network.provider.membership();
+    let drawn = log.graph().drawn(network.member(0), u64::MAX);
+    let gone = (0..12)
+        .find(|meter| network.member(*meter) == drawn[0])
+        .unwrap();
+    leave(&mut network, gone);
+    let included = included_after(&mut network, 4);
+    assert_eq!(included.len(), 11);
+    let emergency = Alarm::Emergency {
+        neighbours: 2,
+        required: 3,
+    };
+    assert_eq!(network.alarms(0), [emergency]);
+    let log = network.provider.membership();
+    assert_eq!(log.graph().draws(network.member(0)).len(), 2);
+}
+
+#[test]
+fn a_meter_draws_again_when_half_of_its_draw_has_left() {
+    let mut network = running(16, drawn_by(9));
+    let own = network.member(0);
+    let drawn = network.provider.membership().graph().drawn(own, u64::MAX);
+    let drawn: Vec<usize> = (1..16)
+        .filter(|meter| drawn.contains(&network.member(*meter)))
+        .collect();
+    for meter in drawn.iter().take(4) {
+        leave(&mut network, *meter);
+    }
+    assert_eq!(included_after(&mut network, 4).len(), 12);
+    let draws = |network: &Network| network.provider.membership().graph().draws(own).len();
+    assert_eq!(draws(&network), 1, "five of nine are left");
+    leave(&mut network, drawn[4]);
+    assert_eq!(included_after(&mut network, 4).len(), 11);
+    assert_eq!(draws(&network), 2);
+    assert_eq!(network.alarms(0), []);
+}
+
+#[test]
+fn who_is_no_member_cannot_leave() {
+    let mut network = Network::new(World::new(3, policy(4), &["import"]), Faults::default(), 1);
+    leave(&mut network, 0);
+    assert!(network.heard(0, &MeterEvent::NotMember));
+    network.run_until(MINUTE);
+    assert_eq!(network.provider.membership().size(), 3);
+    assert_eq!(Notification::Exit as u8, 3, "the thesis's code");
+}
