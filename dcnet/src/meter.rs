@@ -10,7 +10,7 @@ mod log;
 mod rounds;
 mod saved;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use chacha20::ChaCha20Rng;
@@ -259,6 +259,10 @@ pub struct Meter {
     last_roster: Option<(Round, RosterHash)>,
     roster_request: CatchUp,
     buffered_rosters: Vec<Vec<u8>>,
+    /// Something changed that buffered rosters may have waited for.
+    rosters_due: bool,
+    /// Rounds whose submission was made without a connection and never left.
+    unsent: BTreeSet<Round>,
     seen: VecDeque<(Round, Bitmap)>,
     exclusions: Vec<Timestamp>,
 }
@@ -314,6 +318,8 @@ impl Meter {
             last_roster: None,
             roster_request: CatchUp::default(),
             buffered_rosters: Vec::new(),
+            rosters_due: false,
+            unsent: BTreeSet::new(),
             seen: VecDeque::new(),
             exclusions: Vec::new(),
             config,
@@ -515,6 +521,8 @@ impl Meter {
         if self.stopped {
             return;
         }
+        self.close_windows(now);
+        self.unsent.clear();
         self.register(now);
         self.log_request.probe();
         self.roster_request.probe();
@@ -542,6 +550,7 @@ impl Meter {
         self.retry_buffered_rosters(now);
         self.catch_up(now);
         self.close_rounds(now);
+        self.close_windows(now);
         self.erase_old_keys(now);
         self.consider_draw(now);
         self.consider_joining_anew(now);

@@ -485,13 +485,12 @@ impl Meter {
         edges.filter_map(move |(key, edge)| Some((*key, edge.live(key, revoked)?, edge)))
     }
 
-    /// The members that this meter's newest draw names, ascending.
-    pub(super) fn drawn(&self) -> &[MemberIndex] {
-        let newest = match (&self.membership, self.index()) {
-            (Some(membership), Some(own)) => membership.graph().newest(own, u64::MAX),
-            _ => None,
-        };
-        newest.map_or(&[], |draw| &draw.neighbours)
+    /// The members that this meter's newest draw named, ascending, less those that left.
+    pub(super) fn drawn(&self) -> Vec<MemberIndex> {
+        match (&self.membership, self.index()) {
+            (Some(membership), Some(own)) => membership.graph().drawn(own, u64::MAX),
+            _ => Vec::new(),
+        }
     }
 
     /// Drawn neighbours, and how many of them have a key.

@@ -43,6 +43,7 @@ impl Meter {
     fn take_entry(&mut self, applied: Option<Applied>, payload: &[u8], now: Now) {
         let index = self.membership.as_ref().map_or(0, |m| m.head().index);
         self.persist(Store::Net, saved::log_key(index), Some(payload.to_vec()));
+        self.rosters_due = true;
         if let Some(applied) = applied {
             self.after_entry(applied, now);
         }

@@ -188,7 +188,7 @@ impl Meter {
         let channels = reading.channels();
         let (own_id, head) = (self.id, membership.head());
         let neighbours = membership.graph().neighbours(own, head.index);
-        let drawn = self.drawn().to_vec();
+        let drawn = self.drawn();
         let required = self.required(drawn.len());
         let day = round.day(policy.period);
         let mut bitmap = Bitmap::empty(neighbours.len());
@@ -275,6 +275,9 @@ impl Meter {
             Some(own_round.to_bytes()),
         );
         self.rounds.insert(round, own_round);
+        if self.connected_since.is_none() {
+            self.unsent.insert(round);
+        }
         self.event(MeterEvent::Submitted { round });
         let purpose = Purpose::Submission(round);
         self.publish_until_answered(purpose, self.up(Up::Submission), frame, now);
@@ -351,19 +354,42 @@ impl Meter {
         }
     }
 
+    /// Repeats no submission whose window is long over, and forgets those that never
+    /// left this meter: a meter that was away for a day has nothing to tell of it.
+    pub(super) fn close_windows(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let policy = membership.genesis().policy;
+        let patience = Duration::from_millis(u64::from(policy.window_ms)).saturating_mul(2);
+        let over = |round: &Round| now.utc >= round.end(policy.period).plus(patience);
+        let silent: Vec<Round> = self.unsent.iter().copied().filter(&over).collect();
+        let rounds: Vec<Round> = self.rounds.keys().copied().filter(over).collect();
+        for round in rounds {
+            self.repeats.stop(&Purpose::Submission(round));
+        }
+        for round in silent {
+            self.forget(round);
+            let reason = Silence::WindowOver;
+            self.event(MeterEvent::Silent { round, reason });
+        }
+    }
+
     fn buffer_roster(&mut self, payload: Vec<u8>) {
         if self.buffered_rosters.len() < BUFFERED_ROSTERS
             && !self.buffered_rosters.contains(&payload)
         {
             self.buffered_rosters.push(payload);
+            self.rosters_due = true;
         }
     }
 
     /// Tries rosters again that came before what they build on.
     pub(super) fn retry_buffered_rosters(&mut self, now: Now) {
-        if self.stopped || self.clock.check(now).is_err() {
+        if self.stopped || !self.rosters_due || self.clock.check(now).is_err() {
             return;
         }
+        self.rosters_due = false;
         while !self.buffered_rosters.is_empty() {
             let Some(membership) = &self.membership else {
                 return;
@@ -411,6 +437,7 @@ impl Meter {
         let round = roster.round;
         let answer = self.judge(roster, now);
         self.last_roster = Some((round, roster.hash));
+        self.rosters_due = true;
         let value = saved::roster_bytes(round, &roster.hash);
         self.persist(Store::Net, saved::LAST_ROSTER.to_vec(), Some(value));
         self.remember_seen(roster);
@@ -609,6 +636,7 @@ impl Meter {
     /// Forgets a round and everything that could still answer for it.
     fn forget(&mut self, round: Round) {
         self.rounds.remove(&round);
+        self.unsent.remove(&round);
         self.repeats.stop(&Purpose::Submission(round));
         self.repeats.stop(&Purpose::Reveal(round));
         self.persist(Store::Net, saved::round_key(round), None);

@@ -148,7 +148,7 @@ impl Provider {
         if self.last_roster.is_some_and(|(last, _)| round <= last) {
             self.compare_with_roster(member, &submission);
             // The meter has not seen the roster, or comes too late.
-            self.send_rosters(self.id_of(member), None, Some(round));
+            self.send_roster(self.id_of(member), round);
             return Ok(());
         }
         let slack = Duration::from_secs(1);
@@ -484,20 +484,23 @@ impl Provider {
         let mut fields = frame.open(self.net, Notification::RosterRequest)?;
         let after = fields.fixed_or_null("after")?;
         fields.end()?;
-        self.send_rosters(sender, after, None);
+        self.send_rosters(sender, after);
         Ok(())
     }
 
-    /// Sends the rosters after a known one, or the one of a round; at least the newest.
-    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>, round: Option<Round>) {
+    /// Sends the roster of a round, or the next one: by it the meter notices what it missed.
+    fn send_roster(&mut self, meter: DeviceId, round: Round) {
+        let roster = self.rosters.iter().find(|roster| roster.0 >= round);
+        if let Some(frame) = roster.map(|roster| roster.2.clone()) {
+            self.send_to(meter, Inbox::Roster, frame);
+        }
+    }
+
+    /// Sends the rosters after a known one; at least the newest.
+    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>) {
         let known = after.and_then(|hash| self.rosters.iter().position(|r| r.1 == hash));
-        let from_round = round.and_then(|round| self.rosters.iter().position(|r| r.0 >= round));
         let newest = self.rosters.len().saturating_sub(1);
-        let start = match (known, from_round) {
-            (Some(known), _) => known.saturating_add(1).min(newest),
-            (None, Some(start)) => start,
-            (None, None) => newest,
-        };
+        let start = known.map_or(newest, |known| known.saturating_add(1).min(newest));
         let frames: Vec<Vec<u8>> = self
             .rosters
             .iter()
