@@ -178,6 +178,18 @@ impl Log {
             ProviderEvent::Joined { meter, members } => {
                 tracing::info!(%net, %meter, members, "joined");
             }
+            ProviderEvent::Left { meter, members } => {
+                tracing::info!(%net, %meter, members, "left by its own exit");
+            }
+            ProviderEvent::Revoked { meter, members } => {
+                tracing::warn!(%net, %meter, members, "revoked by the gateway administrator");
+            }
+            ProviderEvent::Lapsed { meter } => {
+                tracing::info!(%net, %meter, "was away for long: no draw names it until it draws");
+            }
+            ProviderEvent::KeyChanged { provider } => {
+                tracing::warn!(%net, %provider, "the net is signed with the successor's key now");
+            }
             ProviderEvent::Drawn { meter } => tracing::debug!(%net, %meter, "drawn"),
             ProviderEvent::Entered { meter } => tracing::info!(%net, %meter, "entered"),
             ProviderEvent::RosterIssued {

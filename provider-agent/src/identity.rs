@@ -83,6 +83,8 @@ impl Identity {
             ca: self.ca.clone(),
             minimum_presence,
             revoked: self.revoked.clone(),
+            successor: None,
+            lapse_after: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dcnet::alarm::Refusal;
 use dcnet::output::{Input, Output, Received, StateMachine};
-use dcnet::provider::ProviderEvent;
+use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::time::{Now, Timestamp};
 use dcnet::topic::{NetId, ROOT};
 
@@ -56,12 +56,7 @@ impl Nets {
         self.nets.keys().copied()
     }
 
-    fn handle_net(
-        &mut self,
-        net: NetId,
-        input: Input<std::convert::Infallible>,
-        now: Now,
-    ) -> Option<()> {
+    fn handle_net(&mut self, net: NetId, input: Input<ProviderCommand>, now: Now) -> Option<()> {
         let machine = self.nets.get_mut(&net)?;
         machine.handle(input, now);
         while let Some(output) = machine.poll_output() {
@@ -131,7 +126,7 @@ impl Nets {
 impl StateMachine for Nets {
     type Persist = NetRecord;
     type Event = NetEvent;
-    type Command = std::convert::Infallible;
+    type Command = ProviderCommand;
 
     fn subscriptions(&self) -> Vec<String> {
         if self.nets.len() > FILTERS {
@@ -147,7 +142,8 @@ impl StateMachine for Nets {
         let ticked = matches!(input, Input::Tick);
         let ids: Vec<NetId> = self.ids().collect();
         let all = |make: fn() -> Input<Self::Command>, this: &mut Self| {
-            for net in ids {
+            for net in &ids {
+                let net = *net;
                 this.handle_net(net, make(), now);
             }
         };
@@ -156,7 +152,11 @@ impl StateMachine for Nets {
             Input::Connected => all(|| Input::Connected, self),
             Input::Disconnected => all(|| Input::Disconnected, self),
             Input::Tick => all(|| Input::Tick, self),
-            Input::Command(never) => match never {},
+            Input::Command(command) => {
+                for net in ids {
+                    self.handle_net(net, Input::Command(command.clone()), now);
+                }
+            }
         }
         self.schedule_wake(now, ticked);
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use dcnet::membership::Genesis;
 use dcnet::output::{Input, Message, Output, StateMachine};
-use dcnet::provider::{Provider, ProviderEvent, ProviderRecord, Published};
+use dcnet::provider::{Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published};
 use dcnet::time::{Now, Period, Round, Timestamp};
 use dcnet::topic::{NetId, Public, Topic};
 use dcnet::units::MilliwattHours;
@@ -115,7 +115,7 @@ pub struct PublicStatus {
     /// Fewest meters in a sum, by the net's policy.
     pub minimum_group: u32,
     /// Members now.
-    pub members: usize,
+    pub members: u32,
     /// The newest round with an aggregate since the net was made.
     pub newest_round: Option<u64>,
     /// When this was written, RFC 3339 in UTC.
@@ -186,7 +186,7 @@ impl PublishedProvider {
             period_s: genesis.policy.period.as_secs(),
             channels: genesis.channels.clone(),
             minimum_group: genesis.policy.minimum_group,
-            members: membership.members().len(),
+            members: membership.size(),
             newest_round: self.newest.as_ref().map(|newest| newest.round.0),
             updated: utc::text(now),
         };
@@ -223,7 +223,7 @@ impl PublishedProvider {
 impl StateMachine for PublishedProvider {
     type Persist = ProviderRecord;
     type Event = ProviderEvent;
-    type Command = std::convert::Infallible;
+    type Command = ProviderCommand;
 
     fn subscriptions(&self) -> Vec<String> {
         self.provider.subscriptions()

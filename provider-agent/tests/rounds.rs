@@ -95,7 +95,7 @@ impl Network {
         self.input_provider(Input::Connected);
     }
 
-    fn input_provider(&mut self, input: Input<std::convert::Infallible>) {
+    fn input_provider(&mut self, input: Input<dcnet::provider::ProviderCommand>) {
         self.provider.handle(input, self.now());
         let mut records = Vec::new();
         let mut messages = Vec::new();

@@ -27,6 +27,22 @@ impl EventLog {
                 channels.join(", ")
             ),
             MeterEvent::Joined => tracing::info!("this meter is a member of the net"),
+            MeterEvent::NotMember => {
+                tracing::warn!("this meter is no member of the net, so it cannot leave it");
+            }
+            MeterEvent::Left => tracing::info!(
+                "this meter has left the net; it waits for open rounds and for its former neighbours"
+            ),
+            MeterEvent::ExitDone {
+                confirmed,
+                neighbours,
+            } => tracing::info!(
+                "the exit is done: {confirmed} of {neighbours} former neighbours confirmed that \
+                 they erased the pair key, and so has this meter"
+            ),
+            MeterEvent::ProviderChanged => {
+                tracing::info!("the provider signs with a new key from here on");
+            }
             MeterEvent::Drawn { neighbours } => {
                 tracing::info!("the draw is done: {neighbours} neighbours");
             }
@@ -84,6 +100,7 @@ fn is_usual_before_taking_part(reason: Silence) -> bool {
         Silence::NotMember
             | Silence::CheckpointNotReached
             | Silence::DrawIncomplete
+            | Silence::Leaving
             | Silence::TooFewCandidates
             | Silence::TooFewNeighbours
     )
