@@ -171,6 +171,11 @@ impl Provider {
             }
             return Ok(());
         }
+        if self.has_submitted_before(member, round) {
+            return Err(Refusal::Rule(
+                "this meter submitted in an earlier membership",
+            ));
+        }
         let taken = self.resolve(member, submission, payload)?;
         let state = self
             .rounds
@@ -180,6 +185,17 @@ impl Provider {
             submissions.insert(member, taken);
         }
         Ok(())
+    }
+
+    /// Whether the meter submitted in this round before it left and joined anew: its
+    /// reading counts once.
+    fn has_submitted_before(&self, member: MemberIndex, round: Round) -> bool {
+        let Some(ProviderRound::Open(taken)) = self.rounds.get(&round) else {
+            return false;
+        };
+        let id = self.id_of(member);
+        let mut earlier = taken.range(..member).map(|(place, _)| self.id_of(*place));
+        earlier.any(|earlier| earlier == id)
     }
 
     /// An included meter that now sends another submission than the one on the roster.
