@@ -1,8 +1,6 @@
 //! Every frame that meters and a provider publish in a run, and every entry of the
 //! log, against `dcnet.cddl`; and wrong frames of each kind, which it must not match.
 
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,8 +10,8 @@ use ciborium::Value;
 use dcnet::frame::{Notification, Unverified};
 use dcnet::identity::{DeviceId, Role};
 use dcnet::revocation::RevocationList;
-use world::network::{Faults, Network};
-use world::{START, World, policy};
+use simulation::network::{Faults, Network};
+use simulation::world::{START, World, policy};
 
 const MINUTE: u64 = 60_000;
 

@@ -1,7 +1,5 @@
 //! What a provider, a corrupted meter or the network may lie about, and what becomes of it.
 
-mod world;
-
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -21,8 +19,8 @@ use dcnet::superposition::Submission;
 use dcnet::time::Day;
 use dcnet::topic::{All, Topic, Up};
 
-use world::network::{Faults, Network};
-use world::{World, at, policy};
+use simulation::network::{Faults, Network};
+use simulation::world::{World, at, policy};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;

@@ -1,8 +1,6 @@
 //! Properties of random nets: pads cancel, every sum is the truth, and only meters
 //! that saw one roster give a sum. Failing cases print their seed.
 
-mod world;
-
 use std::collections::BTreeSet;
 
 use dcnet::commitment::Commitment;
@@ -17,8 +15,8 @@ use dcnet::time::{Day, Round};
 use dcnet::topic::{All, Inbox, NetId, Topic, Up};
 use proptest::prelude::*;
 
-use world::network::{Faults, Network};
-use world::{World, at, policy};
+use simulation::network::{Faults, Network};
+use simulation::world::{World, at, policy};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;

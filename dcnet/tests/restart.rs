@@ -1,8 +1,6 @@
 //! A process dies at every possible moment, between any two outputs, and starts again
 //! from what it had persisted: nothing is said twice differently, and the net goes on.
 
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcnet::frame::Frame;
@@ -13,8 +11,8 @@ use dcnet::superposition::Submission;
 use dcnet::time::Round;
 use dcnet::topic::{All, Inbox, Topic, Up};
 
-use world::network::{Crash, Faults, Network};
-use world::{World, policy};
+use simulation::network::{Crash, Faults, Network};
+use simulation::world::{World, policy};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;

@@ -1,11 +1,9 @@
 //! Whole nets in virtual time: every published aggregate equals the truth.
 
-mod world;
-
 use dcnet::identity::DeviceId;
 use dcnet::topic::Topic;
-use world::network::{Faults, Network};
-use world::{World, policy};
+use simulation::network::{Faults, Network};
+use simulation::world::{World, policy};
 
 const MINUTE: u64 = 60_000;
 

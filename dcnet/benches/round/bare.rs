@@ -17,8 +17,8 @@ use dcnet::superposition::{Share, Submission, self_mask};
 use dcnet::time::{Day, Round};
 use dcnet::topic::NetId;
 
-use crate::world::START;
 use crate::{Bench, timed};
+use simulation::world::START;
 
 const NET: NetId = NetId([7; 16]);
 

@@ -6,9 +6,6 @@
 //!
 //! With `--test` everything runs once, on small nets, and nothing is measured.
 
-#[path = "../../tests/world/mod.rs"]
-mod world;
-
 mod bare;
 mod meter;
 mod prio3;

@@ -18,9 +18,9 @@ use dcnet::time::{Now, Period, Timestamp};
 use dcnet::topic::{All, Topic, Up};
 use dcnet::units::MilliwattHours;
 
-use crate::world::network::{Faults, Network};
-use crate::world::{START, World, at};
 use crate::{Bench, timed};
+use simulation::network::{Faults, Network};
+use simulation::world::{START, World, at};
 
 const MINUTE: u64 = 60_000;
 

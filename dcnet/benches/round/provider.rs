@@ -29,8 +29,8 @@ use dcnet::superposition::{Share, Submission};
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::{All, NetId, Topic, Up};
 
-use crate::world::{Authority, START, at};
 use crate::{Bench, timed};
+use simulation::world::{Authority, START, at};
 
 /// Messages that are handed over, and their signatures verified, together.
 const BATCH: usize = 512;
@@ -146,7 +146,7 @@ struct Net {
 impl Net {
     /// A net in which every meter drew 48 neighbours and `WARM` rounds are over.
     fn new(members: usize) -> Self {
-        let authority = Authority::new();
+        let authority = Authority::new(0);
         let (key, certificate) = authority.issue(Role::Provider, None);
         let genesis = NewNet {
             name: "benchmark".to_owned(),

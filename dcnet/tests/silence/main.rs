@@ -4,9 +4,6 @@
 mod exclusions;
 mod reveal;
 mod submission;
-#[path = "../world/mod.rs"]
-mod world;
-
 use std::collections::BTreeSet;
 
 use dcnet::alarm::{Alarm, Refusal, Silence};
@@ -26,8 +23,8 @@ use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::{Inbox, Topic, Up};
 use dcnet::units::MilliwattHours;
 
-use world::network::{Faults, Network};
-use world::{START, World, at, policy};
+use simulation::network::{Faults, Network};
+use simulation::world::{START, World, at, policy};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;

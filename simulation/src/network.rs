@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 use dcnet::alarm::{Alarm, Silence};
 use dcnet::identity::DeviceId;
 use dcnet::membership::Membership;
@@ -16,10 +18,8 @@ use dcnet::roster::Roster;
 use dcnet::time::{Now, Round, Timestamp};
 use dcnet::topic::{All, Topic, Up};
 use dcnet::units::MilliwattHours;
-use proptest::prelude::Rng;
-use proptest::test_runner::{RngAlgorithm, TestRng};
 
-use super::{START, World, at};
+use crate::world::{START, World, at};
 
 /// What the network does to a delivery.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,23 +66,33 @@ pub type Saved = BTreeMap<(Store, Vec<u8>), Vec<u8>>;
 
 /// A running net.
 pub struct Network {
+    /// Who takes part.
     pub world: World,
+    /// The provider.
     pub provider: Provider,
+    /// The meters.
     pub meters: Vec<Meter>,
+    /// Which meters are connected.
     pub online: Vec<bool>,
+    /// What the network does to deliveries.
     pub faults: Faults,
     /// Durable state of each meter.
     pub saved: Vec<Saved>,
     /// Durable state of the provider.
     pub saved_net: SavedNet,
+    /// What the provider said, in order.
     pub provider_events: Vec<ProviderEvent>,
+    /// What each meter said, in order.
     pub meter_events: Vec<Vec<MeterEvent>>,
+    /// Every aggregate that the provider published.
     pub aggregates: Vec<Published>,
     /// Every message that left a process: (sender, message).
     pub published: Vec<(Option<usize>, Message)>,
+    /// Whether messages are kept in `published`.
     pub keep_published: bool,
+    /// Milliseconds since the start.
     pub now: u64,
-    rng: TestRng,
+    rng: ChaCha20Rng,
     queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     sequence: u64,
     index: BTreeMap<DeviceId, usize>,
@@ -100,11 +110,15 @@ pub struct Network {
 }
 
 impl Network {
+    /// Starts everybody; all that happens later follows from `seed`, which is printed.
+    ///
+    /// # Panics
+    /// If the world does not fit together.
     pub fn new(world: World, faults: Faults, seed: u64) -> Self {
         println!("seed {seed}");
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let rng = ChaCha20Rng::from_seed(bytes);
         let saved_net = SavedNet {
             entries: vec![world.genesis.clone()],
             ..SavedNet::default()
@@ -162,10 +176,12 @@ impl Network {
         self.queue.push(Reverse((time, self.sequence, happening)));
     }
 
+    /// A random number below a bound.
     pub fn random(&mut self, below: u64) -> u64 {
         self.rng.next_u64() % below.max(1)
     }
 
+    /// Hands an input to the provider and does what it asks for.
     pub fn input_provider(&mut self, input: Input<std::convert::Infallible>) {
         self.provider.handle(input, at(self.now));
         while let Some(output) = self.provider.poll_output() {
@@ -242,6 +258,10 @@ impl Network {
         false
     }
 
+    /// Hands an input to a meter and does what it asks for.
+    ///
+    /// # Panics
+    /// If there is no such meter.
     pub fn input_meter(&mut self, meter: usize, input: Input<MeterCommand>) {
         let now = self.clock(meter);
         self.meters[meter].handle(input, now);

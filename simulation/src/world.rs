@@ -1,9 +1,10 @@
-//! A world for tests: a CA, a provider and meters made on the spot.
+//! A CA, a provider and meters, made on the spot from a seed.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
-
+use std::cell::RefCell;
 use std::time::Duration;
 
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 use dcnet::checkpoint::Checkpoint;
 use dcnet::identity::{CaCertificate, Certificate, DeviceKey, NET_URI_PREFIX, Role};
 use dcnet::membership::{Membership, NewNet, Policy};
@@ -11,9 +12,11 @@ use dcnet::meter::{Floors, MeterConfig};
 use dcnet::provider::ProviderConfig;
 use dcnet::time::{Now, Period, Timestamp};
 use dcnet::topic::NetId;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::EncodePrivateKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    PKCS_ED25519, SanType,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
 
 /// 2026-01-01T00:00:00Z.
@@ -22,24 +25,49 @@ pub const START: Timestamp = Timestamp(1_767_225_600_000);
 /// The gateway administrator's CA with what it issues.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    rng: RefCell<ChaCha20Rng>,
+    /// Its certificate.
     pub ca: CaCertificate,
 }
 
+fn key_pair(rng: &mut ChaCha20Rng) -> KeyPair {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    let pem = SigningKey::from_bytes(&seed).to_pkcs8_pem(LineEnding::LF);
+    KeyPair::from_pem(&pem.unwrap()).unwrap()
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
 impl Authority {
-    pub fn new() -> Self {
-        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    /// An authority whose keys, and those it makes, follow from `seed`.
+    ///
+    /// # Panics
+    /// Never in practice: the encoders used have error types.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let key = key_pair(&mut rng);
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         let ca = params.self_signed(&key).unwrap();
         let ca = CaCertificate::from_der(ca.der()).unwrap();
         Self {
             issuer: Issuer::new(params, key),
+            rng: RefCell::new(rng),
             ca,
         }
     }
 
+    /// A key and its certificate.
+    ///
+    /// # Panics
+    /// If the certificate is refused, which would be a fault of this function.
     pub fn issue(&self, role: Role, net: Option<NetId>) -> (DeviceKey, Certificate) {
-        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let pair = key_pair(&mut self.rng.borrow_mut());
         let key = DeviceKey::from_pkcs8_pem(&pair.serialize_pem()).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.extended_key_usages = vec![
@@ -58,16 +86,24 @@ impl Authority {
 
 /// A net with its provider and enrolled meters.
 pub struct World {
+    /// Who issued all certificates.
     pub authority: Authority,
+    /// The provider.
     pub provider: ProviderConfig,
+    /// The first entry of the log.
     pub genesis: Vec<u8>,
+    /// The net.
     pub net: NetId,
+    /// Its rules.
     pub policy: Policy,
+    /// The enrolled meters.
     pub meters: Vec<MeterConfig>,
 }
 
-pub mod network;
-
+/// Rounds of a minute, a window of 20 s, and a draw of 48.
+///
+/// # Panics
+/// Never: a minute is a period.
 pub fn policy(minimum_group: u32) -> Policy {
     Policy {
         period: Period::from_secs(60).unwrap(),
@@ -78,6 +114,7 @@ pub fn policy(minimum_group: u32) -> Policy {
     }
 }
 
+/// Floors that allow a small net with short rounds.
 pub fn floors(minimum_group: u32) -> Floors {
     Floors {
         minimum_group,
@@ -87,8 +124,20 @@ pub fn floors(minimum_group: u32) -> Floors {
 }
 
 impl World {
+    /// A net with so many enrolled meters; the same every time.
+    ///
+    /// # Panics
+    /// If the policy or the channels are out of bounds.
     pub fn new(meters: usize, policy: Policy, channels: &[&str]) -> Self {
-        let authority = Authority::new();
+        Self::seeded(meters, policy, channels, 0)
+    }
+
+    /// As [`Self::new`], with keys that follow from `seed`.
+    ///
+    /// # Panics
+    /// If the policy or the channels are out of bounds.
+    pub fn seeded(meters: usize, policy: Policy, channels: &[&str], seed: u64) -> Self {
+        let authority = Authority::new(seed);
         let (key, certificate) = authority.issue(Role::Provider, None);
         let net = NewNet {
             name: "test".to_owned(),
