@@ -23,8 +23,8 @@ impl Network {
         self.schedule(self.now, Happening::OwnBoundary(meter, number));
     }
 
-    /// Reads the register if a round ends now by the meter's clock. As the agent does, it
-    /// hands over no boundary again, nor an earlier one.
+    /// Reads the register if a round ends now by the meter's clock; not twice in a row for
+    /// one moment, but again if the clock was set back.
     pub(super) fn own_boundary(&mut self, meter: usize, number: u64) {
         if self.boundaries[meter].0 != number {
             return;
@@ -38,7 +38,7 @@ impl Network {
         let wait = wait.saturating_sub(wait / 32).max(1);
         self.schedule(self.now + wait, Happening::OwnBoundary(meter, number));
         let seen = self.boundaries[meter].1.as_ref();
-        let new = seen.is_none_or(|seen| at > seen.at);
+        let new = seen.is_none_or(|seen| at != seen.at);
         let late = utc.as_millis() - at.as_millis();
         if new && late <= PUNCTUAL && !self.asleep[meter] {
             self.read_register(meter, at);
