@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dcnet::cbor::{self, Fields};
 use dcnet::output::Store;
 
 use crate::network::Network;
@@ -82,12 +83,7 @@ fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {
         if !harm.forgetful.contains(&a) && !harm.forgetful.contains(&b) {
             return true;
         }
-        let has = |a: usize, b: usize| {
-            let id = network.meters[b].id();
-            network.meters[a].live_neighbours().contains(&id)
-        };
-        let drawn_by_both = |a, b| has(a, b) || !names(network, a, b);
-        drawn_by_both(a, b) && drawn_by_both(b, a)
+        established(network, a, b) && established(network, b, a)
     };
     loop {
         let lonely: Vec<usize> = expected
@@ -128,6 +124,27 @@ fn drawn(network: &Network, meter: usize) -> Option<Vec<usize>> {
     )
 }
 
-fn names(network: &Network, drawer: usize, meter: usize) -> bool {
-    drawn(network, drawer).is_some_and(|drawn| drawn.contains(&meter))
+/// Whether a meter's records hold a key of both ends for its present edge to another.
+fn established(network: &Network, meter: usize, peer: usize) -> bool {
+    let log = network.provider.membership();
+    let (own, other) = (network.meters[meter].id(), network.meters[peer].id());
+    let ends = log.index_of(&own).zip(log.index_of(&other));
+    let Some(origin) = ends.and_then(|(own, other)| log.graph().origin(own, other)) else {
+        return false;
+    };
+    let key = format!("edge/{other}/{origin:016x}").into_bytes();
+    let record = network.saved[meter].get(&(Store::Net, key));
+    record.and_then(|record| stage(record)) == Some(ESTABLISHED)
+}
+
+/// The number of the stage that an edge is in when both ends have proved their key.
+const ESTABLISHED: u32 = 3;
+
+fn stage(record: &[u8]) -> Option<u32> {
+    let mut fields = Fields::of(cbor::decode(record).ok()?, "edge").ok()?;
+    for end in ["lower", "higher"] {
+        fields.fixed::<16>(end).ok()?;
+    }
+    fields.fixed::<32>("origin").ok()?;
+    fields.u32("stage").ok()
 }
