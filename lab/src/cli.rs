@@ -1,11 +1,14 @@
 //! The command line, and what it means.
 
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dcnet::time::Period;
 use meter_agent::pulse::PulseError;
 use meter_agent::pulse::loads::Loads;
+use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
 use crate::policy;
@@ -24,6 +27,74 @@ pub struct Arguments {
 enum Command {
     /// Run CA, broker, provider and meters, and show what comes out (the default)
     Demo(DemoArguments),
+    /// Play nets in virtual time in which everything goes wrong, one per seed, and check that
+    /// what must hold does; exit code 1 if something does not
+    Simulate(SimulateArguments),
+    /// Play one seed of `simulate` again and tell what happens, step by step
+    Replay(ReplayArguments),
+}
+
+/// Options of `simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateArguments {
+    /// The seeds, from the first to before the second
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    pub seeds: Range<u64>,
+    /// Seeds that are played at the same time [default: as many as there are cores]
+    #[arg(long, value_name = "T")]
+    pub threads: Option<NonZeroUsize>,
+    /// Sizes of the nets.
+    #[command(flatten)]
+    pub sizes: SizeArguments,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArguments {
+    /// The seed
+    #[arg(long, value_name = "N")]
+    pub seed: u64,
+    /// Leave faults, meters and rounds out as long as it still fails, and tell only what is left
+    #[arg(long)]
+    pub shrink: bool,
+    /// Sizes of the net.
+    #[command(flatten)]
+    pub sizes: SizeArguments,
+}
+
+/// What a seed does not decide.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SizeArguments {
+    /// How many meters take part [default: 5 to 12, as the seed has it]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(5..=65_536))]
+    meters: Option<u32>,
+    /// Rounds in which faults happen [default: 6 to 12, as the seed has it]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    rounds: Option<u64>,
+    /// The provider lies, too: withholds, replays, spoils, signs false rosters and logs
+    #[arg(long)]
+    hostile: bool,
+}
+
+impl From<SizeArguments> for Sizes {
+    fn from(arguments: SizeArguments) -> Self {
+        Self {
+            meters: arguments.meters.and_then(|n| usize::try_from(n).ok()),
+            rounds: arguments.rounds,
+            hostile: arguments.hostile,
+        }
+    }
+}
+
+/// What the user wants; checked.
+#[derive(Debug)]
+pub enum Task {
+    /// The demonstration.
+    Demo(Plan),
+    /// Many simulated nets.
+    Simulate(SimulateArguments),
+    /// One of them again.
+    Replay(ReplayArguments),
 }
 
 /// Options of `demo`.
@@ -126,10 +197,12 @@ impl Arguments {
     ///
     /// # Errors
     /// [`UsageError`] with what to do.
-    pub fn plan(self) -> Result<Plan, UsageError> {
+    pub fn task(self) -> Result<Task, UsageError> {
         match self.command {
-            Some(Command::Demo(demo)) => demo.plan(),
-            None => self.demo.plan(),
+            Some(Command::Demo(demo)) => demo.plan().map(Task::Demo),
+            Some(Command::Simulate(simulate)) => Ok(Task::Simulate(simulate)),
+            Some(Command::Replay(replay)) => Ok(Task::Replay(replay)),
+            None => self.demo.plan().map(Task::Demo),
         }
     }
 }
@@ -256,6 +329,16 @@ fn check_absences(plan: &Plan) -> Result<(), UsageError> {
     Ok(())
 }
 
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let ends = text.split_once("..");
+    let ends = ends.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    ends.map(|(from, to)| from..to)
+        .filter(|seeds: &Range<u64>| !seeds.is_empty())
+        .ok_or_else(|| {
+            "expected two numbers, the first below the second, such as 0..300".to_owned()
+        })
+}
+
 fn parse_period(text: &str) -> Result<Period, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -283,7 +366,26 @@ mod tests {
     fn plan(arguments: &[&str]) -> Result<Plan, String> {
         let all = std::iter::once("lab").chain(arguments.iter().copied());
         let parsed = Arguments::try_parse_from(all).map_err(|error| error.to_string())?;
-        parsed.plan().map_err(|error| error.to_string())
+        match parsed.task().map_err(|error| error.to_string())? {
+            Task::Demo(plan) => Ok(plan),
+            task => Err(format!("{task:?}")),
+        }
+    }
+
+    #[test]
+    fn seeds_are_a_range_that_is_not_empty() {
+        assert_eq!(parse_seeds("3..10").unwrap(), 3..10);
+        for text in ["", "3", "3..", "..3", "3..3", "4..3", "a..b", "-1..3"] {
+            assert!(parse_seeds(text).is_err(), "{text}");
+        }
+        assert!(
+            plan(&["simulate", "--seeds", "0..2", "--hostile"])
+                .unwrap_err()
+                .contains("0..2")
+        );
+        assert!(plan(&["simulate"]).is_err());
+        assert!(plan(&["simulate", "--seeds", "0..2", "--meters", "4"]).is_err());
+        assert!(plan(&["replay", "--seed", "x"]).is_err());
     }
 
     #[test]

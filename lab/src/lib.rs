@@ -1,5 +1,6 @@
 //! The demonstration: CA, broker, provider agent and meter agents in one process, with real
-//! sockets, certificates and journals, and a third party that checks every sum.
+//! sockets, certificates and journals, and a third party that checks every sum. And the
+//! simulation: many nets in virtual time, in which everything goes wrong.
 
 pub mod absence;
 pub mod board;
@@ -9,6 +10,7 @@ pub mod fleet;
 pub mod observer;
 pub mod policy;
 pub mod report;
+pub mod simulate;
 pub mod system;
 pub mod terminal;
 pub mod thesis;

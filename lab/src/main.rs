@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use lab::cli::{Arguments, Plan};
+use lab::cli::{Arguments, Plan, Task};
 use lab::demo::{self, Files, Verdict};
+use lab::simulate;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -16,8 +17,10 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log();
-    let plan = match arguments.plan() {
-        Ok(plan) => plan,
+    let plan = match arguments.task() {
+        Ok(Task::Demo(plan)) => plan,
+        Ok(Task::Simulate(arguments)) => return simulated(simulate::simulate(&arguments)),
+        Ok(Task::Replay(arguments)) => return simulated(simulate::replay(&arguments)),
         Err(error) => return usage(error.into()),
     };
     let files = match Files::create(&plan) {
@@ -34,6 +37,18 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything held, or not, or it could not be told.
+fn simulated(held: std::io::Result<bool>) -> ExitCode {
+    match held {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("lab: cannot write the result: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,8 +1,13 @@
 //! Meters and a provider in virtual time, over an in-memory network that loses,
 //! duplicates, delays and reorders messages. Everything follows from one seed.
 
+mod clocks;
+mod disks;
+mod trace;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::rc::Rc;
 use std::time::Duration;
 
 use chacha20::ChaCha20Rng;
@@ -12,9 +17,7 @@ use dcnet::identity::DeviceId;
 use dcnet::membership::Membership;
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
-use dcnet::provider::{
-    Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster,
-};
+use dcnet::provider::{Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster};
 use dcnet::reading::Boundary;
 use dcnet::roster::Roster;
 use dcnet::time::{Now, Round, Timestamp};
@@ -23,8 +26,11 @@ use dcnet::units::MilliwattHours;
 
 use crate::world::{START, World, at};
 
+pub use disks::LyingDisk;
+pub use trace::{Interval, Traced};
+
 /// What the network does to a delivery.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Lost deliveries in percent.
     pub loss: u32,
@@ -34,11 +40,48 @@ pub struct Faults {
     pub delay: u64,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 enum Happening {
-    Deliver(Option<usize>, String, Vec<u8>),
+    Deliver(Option<usize>, Topic, Rc<[u8]>),
     Wake(Option<usize>),
+    /// The end of a round by the true clock, for everybody.
     Boundary(u64),
+    /// A meter looks at its own clock for a round's end; out of date unless the number is
+    /// the meter's newest.
+    OwnBoundary(usize, u64),
+}
+
+/// A happening at its time; those of one time in the order in which they were scheduled.
+struct Scheduled {
+    time: u64,
+    sequence: u64,
+    happening: Happening,
+}
+
+impl Scheduled {
+    fn key(&self) -> (u64, u64) {
+        (self.time, self.sequence)
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
 }
 
 /// Decides at delivery whether a message arrives: topic, receiving meter (`None` for
@@ -46,12 +89,16 @@ enum Happening {
 pub type Filter = Box<dyn FnMut(&Topic, Option<usize>, &[u8]) -> bool>;
 
 /// How the clock of a meter differs from the true one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skew {
     /// UTC ahead of the truth, in milliseconds.
     pub ahead: i64,
     /// Whether the meter is told that its clock is not synchronised.
     pub unsynchronised: bool,
+    /// How much faster than the truth UTC runs, in millionths.
+    pub drift: i64,
+    /// Since when it drifts, in milliseconds since the start.
+    pub drifts_since: u64,
 }
 
 /// A process that dies after so many outputs: what stands later in its queue is lost.
@@ -95,10 +142,16 @@ pub struct Network {
     /// Milliseconds since the start.
     pub now: u64,
     rng: ChaCha20Rng,
-    queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
     index: BTreeMap<DeviceId, usize>,
     registers: Vec<Vec<u64>>,
+    /// Whether round ends come by each meter's own clock; else by the true one.
+    own_clocks: bool,
+    /// The newest look at a clock per meter, and the boundary it gave to this process.
+    boundaries: Vec<(u64, Option<Boundary>)>,
+    /// What the registers counted in the rounds that the meters were told of.
+    intervals: BTreeMap<(usize, Round), Vec<Interval>>,
     /// Energy of each meter and round, per channel.
     truth: BTreeMap<(usize, Round), Vec<u64>>,
     /// Meters that get no boundary values: as good as switched off.
@@ -109,6 +162,16 @@ pub struct Network {
     pub skews: Vec<Skew>,
     /// A crash that is still to come.
     pub crash: Option<Crash>,
+    /// Whether the provider is connected.
+    pub provider_online: bool,
+    /// Meters to and from which everything gets lost, without anybody noticing.
+    pub cut: Vec<bool>,
+    /// How often the disk of each meter forgot something.
+    pub disks: Vec<u32>,
+    /// A disk that will lose its last step.
+    pub lying: Option<LyingDisk>,
+    /// Messages in the order in which they left, if they are traced.
+    pub trace: Option<Vec<Traced>>,
 }
 
 impl Network {
@@ -118,6 +181,34 @@ impl Network {
     /// If the world does not fit together.
     pub fn new(world: World, faults: Faults, seed: u64) -> Self {
         println!("seed {seed}");
+        let mut network = Self::prepare(world, faults, seed, 0);
+        network.connect_all();
+        network.schedule(0, Happening::Boundary(0));
+        network
+    }
+
+    /// As [`Self::new`], but begins `now` milliseconds after the start, prints nothing,
+    /// traces messages, and every meter ends its rounds by its own clock.
+    ///
+    /// # Panics
+    /// If the world does not fit together.
+    pub fn traced(world: World, seed: u64, now: u64) -> Self {
+        let mut network = Self::prepare(world, Faults::default(), seed, now);
+        network.trace = Some(Vec::new());
+        network.own_clocks = true;
+        network.connect_all();
+        (0..network.meters.len()).for_each(|meter| network.look_at_clock(meter));
+        network
+    }
+
+    fn connect_all(&mut self) {
+        self.input_provider(Input::Connected);
+        for meter in 0..self.meters.len() {
+            self.input_meter(meter, Input::Connected);
+        }
+    }
+
+    fn prepare(world: World, faults: Faults, seed: u64, now: u64) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let rng = ChaCha20Rng::from_seed(bytes);
@@ -127,11 +218,11 @@ impl Network {
         };
         let provider = Provider::new(world.provider.clone(), saved_net.clone(), bytes).unwrap();
         let count = world.meters.len();
-        let meters: Vec<Meter> = (0u8..)
+        let meters: Vec<Meter> = (1u32..)
             .zip(&world.meters)
             .map(|(i, config)| {
-                bytes[31] = i.wrapping_add(1);
-                Meter::new(config.clone(), Vec::new(), bytes, at(0)).unwrap()
+                bytes[28..].copy_from_slice(&i.to_be_bytes());
+                Meter::new(config.clone(), Vec::new(), bytes, at(now)).unwrap()
             })
             .collect();
         let channels = provider.membership().genesis().channels.len();
@@ -140,7 +231,7 @@ impl Network {
             .enumerate()
             .map(|(i, meter)| (meter.id(), i))
             .collect();
-        let mut network = Self {
+        Self {
             world,
             provider,
             online: vec![true; count],
@@ -156,26 +247,33 @@ impl Network {
             aggregates: Vec::new(),
             published: Vec::new(),
             keep_published: false,
-            now: 0,
+            now,
             rng,
             queue: BinaryHeap::new(),
             sequence: 0,
             index,
             registers: vec![vec![0; channels]; count],
+            own_clocks: false,
+            boundaries: vec![(0, None); count],
+            intervals: BTreeMap::new(),
             truth: BTreeMap::new(),
+            provider_online: true,
+            cut: vec![false; count],
+            disks: vec![0; count],
+            lying: None,
+            trace: None,
             meters,
-        };
-        network.input_provider(Input::Connected);
-        for meter in 0..count {
-            network.input_meter(meter, Input::Connected);
         }
-        network.schedule(0, Happening::Boundary(0));
-        network
     }
 
     fn schedule(&mut self, time: u64, happening: Happening) {
         self.sequence += 1;
-        self.queue.push(Reverse((time, self.sequence, happening)));
+        let sequence = self.sequence;
+        self.queue.push(Reverse(Scheduled {
+            time,
+            sequence,
+            happening,
+        }));
     }
 
     /// A random number below a bound.
@@ -239,7 +337,9 @@ impl Network {
     pub fn clock(&self, meter: usize) -> Now {
         let mut now = at(self.now);
         let skew = self.skews[meter];
-        now.utc = Timestamp(now.utc.as_millis().checked_add_signed(skew.ahead).unwrap());
+        let drifted = i64::try_from(self.now.saturating_sub(skew.drifts_since)).unwrap();
+        let ahead = skew.ahead + drifted * skew.drift / 1_000_000;
+        now.utc = Timestamp(now.utc.as_millis().checked_add_signed(ahead).unwrap());
         now.synchronised = !skew.unsynchronised;
         now
     }
@@ -266,26 +366,36 @@ impl Network {
     /// If there is no such meter.
     pub fn input_meter(&mut self, meter: usize, input: Input<MeterCommand>) {
         let now = self.clock(meter);
+        let before = self.before_step(meter);
+        let mut stored = false;
         self.meters[meter].handle(input, now);
         while let Some(output) = self.meters[meter].poll_output() {
             if self.crashes(Some(meter), &output) {
                 return self.restart_meter(meter);
             }
             match output {
-                Output::Persist(Record { store, key, value }) => match value {
-                    Some(value) => drop(self.saved[meter].insert((store, key), value)),
-                    None => drop(self.saved[meter].remove(&(store, key))),
-                },
+                Output::Persist(Record { store, key, value }) => {
+                    stored = true;
+                    match value {
+                        Some(value) => drop(self.saved[meter].insert((store, key), value)),
+                        None => drop(self.saved[meter].remove(&(store, key))),
+                    }
+                }
                 Output::Publish(message) => self.send(Some(meter), message),
                 Output::WakeAt(time) => self.schedule(ceil(time), Happening::Wake(Some(meter))),
                 Output::Event(event) => self.meter_events[meter].push(event),
             }
         }
+        self.after_step(meter, before, stored);
     }
 
     fn send(&mut self, from: Option<usize>, message: Message) {
         if self.keep_published {
             self.published.push((from, message.clone()));
+        }
+        self.note(from, &message);
+        if from.is_some_and(|meter| self.cut[meter]) {
+            return;
         }
         let Message { topic, payload, .. } = message;
         let receivers: Vec<Option<usize>> = match topic {
@@ -299,14 +409,18 @@ impl Network {
             Topic::All { .. } => (0..self.meters.len()).map(Some).collect(),
             Topic::Public { .. } => Vec::new(),
         };
+        let payload: Rc<[u8]> = payload.into();
         for receiver in receivers {
+            if receiver.is_some_and(|meter| self.cut[meter]) {
+                continue;
+            }
             if self.random(100) < u64::from(self.faults.loss) {
                 continue;
             }
             let copies = 1 + u32::from(self.random(100) < u64::from(self.faults.duplicates));
             for _ in 0..copies {
                 let delay = 1 + self.random(self.faults.delay + 1);
-                let delivery = Happening::Deliver(receiver, topic.to_string(), payload.clone());
+                let delivery = Happening::Deliver(receiver, topic, Rc::clone(&payload));
                 self.schedule(self.now + delay, delivery);
             }
         }
@@ -338,6 +452,7 @@ impl Network {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let config = self.world.meters[meter].clone();
+        self.boundaries[meter].1 = None;
         self.meters[meter] = Meter::new(config, records, seed, self.clock(meter)).unwrap();
         if self.online[meter] {
             self.input_meter(meter, Input::Connected);
@@ -350,44 +465,59 @@ impl Network {
         self.rng.fill_bytes(&mut seed);
         let saved = self.saved_net.clone();
         self.provider = Provider::new(self.world.provider.clone(), saved, seed).unwrap();
-        self.input_provider(Input::Connected);
+        if self.provider_online {
+            self.input_provider(Input::Connected);
+        }
     }
 
     /// Runs until `end` milliseconds after the start.
     pub fn run_until(&mut self, end: u64) {
-        while let Some(Reverse((time, ..))) = self.queue.peek() {
-            if *time > end {
-                break;
+        while self.step(end) {}
+    }
+
+    /// Lets the next thing happen that is due until `end`; false if there is none, and
+    /// then it is `end`.
+    pub fn step(&mut self, end: u64) -> bool {
+        let due = self
+            .queue
+            .peek()
+            .is_some_and(|Reverse(next)| next.time <= end);
+        let Some(Reverse(next)) = due.then(|| self.queue.pop()).flatten() else {
+            self.now = end;
+            return false;
+        };
+        self.now = next.time;
+        match next.happening {
+            Happening::Deliver(receiver, topic, payload) => {
+                self.arrive(receiver, topic, &payload);
             }
-            let Some(Reverse((time, _, happening))) = self.queue.pop() else {
-                break;
-            };
-            self.now = time;
-            match happening {
-                Happening::Deliver(receiver, topic, payload) => {
-                    let message = Received {
-                        topic: topic.parse().unwrap(),
-                        payload,
-                    };
-                    if let Some(filter) = &mut self.filter
-                        && !filter(&message.topic, receiver, &message.payload)
-                    {
-                        continue;
-                    }
-                    match receiver {
-                        None => self.input_provider(Input::Received(vec![message])),
-                        Some(meter) if self.online[meter] => {
-                            self.input_meter(meter, Input::Received(vec![message]));
-                        }
-                        Some(_) => {}
-                    }
-                }
-                Happening::Wake(None) => self.input_provider(Input::Tick),
-                Happening::Wake(Some(meter)) => self.input_meter(meter, Input::Tick),
-                Happening::Boundary(number) => self.boundary(number),
-            }
+            Happening::Wake(None) => self.input_provider(Input::Tick),
+            Happening::Wake(Some(meter)) => self.input_meter(meter, Input::Tick),
+            Happening::Boundary(number) => self.boundary(number),
+            Happening::OwnBoundary(meter, number) => self.own_boundary(meter, number),
         }
-        self.now = end;
+        true
+    }
+
+    fn arrive(&mut self, receiver: Option<usize>, topic: Topic, payload: &[u8]) {
+        if let Some(filter) = &mut self.filter
+            && !filter(&topic, receiver, payload)
+        {
+            return;
+        }
+        let message = Received {
+            topic,
+            payload: payload.to_vec(),
+        };
+        match receiver {
+            None if self.provider_online => {
+                self.input_provider(Input::Received(vec![message]));
+            }
+            Some(meter) if self.online[meter] && !self.cut[meter] => {
+                self.input_meter(meter, Input::Received(vec![message]));
+            }
+            _ => {}
+        }
     }
 
     /// The end of a round for every meter's register.
@@ -558,6 +688,11 @@ impl Network {
             .filter(|(from, message)| *from == Some(meter) && sent(&message.topic))
             .map(|(_, message)| message.payload.clone())
             .collect()
+    }
+
+    /// Which meter has an id.
+    pub fn meter_of(&self, id: &DeviceId) -> Option<usize> {
+        self.index.get(id).copied()
     }
 
     /// Indices of the meters in an aggregate.

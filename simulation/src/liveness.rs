@@ -1,0 +1,150 @@
+//! Who must be in the rounds of a net that nothing has happened to for a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcnet::cbor::{self, Fields};
+use dcnet::output::Store;
+
+use crate::network::Network;
+use crate::watch::Harm;
+
+/// What a quiet net owes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Meters that must be in every round.
+    pub meters: BTreeSet<usize>,
+    /// Why the others need not.
+    pub excused: BTreeMap<usize, &'static str>,
+    /// Why there need be no rounds at all.
+    pub stalled: Option<&'static str>,
+}
+
+/// `L` of a meter whose newest draw names so many members and whose own floor is the hard one.
+fn required(drawn: usize, policy: u32) -> usize {
+    let policy = usize::try_from(policy).unwrap_or(usize::MAX);
+    (drawn * 3).div_ceil(5).max(3).max(policy)
+}
+
+/// Who must be in the next rounds; `prompt` if within a few rounds, else after a day, when
+/// every round of before is closed.
+pub fn expected(
+    network: &Network,
+    harm: &Harm,
+    rosters: &[BTreeSet<usize>],
+    prompt: bool,
+) -> Expected {
+    let mut expected = Expected::default();
+    for meter in 0..network.meters.len() {
+        match excuse(network, harm, meter, prompt) {
+            Some(reason) => drop(expected.excused.insert(meter, reason)),
+            None => drop(expected.meters.insert(meter)),
+        }
+    }
+    drop_lonely(network, harm, &mut expected);
+    let lately: BTreeSet<usize> = rosters.iter().rev().take(96).flatten().copied().collect();
+    let size = expected.meters.len();
+    let group = network.world.policy.minimum_group;
+    if u32::try_from(size).is_ok_and(|size| size < group) {
+        expected.stalled = Some("fewer than the minimum group can take part");
+    } else if size * 100 < lately.len() * 80 {
+        expected.stalled = Some("too many of the meters lately seen cannot take part");
+    }
+    expected
+}
+
+fn excuse(network: &Network, harm: &Harm, meter: usize, prompt: bool) -> Option<&'static str> {
+    let stopped = (Store::Net, b"stopped".to_vec());
+    if network.saved[meter].contains_key(&stopped) {
+        return Some("an alarm stopped it");
+    }
+    if harm.false_rosters.contains(&meter) || harm.forked.contains(&meter) {
+        return Some("the provider lied to it, and its view is another one");
+    }
+    if harm.forgetful.contains(&meter) {
+        let log = network.provider.membership();
+        let member = log.index_of(&network.meters[meter].id());
+        let open = member.is_some_and(|member| log.open_invite(member).is_some());
+        if open {
+            return Some("its disk forgot the nonce of its open draw");
+        }
+        if prompt {
+            return Some("its disk forgot something, and it may owe a reveal until a day is over");
+        }
+    }
+    let late = prompt && harm.late.contains(&meter);
+    late.then_some("it made others wait, and may have to wait itself")
+}
+
+/// Takes out, to a fixed point, who lacks neighbours to reveal with.
+fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {
+    let log = network.provider.membership();
+    let live = |a: usize, b: usize| {
+        // An edge with a disk that forgot may never get a key again; all others must.
+        if !harm.forgetful.contains(&a) && !harm.forgetful.contains(&b) {
+            return true;
+        }
+        established(network, a, b) && established(network, b, a)
+    };
+    loop {
+        let lonely: Vec<usize> = expected
+            .meters
+            .iter()
+            .copied()
+            .filter(|meter| {
+                let drawn = drawn(network, *meter);
+                let Some(drawn) = drawn else { return false };
+                let full = drawn
+                    .iter()
+                    .filter(|peer| expected.meters.contains(peer) && live(*meter, **peer));
+                let policy = log.genesis().policy.minimum_neighbours;
+                full.count() < required(drawn.len(), policy)
+            })
+            .collect();
+        if lonely.is_empty() {
+            return;
+        }
+        for meter in lonely {
+            expected.meters.remove(&meter);
+            let reason = "too few of its neighbours can take part";
+            expected.excused.insert(meter, reason);
+        }
+    }
+}
+
+/// Whom a meter drew; `None` before its first draw.
+fn drawn(network: &Network, meter: usize) -> Option<Vec<usize>> {
+    let log = network.provider.membership();
+    let member = log.index_of(&network.meters[meter].id())?;
+    let draw = log.graph().newest(member, u64::MAX)?;
+    let peers = draw.neighbours.iter();
+    Some(
+        peers
+            .filter_map(|peer| network.meter_of(&log.member(*peer)?.id))
+            .collect(),
+    )
+}
+
+/// Whether a meter's records hold a key of both ends for its present edge to another.
+fn established(network: &Network, meter: usize, peer: usize) -> bool {
+    let log = network.provider.membership();
+    let (own, other) = (network.meters[meter].id(), network.meters[peer].id());
+    let ends = log.index_of(&own).zip(log.index_of(&other));
+    let Some(origin) = ends.and_then(|(own, other)| log.graph().origin(own, other)) else {
+        return false;
+    };
+    let key = format!("edge/{other}/{origin:016x}").into_bytes();
+    let record = network.saved[meter].get(&(Store::Net, key));
+    record.and_then(|record| stage(record)) == Some(ESTABLISHED)
+}
+
+/// The number of the stage that an edge is in when both ends have proved their key.
+const ESTABLISHED: u32 = 3;
+
+fn stage(record: &[u8]) -> Option<u32> {
+    let mut fields = Fields::of(cbor::decode(record).ok()?, "edge").ok()?;
+    for end in ["lower", "higher"] {
+        fields.fixed::<16>(end).ok()?;
+    }
+    fields.fixed::<32>("origin").ok()?;
+    fields.u32("stage").ok()
+}
