@@ -4,4 +4,5 @@
 //! that fails can be repeated.
 
 pub mod network;
+pub mod oracle;
 pub mod world;
