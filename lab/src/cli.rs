@@ -8,6 +8,7 @@ use meter_agent::pulse::PulseError;
 use meter_agent::pulse::loads::Loads;
 
 use crate::absence::{Absence, Absences};
+use crate::oracle::OracleArguments;
 use crate::policy;
 
 /// The whole system on one machine, over real sockets.
@@ -24,6 +25,8 @@ pub struct Arguments {
 enum Command {
     /// Run CA, broker, provider and meters, and show what comes out (the default)
     Demo(DemoArguments),
+    /// Prove on simulated runs what a provider and corrupted meters can learn
+    Oracle(OracleArguments),
 }
 
 /// Options of `demo`.
@@ -68,6 +71,15 @@ pub struct DemoArguments {
 pub enum Scenario {
     /// A client fails after its fourth message, the round is corrected, it comes back
     Thesis,
+}
+
+/// What was asked for; checked.
+#[derive(Debug)]
+pub enum Task {
+    /// Run the system.
+    Demo(Plan),
+    /// Judge simulated runs.
+    Oracle(OracleArguments),
 }
 
 /// What a run is to do; checked.
@@ -126,10 +138,11 @@ impl Arguments {
     ///
     /// # Errors
     /// [`UsageError`] with what to do.
-    pub fn plan(self) -> Result<Plan, UsageError> {
+    pub fn task(self) -> Result<Task, UsageError> {
         match self.command {
-            Some(Command::Demo(demo)) => demo.plan(),
-            None => self.demo.plan(),
+            Some(Command::Demo(demo)) => demo.plan().map(Task::Demo),
+            Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
+            None => self.demo.plan().map(Task::Demo),
         }
     }
 }
@@ -283,7 +296,10 @@ mod tests {
     fn plan(arguments: &[&str]) -> Result<Plan, String> {
         let all = std::iter::once("lab").chain(arguments.iter().copied());
         let parsed = Arguments::try_parse_from(all).map_err(|error| error.to_string())?;
-        parsed.plan().map_err(|error| error.to_string())
+        match parsed.task().map_err(|error| error.to_string())? {
+            Task::Demo(plan) => Ok(plan),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     #[test]

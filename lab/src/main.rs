@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use lab::cli::{Arguments, Plan};
+use lab::cli::{Arguments, Plan, Task};
 use lab::demo::{self, Files, Verdict};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -16,8 +16,9 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log();
-    let plan = match arguments.plan() {
-        Ok(plan) => plan,
+    let plan = match arguments.task() {
+        Ok(Task::Demo(plan)) => plan,
+        Ok(Task::Oracle(oracle)) => return oracle.run(),
         Err(error) => return usage(error.into()),
     };
     let files = match Files::create(&plan) {
