@@ -62,7 +62,7 @@ impl Blocked {
                 let last = meter > peer
                     && Unverified::parse(payload)
                         .is_ok_and(|frame| frame.claimed().notification == Notification::Confirm);
-                !self.handshakes.contains(&pair) && !(last && self.confirmations.contains(&pair))
+                !(self.handshakes.contains(&pair) || last && self.confirmations.contains(&pair))
             }
             _ => true,
         }

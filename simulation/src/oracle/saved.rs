@@ -46,14 +46,13 @@ pub struct Secrets {
 /// The records of rounds, undecoded.
 pub fn rounds(saved: &Saved) -> impl Iterator<Item = (Round, &[u8])> {
     let first = (Store::Net, b"round/".to_vec());
-    let records = saved.range(first..).map_while(|((_, key), value)| {
+    saved.range(first..).map_while(|((_, key), value)| {
         let round = std::str::from_utf8(key).ok()?.strip_prefix("round/")?;
         Some((
             Round(u64::from_str_radix(round, 16).ok()?),
             value.as_slice(),
         ))
-    });
-    records
+    })
 }
 
 /// The last roster that a meter followed.
