@@ -27,6 +27,16 @@ pub struct Sum {
     blinding: Form<Unknown>,
 }
 
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (round, channel, meters) = (self.round, self.channel, list(&self.meters));
+        write!(
+            f,
+            "the sum of round {round}, channel {channel}, over {meters}"
+        )
+    }
+}
+
 /// A breach of the claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
@@ -157,21 +167,26 @@ impl fmt::Display for Verdict {
             0 => write!(f, ", the provider alone learns ")?,
             _ => write!(f, ", the provider and {} learn ", list(&self.corrupted))?,
         }
-        write!(f, "exactly {} functions of readings", self.learnt)?;
-        let smallest = self.sums.iter().min_by_key(|sum| sum.meters.len());
-        let closest = self
-            .sums
-            .iter()
-            .min_by_key(|sum| sum.meters.len() - sum.bound.min(sum.meters.len()));
+        let plural = if self.learnt == 1 { "" } else { "s" };
+        write!(f, "exactly {} function{plural} of readings", self.learnt)?;
         if self.findings.is_empty() {
-            write!(f, ": {} sums over accepted rosters", self.sums.len())?;
-            if let (Some(smallest), Some(closest)) = (smallest, closest) {
+            for (place, sum) in self.sums.iter().take(SHOWN_SUMS).enumerate() {
+                let join = if place == 0 { ":" } else { ";" };
+                write!(f, "{join} {sum}")?;
+            }
+            if self.sums.len() > SHOWN_SUMS {
+                let more = self.sums.len() - SHOWN_SUMS;
+                write!(f, "; {more} more sums over accepted rosters")?;
+            }
+            let closest = self
+                .sums
+                .iter()
+                .min_by_key(|sum| sum.meters.len() - sum.bound);
+            if let Some(closest) = closest {
+                let (size, bound) = (closest.meters.len(), closest.bound);
                 write!(
                     f,
-                    ", the smallest over {} honest meters, the closest to its bound over {} with L − C + 1 = {}",
-                    smallest.meters.len(),
-                    closest.meters.len(),
-                    closest.bound
+                    "; the closest to its bound is over {size} honest meters, with L − C + 1 = {bound}"
                 )?;
             }
             write!(f, ".")
@@ -189,6 +204,9 @@ fn list(meters: &BTreeSet<usize>) -> String {
     let word = if meters.len() == 1 { "meter" } else { "meters" };
     format!("{word} {}", numbers.join(", "))
 }
+
+/// Most sums that are written out.
+const SHOWN_SUMS: usize = 2;
 
 /// Most terms of a function that are written out.
 const SHOWN_TERMS: usize = 8;

@@ -330,11 +330,13 @@ fn unbound_reveal_pads_let_one_rolled_back_meter_cut_the_graph() {
     assert!(beyond(&verdict));
 }
 
+type Scene = fn(&mut Played);
+
 /// Rules without which the span stays the same in these scenes: what they protect is that
 /// a round ends in a sum and that a lie is noticed.
 #[test]
 fn some_rules_are_a_second_line() {
-    let scenes: [(&str, Rules, fn(&mut Played)); 4] = [
+    let scenes: [(&str, Rules, Scene); 4] = [
         (
             "a second roster after a refused one",
             Rules {
