@@ -1,8 +1,14 @@
 //! The oracle over real runs: what a provider and corrupted meters learn of meters that run
 //! the real protocol.
 
-use simulation::oracle::hostile::{MOVES, Move};
+use std::collections::BTreeSet;
+
+use simulation::network::{Faults, Network};
+use simulation::oracle::moves::{MOVES, Move};
 use simulation::oracle::scenario::{self, Report};
+use simulation::oracle::trace::Trace;
+use simulation::oracle::verdict::Finding;
+use simulation::world::{World, policy};
 
 fn check(reports: impl IntoIterator<Item = Report>) -> Vec<Report> {
     let reports: Vec<Report> = reports.into_iter().collect();
@@ -71,4 +77,38 @@ fn the_bound_is_reached() {
     let slack = slack(&reports);
     println!("slack {slack:?}");
     assert!(slack.is_some_and(|slack| slack <= 1), "{slack:?}");
+}
+
+const MINUTE: u64 = 60_000;
+
+/// Six meters after three complete rounds.
+fn six_meters() -> Trace {
+    let network = Network::new(World::new(6, policy(4), &["import"]), Faults::default(), 1);
+    let mut trace = Trace::new(network);
+    trace.run_until(3 * MINUTE + MINUTE / 2);
+    trace
+}
+
+#[test]
+fn whoever_knows_all_but_one_meter_learns_its_readings_from_the_same_bytes() {
+    let account = six_meters().account(1);
+    let honest = account.judge(&BTreeSet::from([4, 5]));
+    assert_eq!(honest.findings, []);
+    assert_eq!(honest.learnt, account.answers.len() / 6);
+    // More than 60 % of the neighbours of meter 0.
+    let exposed = account.judge(&(1..6).collect());
+    let alone = |finding: &&Finding| matches!(finding, Finding::Alone { meter: 0, .. });
+    let rounds = exposed.findings.iter().filter(alone).count();
+    assert_eq!(rounds, honest.learnt, "{exposed}");
+    assert!(account.within_assumption((1..6).collect()).len() < 5);
+}
+
+#[test]
+fn bytes_whose_secrets_were_not_seen_are_reported() {
+    let mut trace = six_meters();
+    // Past the recorder.
+    trace.network.run_until(5 * MINUTE);
+    let verdict = trace.account(1).judge(&BTreeSet::new());
+    let unexplained = |finding: &Finding| matches!(finding, Finding::Unexplained(_));
+    assert!(verdict.findings.iter().any(unexplained), "{verdict}");
 }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use dcnet::time::Round;
 
-use super::hostile::{Blocked, Hostile, MOVES, Move};
+use super::hostile::{Blocked, Hostile};
+use super::moves::{MOVES, Move};
 use super::trace::Trace;
 use super::verdict::Verdict;
 use crate::network::{Faults, Network};
