@@ -261,6 +261,8 @@ pub struct Meter {
     buffered_rosters: Vec<Vec<u8>>,
     /// Something changed that buffered rosters may have waited for.
     rosters_due: bool,
+    /// A buffered roster names a log head that is not known here: the log is behind.
+    head_unknown: bool,
     /// Rounds whose submission was made without a connection and never left.
     unsent: BTreeSet<Round>,
     seen: VecDeque<(Round, Bitmap)>,
@@ -319,6 +321,7 @@ impl Meter {
             roster_request: CatchUp::default(),
             buffered_rosters: Vec::new(),
             rosters_due: false,
+            head_unknown: false,
             unsent: BTreeSet::new(),
             seen: VecDeque::new(),
             exclusions: Vec::new(),

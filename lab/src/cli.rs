@@ -11,6 +11,7 @@ use meter_agent::pulse::loads::Loads;
 use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
+use crate::oracle::OracleArguments;
 use crate::policy;
 
 /// The whole system on one machine, over real sockets.
@@ -27,6 +28,8 @@ pub struct Arguments {
 enum Command {
     /// Run CA, broker, provider and meters, and show what comes out (the default)
     Demo(DemoArguments),
+    /// Prove on simulated runs what a provider and corrupted meters can learn
+    Oracle(OracleArguments),
     /// Play nets in virtual time in which everything goes wrong, one per seed, and check that
     /// what must hold does; exit code 1 if something does not
     Simulate(SimulateArguments),
@@ -95,6 +98,8 @@ pub enum Task {
     Simulate(SimulateArguments),
     /// One of them again.
     Replay(ReplayArguments),
+    /// Proofs about simulated runs.
+    Oracle(OracleArguments),
 }
 
 /// Options of `demo`.
@@ -202,6 +207,7 @@ impl Arguments {
             Some(Command::Demo(demo)) => demo.plan().map(Task::Demo),
             Some(Command::Simulate(simulate)) => Ok(Task::Simulate(simulate)),
             Some(Command::Replay(replay)) => Ok(Task::Replay(replay)),
+            Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
             None => self.demo.plan().map(Task::Demo),
         }
     }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod demo;
 pub mod fleet;
 pub mod observer;
+pub mod oracle;
 pub mod policy;
 pub mod report;
 pub mod simulate;

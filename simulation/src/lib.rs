@@ -13,6 +13,7 @@ pub mod invariant;
 mod lies;
 pub mod liveness;
 pub mod network;
+pub mod oracle;
 pub mod plan;
 pub mod run;
 pub mod shrink;

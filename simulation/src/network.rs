@@ -17,7 +17,9 @@ use dcnet::identity::DeviceId;
 use dcnet::membership::Membership;
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
-use dcnet::provider::{Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster};
+use dcnet::provider::{
+    Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster,
+};
 use dcnet::reading::Boundary;
 use dcnet::roster::Roster;
 use dcnet::time::{Now, Round, Timestamp};

@@ -12,7 +12,7 @@ use crate::membership::Member;
 use crate::output::Store;
 use crate::secret::Secret;
 use crate::time::{DAY_MS, Now, Timestamp};
-use crate::topic::Up;
+use crate::topic::{NetId, Up};
 
 /// Most draws of one meter within 30 days.
 const DRAWS_PER_MONTH: usize = 4;
@@ -31,6 +31,13 @@ pub(super) struct OpenDraw {
     pub(super) since: Timestamp,
     /// Whether the owner was told that the provider leaves it open.
     pub(super) overdue: bool,
+}
+
+impl OpenDraw {
+    /// What the request commits to.
+    pub(super) fn commitment(&self, net: NetId, meter: DeviceId) -> [u8; 32] {
+        draw_commitment(net, meter, self.nonce.expose())
+    }
 }
 
 impl Meter {

@@ -83,8 +83,9 @@ impl Meter {
         self.publish_until_answered(Purpose::Exit, self.up(Up::Exit), frame, now);
     }
 
-    /// A meter whose state is lost finds itself in the log by a registration that it does
-    /// not know. Its neighbours have keys that it has not, so it leaves and joins anew.
+    /// A meter whose state is lost finds itself in the log by a registration, or with an
+    /// open draw, that it does not know. Its neighbours have keys that it has not, or it
+    /// can never open its draw, so it leaves and joins anew.
     pub(super) fn consider_joining_anew(&mut self, now: Now) {
         if self.stopped || self.is_leaving() || !self.checkpoint_seen {
             return;
@@ -96,13 +97,25 @@ impl Meter {
         let Some(other) = membership.active(&self.id).filter(|_| !behind) else {
             return;
         };
-        if self.connected_since.is_none() || self.index() == Some(other) {
+        let whole = self.index() == Some(other) && self.knows_its_draw(other);
+        if self.connected_since.is_none() || whole {
             return;
         }
         if let Some(join) = self.join_of(other) {
             self.alarm(Alarm::StateLost);
             self.ask_to_leave(join, true, now);
         }
+    }
+
+    fn knows_its_draw(&self, own: MemberIndex) -> bool {
+        let invite = self.membership.as_ref().and_then(|m| m.open_invite(own));
+        invite.is_none_or(|invite| {
+            let own = self
+                .draw
+                .as_ref()
+                .map(|draw| draw.commitment(self.net, self.id));
+            own == Some(invite.commitment)
+        })
     }
 
     /// A membership of this device ended by a signed exit.
@@ -120,6 +133,7 @@ impl Meter {
         if self.exit.as_ref().is_some_and(|exit| exit.again) {
             self.exit = None;
             self.save_exit();
+            self.forget_membership();
             return self.register(now);
         }
         let former: BTreeSet<DeviceId> = self.edges.keys().map(|key| key.peer).collect();
@@ -131,6 +145,18 @@ impl Meter {
         self.save_exit();
         self.event(MeterEvent::Left);
         self.ask_for_confirmations(now);
+    }
+
+    /// A new membership begins with a new registration and its own draw.
+    fn forget_membership(&mut self) {
+        self.registration = None;
+        self.registered = None;
+        self.entered = false;
+        self.repeats.stop(&Purpose::Register);
+        self.repeats.stop(&Purpose::Draw);
+        if self.draw.take().is_some() {
+            self.persist(Store::Net, saved::DRAW.to_vec(), None);
+        }
     }
 
     /// Tells former neighbours that do not know yet, until they confirm (notification 3).

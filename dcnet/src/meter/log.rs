@@ -223,7 +223,8 @@ impl Meter {
             return;
         }
         let head = membership.head().index;
-        let (behind, pace) = (head < self.log_target, self.pace());
+        let behind = head < self.log_target || self.head_unknown;
+        let pace = self.pace();
         if self.log_request.ask(behind, now.monotonic, pace) {
             let data = cbor::array([cbor::uint(head.saturating_add(1))]);
             self.request(Notification::LogRequest, Up::Log, data, now);

@@ -310,6 +310,7 @@ impl Meter {
         let roster = match Roster::verify(&payload, membership) {
             Ok(roster) => roster,
             Err(RosterError::UnknownHead) => {
+                self.head_unknown = true;
                 return self.buffer_roster(payload);
             }
             Err(RosterError::Frame(error)) => return self.refuse(topic, error),
@@ -390,16 +391,21 @@ impl Meter {
             return;
         }
         self.rosters_due = false;
+        self.head_unknown = false;
         while !self.buffered_rosters.is_empty() {
             let Some(membership) = &self.membership else {
                 return;
             };
             let last = self.last_roster;
             let (mut next, mut late) = (None, Vec::new());
+            let head_unknown = &mut self.head_unknown;
             self.buffered_rosters.retain(|payload| {
                 let roster = match Roster::verify(payload, membership) {
                     Ok(roster) => roster,
-                    Err(RosterError::UnknownHead) => return true,
+                    Err(RosterError::UnknownHead) => {
+                        *head_unknown = true;
+                        return true;
+                    }
                     Err(RosterError::Frame(_)) => return false,
                 };
                 let follows = match last {

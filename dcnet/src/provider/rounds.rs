@@ -154,8 +154,7 @@ impl Provider {
         let slack = Duration::from_secs(1);
         let newest_end = self.end(round);
         let too_early = newest_end > now.utc.plus(slack);
-        let too_late = now.utc > newest_end.plus(self.window()).plus(CLOSED_AFTER);
-        if too_early || too_late {
+        if too_early {
             return Err(Refusal::Round);
         }
         if let Some(ProviderRound::Open(taken)) = self.rounds.get(&round)
@@ -170,6 +169,11 @@ impl Provider {
                 self.event(ProviderEvent::Alarm(alarm));
             }
             return Ok(());
+        }
+        // A round that was given up stays so: one late submission alone makes no roster.
+        let over = now.utc >= newest_end.plus(self.window());
+        if over && !self.rounds.contains_key(&round) {
+            return Err(Refusal::Rule("the window of the round is over"));
         }
         if self.has_submitted_before(member, round) {
             return Err(Refusal::Rule(
@@ -272,7 +276,10 @@ impl Provider {
             let window_over = now.utc >= self.end(round).plus(self.window());
             match self.rounds.get(&round) {
                 Some(ProviderRound::Open(taken)) => {
-                    let all_here = taken.len() >= self.expected(round);
+                    // Who is barred is not waited for, and does not count either.
+                    let barred = self.barred(round);
+                    let here = taken.keys().filter(|m| !barred.contains(m)).count();
+                    let all_here = here >= self.expected(&barred);
                     if window_over || (all_here && now.utc >= self.end(round)) {
                         self.close_window(round, now);
                     }
@@ -284,8 +291,7 @@ impl Provider {
     }
 
     /// How many submissions can come: members with a draw that owe nothing.
-    fn expected(&self, round: Round) -> usize {
-        let barred = self.barred(round);
+    fn expected(&self, barred: &BTreeSet<MemberIndex>) -> usize {
         let members = (0..).zip(self.membership.members());
         let graph = self.membership.graph();
         members

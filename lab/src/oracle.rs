@@ -1,0 +1,74 @@
+//! The command `oracle`: what a provider and corrupted meters learn in simulated runs, proved
+//! by elimination (`simulation::oracle`).
+
+use std::ops::Range;
+use std::process::ExitCode;
+
+use clap::Args;
+use simulation::oracle::scenario;
+
+/// Options of `oracle`.
+#[derive(Debug, Args)]
+pub struct OracleArguments {
+    /// One run with an honest provider over a bad network and one with a hostile provider per
+    /// seed from A to before B
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, default_value = "0..20")]
+    seeds: Range<u64>,
+}
+
+impl OracleArguments {
+    /// Prints what was checked and found in each run; fails if anything was found.
+    pub fn run(&self) -> ExitCode {
+        let (mut runs, mut verdicts, mut functions, mut broken) = (0, 0, 0, Vec::new());
+        for seed in self.seeds.clone() {
+            for report in [scenario::faulty(seed), scenario::hostile(seed)] {
+                println!("{report}\n");
+                runs += 1;
+                verdicts += report.verdicts.len();
+                let learnt = report.verdicts.iter().map(|verdict| verdict.learnt);
+                functions += learnt.sum::<usize>();
+                if !report.holds() {
+                    broken.push(seed);
+                }
+            }
+        }
+        println!(
+            "{runs} runs, {verdicts} sets of corrupted meters: {functions} functions of readings follow, \
+             and the claim was broken in {} runs",
+            broken.len()
+        );
+        if broken.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        for seed in broken {
+            eprintln!(
+                "lab: seed {seed} leaks; see it again with: lab oracle --seeds {seed}..{}",
+                seed + 1
+            );
+        }
+        ExitCode::FAILURE
+    }
+}
+
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(from, to)| {
+        let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+        (from < to).then_some(from..to)
+    });
+    parsed.ok_or_else(|| {
+        "expected seeds such as 0..100, the second greater than the first".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_a_range_that_is_not_empty() {
+        assert_eq!(parse_seeds("3..5"), Ok(3..5));
+        for text in ["", "5", "5..5", "5..3", "a..b", "-1..3", "1..=3"] {
+            assert!(parse_seeds(text).is_err(), "{text}");
+        }
+    }
+}
