@@ -514,7 +514,7 @@ impl Meter {
         };
         let aggregate = match Aggregate::verify_in(payload, membership) {
             Ok(aggregate) => aggregate,
-            Err(error) => return self.refuse(topic, error),
+            Err(error) => return self.refuse_of_provider(topic, error),
         };
         self.finish(&aggregate);
     }

@@ -276,6 +276,8 @@ pub struct Provider {
     /// When this provider started; nobody lapses for what came before.
     started: Option<Timestamp>,
     lapses_due: Timestamp,
+    /// When the head of the log was last named to every meter, by an entry or a roster.
+    head_named: Timestamp,
     aggregates: BTreeMap<Round, Vec<u8>>,
 }
 
@@ -316,6 +318,7 @@ impl Provider {
             last_seen: BTreeMap::new(),
             started: None,
             lapses_due: Timestamp::default(),
+            head_named: Timestamp::default(),
             aggregates: saved.aggregates.into_iter().collect(),
             config,
         };
@@ -524,9 +527,7 @@ impl Provider {
     fn connected(&mut self) {
         self.connected = true;
         // Meters notice by the newest entry and the pending rosters what they missed.
-        if let Some(entry) = self.log.last().cloned() {
-            self.send_all(All::Log, entry);
-        }
+        self.head_named = Timestamp::default();
         for roster in self.pending_rosters() {
             self.send_all(All::Roster, roster);
         }
@@ -544,6 +545,10 @@ impl Provider {
         let next = self
             .next_deadline(now)
             .map_or(housekeeping, |due| due.min(housekeeping));
+        let naming = now
+            .monotonic
+            .saturating_add(self.next_naming().since(now.utc));
+        let next = next.min(naming);
         if self
             .wake_at
             .is_none_or(|wish| next < wish || wish <= now.monotonic)
@@ -576,6 +581,7 @@ impl StateMachine for Provider {
             }) => self.on_revocations(list, &administrator, &revocations, now),
         }
         self.hand_over(now);
+        self.name_head(now);
         self.lapse_absent(now);
         self.advance_rounds(now);
         self.schedule_wake(now);

@@ -81,6 +81,14 @@ pub enum Fault {
     LostCommit { meter: usize, after: usize },
     /// A meter's disk is an image from earlier.
     OldDisk { meter: usize, back: u64 },
+    /// A meter's disk is a new one: its state is lost.
+    NewDisk { meter: usize },
+    /// A household leaves the net.
+    Leave { meter: usize },
+    /// The gateway administrator revokes a meter.
+    Revocation { meter: usize },
+    /// The provider hands over to another key.
+    KeyChange,
     /// A clock that is wrong for a while, then set right and confirmed.
     ClockStep {
         meter: usize,
@@ -124,6 +132,10 @@ impl Fault {
         "provider crash",
         "lost last commit",
         "old disk image",
+        "new disk",
+        "exit",
+        "revocation",
+        "provider key change",
         "clock step",
         "clock drift",
         "clock unsynchronised",
@@ -139,6 +151,10 @@ impl Fault {
         "provider crash",
         "lost last commit",
         "old disk image",
+        "new disk",
+        "exit",
+        "revocation",
+        "provider key change",
         "clock step",
         "clock drift",
         "clock unsynchronised",
@@ -163,6 +179,10 @@ impl Fault {
             Self::Crash { process: None, .. } => "provider crash",
             Self::LostCommit { .. } => "lost last commit",
             Self::OldDisk { .. } => "old disk image",
+            Self::NewDisk { .. } => "new disk",
+            Self::Leave { .. } => "exit",
+            Self::Revocation { .. } => "revocation",
+            Self::KeyChange => "provider key change",
             Self::ClockStep { .. } => "clock step",
             Self::ClockDrift { .. } => "clock drift",
             Self::Unsynchronised { .. } => "clock unsynchronised",
@@ -181,7 +201,7 @@ impl Fault {
             return Self::draw_lie(cast, choice);
         }
         let lasts = choice.within(500, 150_000);
-        match choice.within(0, 11) {
+        match choice.within(0, 15) {
             0 | 1 => Self::Weather(Faults {
                 loss: u32::try_from(choice.within(0, 30)).unwrap(),
                 duplicates: u32::try_from(choice.within(0, 50)).unwrap(),
@@ -211,6 +231,17 @@ impl Fault {
                 meter: cast.frail(choice),
                 back: choice.within(10, 5 * 60_000),
             },
+            11 => Self::NewDisk {
+                meter: cast.frail(choice),
+            },
+            12 => Self::Leave {
+                meter: cast.anybody(choice),
+            },
+            13 if choice.percent(50) => Self::Revocation {
+                meter: cast.anybody(choice),
+            },
+            // Lies are signed with one key throughout.
+            13 | 14 if !hostile => Self::KeyChange,
             9 => Self::ClockStep {
                 meter: cast.anybody(choice),
                 ahead: if choice.percent(60) {
@@ -279,7 +310,7 @@ impl Fault {
     /// The meters that it names.
     pub fn meters(&self) -> Vec<usize> {
         match self {
-            Self::Weather(_) | Self::BrokerRestart { .. } => Vec::new(),
+            Self::Weather(_) | Self::BrokerRestart { .. } | Self::KeyChange => Vec::new(),
             Self::Partition { meters, .. }
             | Self::Withhold { meters, .. }
             | Self::FalseRoster { meters, .. }
@@ -288,6 +319,9 @@ impl Fault {
             Self::Replay { to, .. } | Self::Garbage { to, .. } => to.iter().copied().collect(),
             Self::LostCommit { meter, .. }
             | Self::OldDisk { meter, .. }
+            | Self::NewDisk { meter }
+            | Self::Leave { meter }
+            | Self::Revocation { meter }
             | Self::ClockStep { meter, .. }
             | Self::ClockDrift { meter, .. }
             | Self::Unsynchronised { meter, .. }
@@ -332,6 +366,10 @@ impl fmt::Display for Fault {
             Self::LostCommit { meter, after } => {
                 write!(f, "meter {meter}, in storing step {after}")
             }
+            Self::NewDisk { meter } | Self::Leave { meter } | Self::Revocation { meter } => {
+                write!(f, "meter {meter}")
+            }
+            Self::KeyChange => write!(f, "to a successor"),
             Self::OldDisk { meter, back } => write!(f, "meter {meter}, from {back} ms before"),
             Self::ClockStep {
                 meter,

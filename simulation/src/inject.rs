@@ -158,6 +158,18 @@ impl Injector {
                 watch.harm.forgetful.insert(*meter);
                 network.restore_disk(*meter, image);
             }
+            Fault::NewDisk { meter } => {
+                watch.harm.forgetful.insert(*meter);
+                network.restore_disk(*meter, Saved::default());
+            }
+            Fault::Leave { meter } => {
+                network.input_meter(*meter, Input::Command(MeterCommand::Leave));
+            }
+            Fault::Revocation { meter } => {
+                watch.harm.revoked.insert(*meter);
+                network.revoke(*meter);
+            }
+            Fault::KeyChange => network.change_provider_key(),
             Fault::ClockStep { meter, ahead, .. } => {
                 let ahead = *ahead;
                 set_clock(network, watch, *meter, |skew| skew.ahead = ahead);

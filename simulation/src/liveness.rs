@@ -41,7 +41,10 @@ pub fn expected(
         }
     }
     drop_lonely(network, harm, &mut expected);
-    let lately: BTreeSet<usize> = rosters.iter().rev().take(96).flatten().copied().collect();
+    let log = network.provider.membership();
+    let here = |meter: &usize| log.active(&network.meters[*meter].id()).is_some();
+    let lately = rosters.iter().rev().take(96).flatten().copied();
+    let lately: BTreeSet<usize> = lately.filter(here).collect();
     let size = expected.meters.len();
     let group = network.world.policy.minimum_group;
     if u32::try_from(size).is_ok_and(|size| size < group) {
@@ -57,16 +60,18 @@ fn excuse(network: &Network, harm: &Harm, meter: usize, prompt: bool) -> Option<
     if network.saved[meter].contains_key(&stopped) {
         return Some("an alarm stopped it");
     }
+    let log = network.provider.membership();
+    let (id, exit) = (network.meters[meter].id(), (Store::Net, b"exit".to_vec()));
+    if network.saved[meter].contains_key(&exit) {
+        return Some("it leaves, or has left");
+    }
+    if log.is_revoked(&id) {
+        return Some("it is revoked");
+    }
     if harm.false_rosters.contains(&meter) || harm.forked.contains(&meter) {
         return Some("the provider lied to it, and its view is another one");
     }
     if harm.forgetful.contains(&meter) {
-        let log = network.provider.membership();
-        let member = log.index_of(&network.meters[meter].id());
-        let open = member.is_some_and(|member| log.open_invite(member).is_some());
-        if open {
-            return Some("its disk forgot the nonce of its open draw");
-        }
         if prompt {
             return Some("its disk forgot something, and it may owe a reveal until a day is over");
         }
@@ -115,8 +120,9 @@ fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {
 fn drawn(network: &Network, meter: usize) -> Option<Vec<usize>> {
     let log = network.provider.membership();
     let member = log.index_of(&network.meters[meter].id())?;
-    let draw = log.graph().newest(member, u64::MAX)?;
-    let peers = draw.neighbours.iter();
+    log.graph().newest(member, u64::MAX)?;
+    let drawn = log.graph().drawn(member, u64::MAX);
+    let peers = drawn.iter();
     Some(
         peers
             .filter_map(|peer| network.meter_of(&log.member(*peer)?.id))

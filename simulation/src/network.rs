@@ -13,7 +13,7 @@ use std::time::Duration;
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use dcnet::alarm::{Alarm, Silence};
-use dcnet::identity::DeviceId;
+use dcnet::identity::{DeviceId, Role};
 use dcnet::membership::Membership;
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
@@ -21,6 +21,7 @@ use dcnet::provider::{
     Provider, ProviderCommand, ProviderEvent, ProviderRecord, Published, SavedNet, SavedRoster,
 };
 use dcnet::reading::Boundary;
+use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::roster::Roster;
 use dcnet::time::{Now, Round, Timestamp};
 use dcnet::topic::{All, Topic, Up};
@@ -591,6 +592,39 @@ impl Network {
     pub fn deliver_up(&mut self, topic: Topic, payload: Vec<u8>) {
         let message = Received { topic, payload };
         self.input_provider(Input::Received(vec![message]));
+    }
+
+    /// The gateway administrator revokes a meter, and the provider gets to know.
+    pub fn revoke(&mut self, meter: usize) {
+        let (key, administrator) = self.world.authority.issue(Role::Administrator, None);
+        let (device, utc) = (self.meters[meter].id(), at(self.now).utc);
+        let mut revoked: Vec<DeviceId> = self
+            .world
+            .provider
+            .revoked
+            .iter()
+            .flat_map(|list| list.devices().copied())
+            .collect();
+        revoked.push(device);
+        let number = u64::try_from(revoked.len()).unwrap();
+        let list = RevocationList::new(number, revoked);
+        self.world.provider.revoked = Some(list.clone());
+        self.input_provider(Input::Command(ProviderCommand::Revoked {
+            list,
+            administrator,
+            revocations: vec![sign_revocation(&key, device, utc)],
+        }));
+    }
+
+    /// The provider hands over to a new key, with a restart.
+    pub fn change_provider_key(&mut self) {
+        let successor = self.world.authority.issue(Role::Provider, None);
+        self.world.provider.successor = Some(successor.clone());
+        self.restart_provider();
+        self.input_provider(Input::Tick);
+        let config = &mut self.world.provider;
+        (config.key, config.certificate) = successor;
+        config.successor = None;
     }
 
     /// Shows a roster to one meter.

@@ -28,6 +28,8 @@ use crate::network::{Interval, Network, Traced};
 pub struct Harm {
     /// Meters whose disk forgot something.
     pub forgetful: BTreeSet<usize>,
+    /// Meters that the gateway administrator revoked.
+    pub revoked: BTreeSet<usize>,
     /// Meters whose clock was wrong.
     pub wrong_clock: BTreeSet<usize>,
     /// Meters that were shown a roster that is not the provider's one.
@@ -246,12 +248,17 @@ impl Watch {
     fn full_edges(&self, network: &Network, meter: usize, roster: &RosterHash) -> Option<usize> {
         let roster = self.rosters.get(roster)?;
         let log = network.provider.membership();
-        let own = log.index_of(&network.meters[meter].id())?;
-        let submission = self.submissions.get(&(meter, roster.digest_of(own)?))?;
+        // A meter that joined anew has several places; the roster states one of them.
+        let id = network.meters[meter].id();
+        let mut places = (0..).zip(log.members()).filter(|(_, place)| place.id == id);
+        let (own, submission) = places.find_map(|(place, _)| {
+            let digest = roster.digest_of(place)?;
+            Some((place, self.submissions.get(&(meter, digest))?))
+        })?;
         let head = log.index_of_entry(&submission.log_head)?;
         let neighbours = log.graph().neighbours(own, head);
         let used = Bitmap::from_bytes(submission.edges.clone(), neighbours.len(), "edges").ok()?;
-        let drawn = &log.graph().newest(own, head)?.neighbours;
+        let drawn = log.graph().drawn(own, head);
         let full = used.iter().filter_map(|place| neighbours.get(place));
         let full = full.filter(|peer| {
             let mut claims = roster.half_open.iter();
@@ -322,6 +329,13 @@ impl Watch {
             Alarm::FalseRoster { .. } => is_in(&harm.false_rosters) || is_in(&harm.forgetful),
             Alarm::ClockJump { .. } => is_in(&harm.wrong_clock),
             Alarm::Exclusions { .. } => true,
+            Alarm::StateLost | Alarm::KeyUsedElsewhere => is_in(&harm.forgetful),
+            Alarm::Revoked => is_in(&harm.revoked),
+            // Who left, for whatever reason, may leave others with too few neighbours.
+            Alarm::Emergency { .. } => {
+                let log = network.provider.membership();
+                log.members().iter().any(|member| !member.is_active())
+            }
             Alarm::DrawAbandoned => is_in(&harm.forgetful) || is_in(&harm.wrong_clock),
             Alarm::Equivocation { meter, .. } => {
                 let meter = network.meter_of(meter);

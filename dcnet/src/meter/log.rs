@@ -5,7 +5,7 @@ use ciborium::Value;
 use super::{EARLY_ENTRIES, Meter, MeterEvent, Purpose, SHORTEST_LAPSE, saved};
 use crate::alarm::Alarm;
 use crate::cbor;
-use crate::frame::{self, Notification};
+use crate::frame::{self, FrameError, Notification};
 use crate::graph::MemberIndex;
 use crate::membership::{Applied, EntryError, Membership};
 use crate::output::Store;
@@ -35,9 +35,19 @@ impl Meter {
                 self.alarm(Alarm::BadEntry(error.clone()));
                 self.refuse(topic, error);
             }
+            Err(EntryError::Frame(error)) => self.refuse_of_provider(topic, error),
             Err(error) => self.refuse(topic, error),
         }
         self.check_checkpoint();
+    }
+
+    /// Refuses what claims to be the provider's. A signature that does not verify may be
+    /// by a key that took over in an entry that this meter has missed, so it asks for the log.
+    pub(super) fn refuse_of_provider(&mut self, topic: Topic, error: FrameError) {
+        if matches!(error, FrameError::Signature | FrameError::Sender) {
+            self.log_request.probe();
+        }
+        self.refuse(topic, error);
     }
 
     fn take_entry(&mut self, applied: Option<Applied>, payload: &[u8], now: Now) {

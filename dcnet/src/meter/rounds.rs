@@ -313,7 +313,7 @@ impl Meter {
                 self.head_unknown = true;
                 return self.buffer_roster(payload);
             }
-            Err(RosterError::Frame(error)) => return self.refuse(topic, error),
+            Err(RosterError::Frame(error)) => return self.refuse_of_provider(topic, error),
         };
         if self.clock.check(now).is_err() {
             // Whether the round is closed cannot be told now.

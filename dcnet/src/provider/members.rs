@@ -16,7 +16,7 @@ use crate::membership::{
 };
 use crate::meter::SHORTEST_LAPSE;
 use crate::revocation::{RevocationList, verify_revocation};
-use crate::time::Now;
+use crate::time::{Now, Timestamp};
 use crate::topic::{All, Inbox, Topic};
 
 /// How often the provider looks for members that lapse.
@@ -37,7 +37,25 @@ impl Provider {
             frame: entry.clone(),
         });
         self.send_all(All::Log, entry);
+        self.head_named = now.utc;
         Ok(applied)
+    }
+
+    pub(super) fn next_naming(&self) -> Timestamp {
+        self.head_named
+            .plus(self.membership.genesis().policy.period.duration())
+    }
+
+    /// Sends the newest entry again after a period without entry and roster: a meter that
+    /// has missed the last one would otherwise not notice, and keep others waiting.
+    pub(super) fn name_head(&mut self, now: Now) {
+        if now.utc < self.next_naming() {
+            return;
+        }
+        self.head_named = now.utc;
+        if let Some(entry) = self.log.last().cloned() {
+            self.send_all(All::Log, entry);
+        }
     }
 
     pub(super) fn on_register(&mut self, topic: Topic, sender: DeviceId, frame: Vec<u8>, now: Now) {

@@ -443,6 +443,7 @@ impl Provider {
         self.rounds
             .insert(round, ProviderRound::Issued(Box::new(issued)));
         self.send_all(All::Roster, frame);
+        self.head_named = now.utc;
     }
 
     fn remember_roster(&mut self, roster: &Roster, frame: Vec<u8>) {

@@ -74,20 +74,26 @@ impl Network {
 
     /// Whether what a meter repeats, and must not say differently, is in its records.
     fn stored_by_meter(&self, meter: usize, message: &Message) -> Option<bool> {
+        let frame = &message.payload;
+        let said = Unverified::parse(frame).map(|frame| frame.claimed().notification);
         let prefix: &[u8] = match message.topic {
             Topic::Up { kind, .. } => match kind {
                 Up::Register => b"registration",
+                Up::Exit => b"exit",
                 Up::Draw => b"draw",
                 Up::Submission | Up::Reveal => b"round/",
                 _ => return None,
             },
-            Topic::UpPair { .. } => b"edge/",
+            Topic::UpPair { .. } => match said {
+                Ok(Notification::Exit) => b"exit",
+                // Says that a record is gone.
+                Ok(Notification::Erased) => return None,
+                _ => b"edge/",
+            },
             _ => return None,
         };
-        let frame = &message.payload;
         // The opened nonce is signed again each time; it stands in the request's record.
-        let open = Unverified::parse(frame)
-            .is_ok_and(|frame| frame.claimed().notification == Notification::Open);
+        let open = said == Ok(Notification::Open);
         let records = self.saved[meter].iter();
         let mut records = records.filter(|((_, key), _)| key.starts_with(prefix));
         Some(records.any(|((_, key), value)| {

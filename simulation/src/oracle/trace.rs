@@ -429,8 +429,7 @@ impl Trace {
     fn drawn(&self, meter: usize, own: MemberIndex, secrets: &Secrets) -> (BTreeSet<usize>, usize) {
         let log = self.log(meter);
         let head = self.head_of(meter, secrets);
-        let newest = log.graph().newest(own, head);
-        let named = newest.map_or(&[][..], |draw| &draw.neighbours);
+        let named = log.graph().drawn(own, head);
         let drawn = named
             .iter()
             .filter_map(|index| self.meter_of(&log.member(*index)?.id));
