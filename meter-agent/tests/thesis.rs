@@ -23,7 +23,7 @@ async fn alone() -> MutexGuard<'static, ()> {
 /// A street whose households are all in the sums.
 async fn running(households: usize) -> (Street, Vec<DeviceId>) {
     let mut street = Street::new().await;
-    let ids: Vec<DeviceId> = (0..households).map(|_| street.enrol()).collect();
+    let ids: Vec<DeviceId> = (0..households).map(|_| street.join()).collect();
     street.sums_over(&street.all(), 2, Round(0)).await;
     (street, ids)
 }
@@ -46,7 +46,7 @@ async fn registration() {
     street.start(&witness);
     street.sums_over(&street.all(), 1, Round(0)).await;
 
-    let sixth = street.enrol();
+    let sixth = street.join();
     for step in [
         "is a member of the net",
         "the draw is done: 5 neighbours",
@@ -74,7 +74,7 @@ async fn registration() {
         assert!(newest.keys().eq(edges.keys()));
     }
     street.stop(&sixth).await;
-    street.close().await;
+    street.stop_provider().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +148,7 @@ async fn exit_from_the_dc_network() {
         street.stop(id).await;
         assert_eq!(street.records(id, "edge/").len(), 4, "its key is erased");
     }
-    street.close().await;
+    street.stop_provider().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,5 +172,5 @@ async fn connection_loss() {
     assert_eq!(times(&street, &lost, "is a member of the net"), 1);
     street.stop(&lost).await;
     assert!(street.records(&lost, "edge/").keys().eq(edges.keys()));
-    street.close().await;
+    street.stop_provider().await;
 }

@@ -118,8 +118,9 @@ impl EventLog {
             "the net's smallest group"
         };
         tracing::warn!(
-            "the net has {members} members now; this meter waits until it has {}, because {whose} \
+            "the net has {members} member{} now; this meter waits until it has {}, because {whose} \
              is {floor} besides itself: a sum over fewer would hide too little",
+            if members == 1 { "" } else { "s" },
             floor.saturating_add(1)
         );
     }

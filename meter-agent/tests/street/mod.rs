@@ -1,6 +1,7 @@
 //! A broker, a provider agent, and households that replay a load file, each in a
 //! `meter-agent` process of its own: real sockets, real TLS, and sums that are compared with
 //! the file.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -119,15 +120,13 @@ impl Street {
         let channels = ["import".to_owned()];
         let net = provider_agent::net::create(&mut store, &identity, "street", policy, &channels)
             .unwrap();
-        let mut agent = Agent::open(&config).unwrap();
-        agent.clock = Clock::assume_synchronised();
 
         let header: String = (0..COLUMNS).map(|i| format!(",h{i}")).collect();
         let row = |row| (0..COLUMNS).map(move |i| format!(",{}", watt_hours(row, i)));
         let rows = (0..ROWS).map(|r| format!("{r}{}\n", row(r).collect::<String>()));
         let text = format!("time{header}\n{}", rows.collect::<String>());
         std::fs::write(path("loads.csv"), text).unwrap();
-        Self {
+        let mut street = Self {
             certificate: provider.certificate,
             authority,
             net,
@@ -135,13 +134,33 @@ impl Street {
             begin: present_round().start(period()),
             households: BTreeMap::new(),
             config,
-            provider: Some(agent.start()),
+            provider: None,
             _broker: broker,
             directory,
-        }
+        };
+        street.start_provider();
+        street
     }
 
-    /// Enrols the next household with the head of the log as it is now, and starts its agent.
+    pub fn start_provider(&mut self) {
+        let mut agent = Agent::open(&self.config).unwrap();
+        agent.clock = Clock::assume_synchronised();
+        self.provider = Some(agent.start());
+    }
+
+    /// Stops the provider well.
+    pub async fn stop_provider(&mut self) {
+        self.provider.take().unwrap().stop().await.unwrap();
+    }
+
+    /// Enrols the next household and starts its agent.
+    pub fn join(&mut self) -> DeviceId {
+        let id = self.enrol();
+        self.start(&id);
+        id
+    }
+
+    /// Enrols the next household with the head of the log as it is now.
     pub fn enrol(&mut self) -> DeviceId {
         let log = self.log();
         let head = LogHead {
@@ -166,7 +185,6 @@ impl Street {
         };
         std::fs::write(household.config(), self.configuration(index)).unwrap();
         self.households.insert(id, household);
-        self.start(&id);
         id
     }
 
@@ -250,6 +268,22 @@ impl Street {
         });
         let status = waiting.await.unwrap();
         status.unwrap_or_else(|| panic!("it does not end: {}", self.said(id)))
+    }
+
+    /// Starts another command of the program for a household.
+    pub fn spawn(&self, id: &DeviceId, arguments: &[&str]) -> Child {
+        let mut command = self.households[id].program(arguments);
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        piped.spawn().unwrap()
+    }
+
+    /// Has the gateway administrator revoke a device and gives a household the list.
+    pub fn revoke(&self, device: DeviceId, told: &DeviceId) {
+        self.authority.revoke(&[device]).unwrap();
+        let identity = self.households[told].directory.join("identity");
+        let part = identity.join("part");
+        std::fs::copy(self.authority.revoked_path(), &part).unwrap();
+        std::fs::rename(part, identity.join("revoked.cbor")).unwrap();
     }
 
     /// Runs another command of the program for a household to its end.
@@ -346,11 +380,6 @@ impl Street {
 
     fn household_mut(&mut self, id: &DeviceId) -> &mut Household {
         self.households.get_mut(id).unwrap()
-    }
-
-    /// Stops the provider well.
-    pub async fn close(mut self) {
-        self.provider.take().unwrap().stop().await.unwrap();
     }
 }
 
