@@ -53,10 +53,6 @@ pub async fn leave(
             writeln!(out, "{}", HasLeft(net))?;
             return Ok(());
         }
-        None if before.is_stopped => bail!(
-            "an alarm has stopped this meter for good, and with it its view of the log, so it \
-             cannot leave by itself; ask the gateway administrator to revoke it"
-        ),
         None if !before.is_member => {
             writeln!(
                 out,
@@ -65,6 +61,10 @@ pub async fn leave(
             )?;
             return Ok(());
         }
+        None if before.is_stopped => bail!(
+            "an alarm has stopped this meter for good, and with it its view of the log, so it \
+             cannot leave by itself; ask the gateway administrator to revoke it"
+        ),
         Some(exit) if exit.left && !wait => {
             writeln!(out, "this meter has left net {net} already; {REST}")?;
             return Ok(());

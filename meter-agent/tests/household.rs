@@ -42,6 +42,32 @@ async fn a_lone_meter_says_what_it_waits_for_and_takes_the_newest_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_household_is_told_and_the_others_go_on_without_it() {
+    let mut street = Street::new().await;
+    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
+    street.sums_over(&street.all(), 1, Round(0)).await;
+    let revoked = six[0];
+    street.revoke(revoked, &six[1]);
+    street
+        .until_said(&revoked, "the gateway administrator revoked this meter")
+        .await;
+    let out = present_round();
+    let others: BTreeSet<DeviceId> = six[1..].iter().copied().collect();
+    street.sums_over(&others, 2, out).await;
+    let log = street.log();
+    assert!(log.is_revoked(&revoked) && log.size() == 5);
+    assert!(others.iter().all(|id| !street.said(id).contains("alarm")));
+    street.stop(&revoked).await;
+    let output = street.command(&revoked, &["leave"]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("is no member"),
+        "{output:?}"
+    );
+    street.stop_provider().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
     let mut street = Street::new().await;
     let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();

@@ -145,6 +145,7 @@ impl Street {
     pub fn start_provider(&mut self) {
         let mut agent = Agent::open(&self.config).unwrap();
         agent.clock = Clock::assume_synchronised();
+        agent.revocations_every = Duration::from_millis(100);
         self.provider = Some(agent.start());
     }
 
@@ -277,13 +278,18 @@ impl Street {
         piped.spawn().unwrap()
     }
 
-    /// Has the gateway administrator revoke a device and gives a household the list.
+    /// Has the gateway administrator revoke a device, and gives the list to a household and the
+    /// provider, and the statement to the provider.
     pub fn revoke(&self, device: DeviceId, told: &DeviceId) {
         self.authority.revoke(&[device]).unwrap();
-        let identity = self.households[told].directory.join("identity");
-        let part = identity.join("part");
-        std::fs::copy(self.authority.revoked_path(), &part).unwrap();
-        std::fs::rename(part, identity.join("revoked.cbor")).unwrap();
+        let list = self.authority.revoked_path();
+        let household = self.households[told].directory.join("identity");
+        put(&list, &household.join("revoked.cbor"));
+        let provider = &self.config.identity_directory;
+        put(&list, &provider.join("revoked.cbor"));
+        std::fs::create_dir_all(provider.join("revocations")).unwrap();
+        let statement = self.authority.statement_path(device);
+        put(&statement, &provider.join("revocations/new.cbor"));
     }
 
     /// Runs another command of the program for a household to its end.
@@ -442,6 +448,13 @@ fn directory() -> TempDir {
         .tempdir_in(memory)
         .or_else(|_| builder().tempdir())
         .unwrap()
+}
+
+/// Copies a file so that nobody sees a part of it.
+fn put(from: &Path, to: &Path) {
+    let part = to.with_extension("part");
+    std::fs::copy(from, &part).unwrap();
+    std::fs::rename(part, to).unwrap();
 }
 
 /// Copies a directory with its files and subdirectories, and their modes.
