@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use dcnet::checkpoint::Checkpoint;
 use dcnet::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, PublicKey, Role};
-use dcnet::revocation::{MAX_REVOKED, RevocationList};
+use dcnet::revocation::{MAX_REVOKED, RevocationList, sign_revocation, verify_revocation};
 use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
 use rcgen::Issuer;
@@ -26,6 +26,8 @@ use crate::registry::{Entry, Registry};
 pub const CA_KEY_FILE: &str = "ca.key.pem";
 /// The private key for checkpoints and revocation lists.
 pub const ADMINISTRATOR_KEY_FILE: &str = "administrator.key.pem";
+/// The directory of signed statements, one per revoked device.
+pub const REVOCATIONS_DIRECTORY: &str = "revocations";
 /// The registry of issued certificates.
 pub const REGISTRY_FILE: &str = "registry.jsonl";
 /// Name of a CA that is given none.
@@ -59,6 +61,8 @@ pub struct Revocation {
     pub list: RevocationList,
     /// Devices that were not on it before; if there are none the list is unchanged.
     pub added: Vec<DeviceId>,
+    /// The statements written now: of `added`, and of devices on the list that had none.
+    pub statements: Vec<PathBuf>,
 }
 
 /// The CA and the administrator's key, ready to enrol and revoke.
@@ -358,13 +362,22 @@ impl Authority {
         self.read_revocations().map(|(_, list)| list)
     }
 
+    /// Where the signed statement about one revoked device is.
+    pub fn statement_path(&self, device: DeviceId) -> PathBuf {
+        self.directory
+            .join(REVOCATIONS_DIRECTORY)
+            .join(format!("{device}.cbor"))
+    }
+
     /// Puts devices on the revocation list, which gets the next number and replaces
-    /// the old one in the authority's directory. There is no way back.
+    /// the old one in the authority's directory, and signs a statement for each device on
+    /// it that has none. There is no way back.
     ///
     /// # Errors
     /// [`Error::Unregistered`] for an id that never had a certificate, [`Error::Administrator`],
     /// [`Error::Frame`] if the list is damaged or full, [`Error::Registry`], [`Error::Io`].
-    /// After an error the old list is in force.
+    /// After an error the old list is in force, unless [`Error::Io`] names a statement: that
+    /// is written when any device on the list is revoked again.
     pub fn revoke(&self, devices: &[DeviceId]) -> Result<Revocation, Error> {
         // Held to the end: the lock also keeps other processes off the list.
         let registry = self.registry()?;
@@ -385,7 +398,12 @@ impl Authority {
         added.sort_unstable();
         added.dedup();
         if added.is_empty() {
-            return Ok(Revocation { list, added });
+            let statements = self.write_statements(&list)?;
+            return Ok(Revocation {
+                list,
+                added,
+                statements,
+            });
         }
         let revoked: Vec<_> = list.devices().chain(&added).copied().collect();
         if revoked.len() > MAX_REVOKED {
@@ -397,7 +415,29 @@ impl Authority {
         let list = RevocationList::new(list.number().saturating_add(1), revoked);
         let bytes = self.sign_revocations(&list)?;
         files::replace(&self.revoked_path(), &bytes, Access::Public)?;
-        Ok(Revocation { list, added })
+        let statements = self.write_statements(&list)?;
+        Ok(Revocation {
+            list,
+            added,
+            statements,
+        })
+    }
+
+    /// Signs a statement for each device of the list that has no good one.
+    fn write_statements(&self, list: &RevocationList) -> Result<Vec<PathBuf>, Error> {
+        files::create_directory(&self.directory.join(REVOCATIONS_DIRECTORY))?;
+        let mut written = Vec::new();
+        for &device in list.devices() {
+            let path = self.statement_path(device);
+            let good = files::read(&path, "a revocation")
+                .is_ok_and(|bytes| verify_revocation(&bytes, &self.administrator) == Ok(device));
+            if !good {
+                let bytes = sign_revocation(&self.administrator_key, device, now());
+                files::replace(&path, &bytes, Access::Public)?;
+                written.push(path);
+            }
+        }
+        Ok(written)
     }
 
     fn registry(&self) -> Result<Registry, Error> {

@@ -44,7 +44,7 @@ mod show;
 
 pub use authority::{
     ADMINISTRATOR_KEY_FILE, Authority, CA_KEY_FILE, DEFAULT_NAME, InitOptions, REGISTRY_FILE,
-    Revocation,
+    REVOCATIONS_DIRECTORY, Revocation,
 };
 pub use bundle::{
     ADMINISTRATOR_FILE, Bundle, CA_FILE, CERTIFICATE_FILE, CHECKPOINT_FILE, MeterPart,

@@ -10,7 +10,7 @@ use dcnet::topic::NetId;
 use gateway_admin::{
     Applicant, Authority, Bundle, CA_DAYS, CERTIFICATE_FILE, DEFAULT_NAME, DEVICE_DAYS,
     DeviceRequest, Error, Host, InitOptions, KEY_FILE, KeyPair, LogHead, MAX_DAYS, REQUEST_FILE,
-    Terms, Trust, device_id, show, utc,
+    REVOCATIONS_DIRECTORY, Terms, Trust, device_id, show, utc,
 };
 
 /// The offline tool of the gateway administrator: decides which devices take part.
@@ -88,7 +88,8 @@ enum Command {
         #[arg(long)]
         net: Option<NetId>,
     },
-    /// Say in plain words what a certificate, request, checkpoint or revocation list holds.
+    /// Say in plain words what a certificate, request, checkpoint, revocation list or statement
+    /// holds.
     Show {
         /// The file.
         file: PathBuf,
@@ -101,7 +102,7 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Put devices on the signed revocation list, for ever.
+    /// Put devices on the signed revocation list, for ever, and sign a statement about each.
     Revoke {
         #[command(flatten)]
         at: At,
@@ -363,6 +364,14 @@ fn revoke(authority: &Authority, devices: &[DeviceId]) -> Result<()> {
     println!(
         "copy it over revoked.cbor in the enrolment directories of the broker, which then refuses \
          these devices, of the provider, and of every meter"
+    );
+    for path in &revocation.statements {
+        println!("signed {}", path.display());
+    }
+    println!(
+        "copy the files of {} into revocations/ in the provider's enrolment directory: by them it \
+         writes the revocations into the log of its nets",
+        path.with_file_name(REVOCATIONS_DIRECTORY).display()
     );
     Ok(())
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use dcnet::checkpoint::Checkpoint;
 use dcnet::frame::{Frame, Notification, Unverified};
 use dcnet::identity::{CaCertificate, Certificate, NET_URI_PREFIX, PublicKey};
-use dcnet::revocation::RevocationList;
+use dcnet::revocation::{RevocationList, verify_revocation};
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::authority::{now, read_certificate};
+use crate::authority::{REVOCATIONS_DIRECTORY, now, read_certificate};
 use crate::bundle::{ADMINISTRATOR_FILE, CA_FILE};
 use crate::error::Error;
 use crate::files;
@@ -21,7 +21,7 @@ use crate::profile::{self, Validity};
 use crate::registry::utc;
 use crate::request::DeviceRequest;
 
-const WHAT: &str = "a certificate, request, checkpoint or revocation list";
+const WHAT: &str = "a certificate, request, checkpoint, revocation list or statement";
 
 /// Whom [`show`] believes.
 #[derive(Clone, Debug, Default)]
@@ -34,12 +34,19 @@ pub struct Trust {
 
 impl Trust {
     /// The CA in the file `ca`, or else in `ca.pem` beside `file`, and the
-    /// administrator in `administrator.pem` beside the CA or else beside `file`.
+    /// administrator in `administrator.pem` beside the CA or else beside `file`. For a
+    /// file in a directory `revocations` that directory counts as `file`.
     ///
     /// # Errors
     /// [`Error::Identity`] and others if a file is there and damaged.
     pub fn find(file: &Path, ca: Option<&Path>) -> Result<Self, Error> {
         let beside = |path: &Path, name: &str| path.parent().unwrap_or(Path::new("")).join(name);
+        let file = match file.parent() {
+            Some(directory) if directory.file_name() == Some(REVOCATIONS_DIRECTORY.as_ref()) => {
+                directory
+            }
+            _ => file,
+        };
         let ca_path = match ca {
             Some(path) => path.to_owned(),
             None => beside(file, CA_FILE),
@@ -71,8 +78,8 @@ fn line(out: &mut String, name: &str, value: impl std::fmt::Display) {
     let _ = writeln!(out, "  {name:<12} {value}");
 }
 
-/// Describes a certificate, signing request, private key (its id only), checkpoint
-/// or revocation list. Ends with whether it was verified, and against whom.
+/// Describes a certificate, signing request, private key (its id only), checkpoint,
+/// revocation list or the revocation of one device. Ends with whether it was verified, and against whom.
 ///
 /// # Errors
 /// [`Error::Content`] if it is none of these, [`Error::Request`], [`Error::KeyMode`],
@@ -177,6 +184,7 @@ fn show_frame(bytes: &[u8], trust: &Trust) -> Option<String> {
     let name = match claimed.notification {
         Notification::Checkpoint => "checkpoint",
         Notification::Revocations => "revocation list",
+        Notification::Revocation => "revocation of one device, for the log of its net",
         _ => return None,
     };
     let mut out = format!("{name}\n");
@@ -193,21 +201,23 @@ fn show_frame(bytes: &[u8], trust: &Trust) -> Option<String> {
         );
         return Some(out);
     };
-    let verified = if claimed.notification == Notification::Checkpoint {
-        Checkpoint::verify(bytes, administrator).map(|checkpoint| {
+    let verified = match claimed.notification {
+        Notification::Checkpoint => Checkpoint::verify(bytes, administrator).map(|checkpoint| {
             line(&mut out, "net", checkpoint.net);
             line(&mut out, "log index", checkpoint.index);
             line(&mut out, "log head", hex::encode(checkpoint.head));
             line(&mut out, "members", checkpoint.members);
-        })
-    } else {
-        RevocationList::verify(bytes, administrator).map(|list| {
+        }),
+        Notification::Revocation => verify_revocation(bytes, administrator).map(|device| {
+            line(&mut out, "revoked", device);
+        }),
+        _ => RevocationList::verify(bytes, administrator).map(|list| {
             line(&mut out, "number", list.number());
             line(&mut out, "revoked", list.devices().count());
             for device in list.devices() {
                 line(&mut out, "", device);
             }
-        })
+        }),
     };
     match verified.and_then(|()| Frame::verify(bytes, administrator.key())) {
         Ok(frame) => {

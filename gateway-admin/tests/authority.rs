@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dcnet::checkpoint::Checkpoint;
 use dcnet::identity::{Certificate, DeviceKey, IdentityError, Role};
-use dcnet::revocation::RevocationList;
+use dcnet::revocation::{RevocationList, verify_revocation};
 use dcnet::time::{DAY_MS, Timestamp};
 use dcnet::topic::NetId;
 use gateway_admin::{
@@ -621,6 +621,45 @@ fn revocation_is_numbered_signed_and_final() {
         Err(Error::Unregistered(_))
     ));
     assert_eq!(f.authority.revocations().unwrap(), list);
+}
+
+#[test]
+fn every_revoked_device_has_a_signed_statement() {
+    let (f, foreign) = (Fixture::new(), Fixture::new());
+    let [one, two] = [(), ()].map(|()| f.meter(key(), NET).unwrap().id());
+    let verified = |device| {
+        let bytes = fs::read(f.authority.statement_path(device)).unwrap();
+        verify_revocation(&bytes, f.authority.administrator())
+    };
+    let first = f.authority.revoke(&[one]).unwrap();
+    assert_eq!(first.statements, [f.authority.statement_path(one)]);
+    assert_eq!(verified(one), Ok(one));
+    assert!(
+        verify_revocation(
+            &fs::read(f.authority.statement_path(one)).unwrap(),
+            foreign.authority.administrator()
+        )
+        .is_err()
+    );
+    let kept = fs::read(f.authority.statement_path(one)).unwrap();
+
+    // The list may be of a time before there were statements.
+    f.authority.revoke(&[two]).unwrap();
+    fs::remove_file(f.authority.statement_path(two)).unwrap();
+    let again = f.authority.revoke(&[one]).unwrap();
+    assert_eq!(again.statements, [f.authority.statement_path(two)]);
+    assert_eq!(verified(two), Ok(two));
+    assert_eq!(fs::read(f.authority.statement_path(one)).unwrap(), kept);
+
+    // Neither a damaged statement nor one about another device stays.
+    fs::copy(
+        f.authority.statement_path(one),
+        f.authority.statement_path(two),
+    )
+    .unwrap();
+    assert_eq!(f.authority.revoke(&[two]).unwrap().statements.len(), 1);
+    assert_eq!(verified(two), Ok(two));
+    assert!(f.authority.revoke(&[two]).unwrap().statements.is_empty());
 }
 
 #[test]

@@ -129,6 +129,19 @@ fn from_an_empty_directory_to_a_revoked_meter() {
         &p.prints("show ca/revoked.cbor"),
         &["revocation list", meter, "yes, by the administrator"],
     );
+    let statement = format!("ca/revocations/{meter}.cbor");
+    contains_all(
+        &revoked,
+        &[&statement, "of ca/revocations into revocations/"],
+    );
+    contains_all(
+        &p.prints(&format!("show {statement}")),
+        &[
+            "revocation of one device",
+            meter,
+            "yes, by the administrator",
+        ],
+    );
     let list = p.prints("list --dir ca");
     let line = list.lines().find(|line| line.starts_with(meter)).unwrap();
     contains_all(line, &["revoked"]);

@@ -99,6 +99,7 @@ impl System {
             broker_port: port,
             log: String::new(),
             minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
+            lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
         };
         bundle.write(&config.identity_directory)?;
         let (net, head) = open_net(&config, plan)?;

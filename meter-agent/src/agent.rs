@@ -17,11 +17,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::Store;
 use dcnet::reading::Boundary;
+use link::credentials::RevocationFile;
 use link::{Clock, Connection, Control, Driver, LinkState, MeterJournal, Totals};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +35,7 @@ use crate::identity::Identity;
 use crate::pulse::{self, PulseSource};
 use crate::register::counting::{CountError, SavePolicy, count};
 use crate::register::{Register, RegisterChannel};
+use crate::standing::{HasLeft, Notes, Standing, Watched};
 
 mod log;
 mod net;
@@ -42,6 +45,9 @@ use net::NetView;
 
 /// Events that wait for an owner; those that find no room are dropped and counted.
 pub const EVENTS: usize = 4096;
+
+/// How often the list of revoked devices is looked at.
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(10);
 
 /// Boundaries between register and meter.
 const BOUNDARIES: usize = 64;
@@ -62,6 +68,10 @@ pub struct AgentOptions {
     pub save: SavePolicy,
     /// Says whether UTC can be trusted.
     pub clock: Clock,
+    /// The list of revoked devices, read again whenever it changed.
+    pub revocations: RevocationFile,
+    /// How often it is looked at.
+    pub revocations_every: Duration,
 }
 
 impl AgentOptions {
@@ -81,7 +91,10 @@ impl AgentOptions {
         let loaded = Identity::load(identity, clock::utc_timestamp())?;
         let (ca, certificate, key) = (identity.ca(), identity.certificate(), identity.key());
         let (host, port) = broker;
+        let revocations = loaded.revocations.clone();
         Ok(Self {
+            revocations,
+            revocations_every: REVOCATIONS_EVERY,
             meter: loaded.into_meter_config(floors),
             connection: Connection::from_pem_files(host, port, &ca, &certificate, &key)?,
             state_directory: state_directory.into(),
@@ -97,6 +110,13 @@ impl AgentOptions {
     /// # Errors
     /// As [`AgentOptions::new`] and [`pulse::open`].
     pub fn from_config(config: &Config) -> anyhow::Result<Self> {
+        let mut options = Self::without_sources(config)?;
+        options.sources = pulse::open(&config.channels, None)?;
+        Ok(options)
+    }
+
+    /// As [`AgentOptions::from_config`], with nothing to count.
+    pub(crate) fn without_sources(config: &Config) -> anyhow::Result<Self> {
         let mut options = Self::new(
             &config.identity,
             (&config.broker_host, config.broker_port),
@@ -109,7 +129,6 @@ impl AgentOptions {
         if config.assume_synchronised {
             options.clock = Clock::assume_synchronised();
         }
-        options.sources = pulse::open(&config.channels, None)?;
         Ok(options)
     }
 }
@@ -125,6 +144,8 @@ pub struct AgentTotals {
     pub refused: u64,
     /// Alarms of the meter.
     pub alarms: u64,
+    /// Times that the list of revoked devices could not be used any more.
+    pub refused_revocations: u64,
     /// Events that the owner did not take in time; of a handle without an owner, all beyond
     /// [`EVENTS`].
     pub dropped_events: u64,
@@ -135,6 +156,7 @@ struct Counters {
     boundaries: AtomicU64,
     refused: AtomicU64,
     alarms: AtomicU64,
+    refused_revocations: AtomicU64,
     dropped_events: AtomicU64,
 }
 
@@ -166,6 +188,7 @@ pub struct AgentControl {
     task: Option<JoinHandle<anyhow::Result<()>>>,
     commands: mpsc::Sender<MeterCommand>,
     link: watch::Receiver<LinkState>,
+    standing: watch::Receiver<Standing>,
     link_counters: Arc<link::Counters>,
     counters: Arc<Counters>,
 }
@@ -209,6 +232,11 @@ impl AgentControl {
         self.link.clone()
     }
 
+    /// Where the meter stands in its net, and the changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
     /// The counters at this moment.
     pub fn totals(&self) -> AgentTotals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -217,6 +245,7 @@ impl AgentControl {
             boundaries: read(&self.counters.boundaries),
             refused: read(&self.counters.refused),
             alarms: read(&self.counters.alarms),
+            refused_revocations: read(&self.counters.refused_revocations),
             dropped_events: read(&self.counters.dropped_events),
         }
     }
@@ -231,7 +260,7 @@ impl Agent {
     ///
     /// # Errors
     /// The state is in use, open to others, damaged or of another identity; the register
-    /// was counted with other channels.
+    /// was counted with other channels; [`HasLeft`].
     pub async fn start(options: AgentOptions) -> anyhow::Result<AgentHandle> {
         let AgentOptions {
             meter,
@@ -241,6 +270,8 @@ impl Agent {
             sources,
             save,
             clock,
+            revocations,
+            revocations_every,
         } = options;
         ensure!(
             channels.len() == sources.len(),
@@ -253,7 +284,7 @@ impl Agent {
             "the connection to the broker is made with another key than the meter's"
         );
         let net = Arc::new(NetView::new(&channels));
-        let now = clock.now();
+        let (now, minimum_group) = (clock.now(), meter.floors.minimum_group);
         let opening = tokio::task::spawn_blocking(move || {
             State::open(&state_directory, channels, meter, now)
         });
@@ -263,9 +294,12 @@ impl Agent {
             register,
         } = opening.await.context("opening the state panicked")??;
 
-        let span = tracing::info_span!("meter", id = %meter.id());
-        if let Some(membership) = meter.membership() {
+        let standing = meter.standing();
+        let span = tracing::info_span!("meter", id = %meter.meter().id());
+        let mut log = EventLog::new(minimum_group, standing.clone());
+        if let Some(membership) = meter.meter().membership() {
             let genesis = membership.genesis();
+            log.open(&genesis.policy);
             span.in_scope(|| net.open(genesis.policy.period, &genesis.channels));
         }
         let driver = Driver::new(meter, journal, connection).with_clock(clock);
@@ -294,9 +328,19 @@ impl Agent {
             commands.clone(),
             Arc::clone(&counters),
         ));
+        tokio::spawn(
+            tell_revocations(
+                revocations,
+                revocations_every,
+                commands.clone(),
+                Arc::clone(&counters),
+            )
+            .instrument(span.clone()),
+        );
         let (owner, owner_events) = mpsc::channel(EVENTS);
-        let telling =
-            tokio::spawn(tell(events, owner, net, Arc::clone(&counters)).instrument(span.clone()));
+        let telling = tokio::spawn(
+            tell(events, log, owner, net, Arc::clone(&counters)).instrument(span.clone()),
+        );
 
         let (stop, stopped) = oneshot::channel();
         let (link, link_counters) = (control.state(), control.counters());
@@ -313,6 +357,7 @@ impl Agent {
                 task: Some(tokio::spawn(running.run(stopped).instrument(span))),
                 commands,
                 link,
+                standing,
                 link_counters,
                 counters,
             },
@@ -320,7 +365,8 @@ impl Agent {
     }
 }
 
-/// Runs the agent of a configuration until SIGTERM or SIGINT.
+/// Runs the agent of a configuration until SIGTERM or SIGINT, or until the meter has left
+/// its net.
 ///
 /// # Errors
 /// It cannot be started, or ends by itself.
@@ -329,16 +375,22 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let options = AgentOptions::from_config(&config)?;
+    let net = options.meter.checkpoint.net;
     tracing::info!(
-        id = %options.meter.key.id(), net = %options.meter.checkpoint.net,
+        id = %options.meter.key.id(), %net,
         broker = %format_args!("{}:{}", config.broker_host, config.broker_port),
         "meter-agent {} starts", env!("CARGO_PKG_VERSION")
     );
     let AgentHandle {
-        events,
+        mut events,
         mut control,
-    } = Agent::start(options).await?;
-    drop(events);
+    } = match Agent::start(options).await {
+        Err(error) if error.is::<HasLeft>() => {
+            tracing::warn!("{error}");
+            return Ok(());
+        }
+        started => started?,
+    };
     if confirm_clock {
         control.confirm_clock().await;
     }
@@ -346,15 +398,27 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
         end = control.ended() => return end,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = exit_done(&mut events) => tracing::warn!("{}", HasLeft(net)),
     }
     control.stop().await?;
     tracing::info!("stopped; the register is saved");
     Ok(())
 }
 
+/// Waits until the meter has left its net and everything of it is erased.
+async fn exit_done(events: &mut mpsc::Receiver<MeterEvent>) {
+    while let Some(event) = events.recv().await {
+        if matches!(event, MeterEvent::ExitDone { .. }) {
+            return;
+        }
+    }
+    // The agent has ended, which is told elsewhere.
+    std::future::pending().await
+}
+
 /// The opened state of a meter.
 struct State {
-    meter: Meter,
+    meter: Watched,
     journal: MeterJournal,
     register: Register,
 }
@@ -367,28 +431,84 @@ impl State {
         now: dcnet::time::Now,
     ) -> anyhow::Result<Self> {
         let net = config.checkpoint.net;
-        let net_file = directory.join(format!("{net}.db"));
-        let register = directory.join("register");
         // First, because it makes the directories closed to others.
-        let journal = MeterJournal::open(&net_file, &register.join("ledger.db"))?;
-        let register = Register::open(&register, channels)?;
-        let mut saved = journal.load(Store::Net)?;
-        saved.extend(journal.load(Store::Register)?);
-        let mut seed = zeroize::Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut_slice())
-            .context("the operating system gives no random numbers")?;
-        let meter = Meter::new(config, saved, *seed, now).with_context(|| {
-            format!(
-                "the state in {} and the identity of this meter do not go together; nothing was \
-                 changed. Restore both from one backup, or enrol this meter again",
-                net_file.display()
-            )
-        })?;
+        let (meter, journal) = open_meter(directory, config, now)?;
+        let exit = meter.standing().borrow().exit;
+        if exit.is_some_and(|exit| exit.done) {
+            return Err(HasLeft(net).into());
+        }
+        let register = Register::open(&directory.join("register"), channels)?;
         Ok(Self {
             meter,
             journal,
             register,
         })
+    }
+}
+
+/// Opens the journal in a state directory, and the meter that it holds.
+pub(crate) fn open_meter(
+    directory: &Path,
+    config: MeterConfig,
+    now: dcnet::time::Now,
+) -> anyhow::Result<(Watched, MeterJournal)> {
+    let net_file = directory.join(format!("{}.db", config.checkpoint.net));
+    let journal = MeterJournal::open(&net_file, &directory.join("register").join("ledger.db"))?;
+    let mut saved = journal.load(Store::Net)?;
+    saved.extend(journal.load(Store::Register)?);
+    let notes = Notes::of(&saved);
+    let mut seed = zeroize::Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice()).context("the operating system gives no random numbers")?;
+    let meter = Meter::new(config, saved, *seed, now).with_context(|| {
+        format!(
+            "the state in {} and the identity of this meter do not go together; nothing was \
+             changed. Restore both from one backup, or enrol this meter again",
+            net_file.display()
+        )
+    })?;
+    Ok((Watched::new(meter, notes), journal))
+}
+
+/// Tells the meter the list of revoked devices whenever it has changed.
+async fn tell_revocations(
+    mut file: RevocationFile,
+    every: Duration,
+    commands: mpsc::Sender<MeterCommand>,
+    counters: Arc<Counters>,
+) {
+    let mut told = String::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = commands.closed() => return,
+        }
+        let looking = tokio::task::spawn_blocking(move || {
+            let list = file.changed();
+            (file, list)
+        });
+        // Cancelled only when the runtime is being shut down.
+        let Ok((looked, list)) = looking.await else {
+            return;
+        };
+        file = looked;
+        match list {
+            Ok(Some(list)) => {
+                tracing::info!("list {} of revoked devices is in force", list.number());
+                if commands.send(MeterCommand::Revoked(list)).await.is_err() {
+                    return;
+                }
+                told.clear();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != told {
+                    counters.refused_revocations.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!("{error}");
+                    told = error;
+                }
+            }
+        }
     }
 }
 
@@ -417,11 +537,11 @@ async fn hand_over(
 /// Events of the meter to the log, the register and the owner; ends with the driver.
 async fn tell(
     mut events: mpsc::Receiver<MeterEvent>,
+    mut log: EventLog,
     owner: mpsc::Sender<MeterEvent>,
     net: Arc<NetView>,
     counters: Arc<Counters>,
 ) {
-    let mut log = EventLog::default();
     while let Some(event) = events.recv().await {
         log.write(&event);
         match &event {

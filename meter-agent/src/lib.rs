@@ -10,5 +10,7 @@ pub mod agent;
 pub mod clock;
 pub mod config;
 pub mod identity;
+pub mod leave;
 pub mod pulse;
 pub mod register;
+pub mod standing;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use meter_agent::config::{Config, check};
-use meter_agent::{agent, pulse};
+use meter_agent::{agent, leave, pulse};
 use tracing_subscriber::EnvFilter;
 
 /// Reads an electricity meter and takes part in a DC-net.
@@ -29,6 +29,16 @@ enum Command {
         /// nothing after such a jump
         #[arg(long)]
         confirm_clock: bool,
+    },
+    /// Leave the net for good, while the agent's service is stopped. Waits until the open rounds
+    /// are closed and the former neighbours have erased their keys; Ctrl-C is safe
+    Leave {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// End as soon as the net's log says that this meter has left
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Check the configuration and the files it names; exit code 1 if anything is wrong
     CheckConfig {
@@ -60,6 +70,17 @@ fn main() -> ExitCode {
             confirm_clock,
         } => start(&config, move |config| {
             Box::pin(agent::run(config, confirm_clock))
+        }),
+        Command::Leave { config, no_wait } => start(&config, move |config| {
+            Box::pin(async move {
+                let interrupted = async {
+                    // Without it Ctrl-C ends the process at once, which loses nothing either.
+                    if tokio::signal::ctrl_c().await.is_err() {
+                        std::future::pending().await
+                    }
+                };
+                leave::leave(&config, !no_wait, interrupted, std::io::stdout()).await
+            })
         }),
         Command::Count { config, seconds } => start(&config, move |config| {
             Box::pin(count(config, Duration::from_secs(seconds)))

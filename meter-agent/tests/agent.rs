@@ -15,7 +15,7 @@ use dcnet::membership::{Membership, NewNet, Policy};
 use dcnet::meter::{Floors, MeterEvent};
 use dcnet::output::Store;
 use dcnet::provider::{
-    Provider, ProviderConfig, ProviderEvent, ProviderRecord, Published, SavedNet,
+    Provider, ProviderCommand, ProviderConfig, ProviderEvent, ProviderRecord, Published, SavedNet,
 };
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
@@ -154,6 +154,8 @@ impl Office {
             ca: self.authority.ca().clone(),
             minimum_presence: 80,
             revoked: None,
+            successor: None,
+            lapse_after: None,
         };
         let saved = SavedNet {
             entries: vec![self.genesis.clone()],
@@ -200,7 +202,7 @@ impl Memory {
 
 /// The provider's events.
 struct Watch {
-    handle: link::Handle<std::convert::Infallible, ProviderEvent>,
+    handle: link::Handle<ProviderCommand, ProviderEvent>,
 }
 
 impl Watch {

@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dcnet::identity::DeviceId;
-use dcnet::provider::{Provider, ProviderEvent};
+use dcnet::membership::EntryError;
+use dcnet::provider::{Provider, ProviderCommand, ProviderEvent};
 use dcnet::topic::{NetId, Topic};
 use link::{Clock, Connection, Control, Driver};
 use tokio::sync::mpsc;
@@ -16,10 +20,17 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
 use crate::publication::PublishedProvider;
+use crate::revocations::{Look, Revocations};
 use crate::store::{Store, prepare_directory};
 
 /// Name of the file in the state directory that a running agent holds locked.
 pub const LOCK_FILE: &str = "agent.lock";
+
+/// How often the files of revocations are looked at.
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a running agent looks for new nets in its store.
+const NEW_NETS_EVERY: Duration = Duration::from_secs(3);
 
 /// Pairs of sender and reason that are remembered so as to log each refusal once.
 const REFUSALS: usize = 4096;
@@ -28,6 +39,10 @@ const REFUSALS: usize = 4096;
 pub struct Agent {
     store: Store,
     nets: Nets,
+    revocations: Revocations,
+    refused_revocations: Arc<AtomicU64>,
+    /// How often the files of revocations are looked at; may be adjusted before the start.
+    pub revocations_every: Duration,
     /// The connection it will use; may be adjusted before the start.
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
@@ -42,6 +57,14 @@ pub struct Running {
     pub events: mpsc::Receiver<NetEvent>,
     /// State of the link, counters, stopping.
     pub control: Control,
+    refused_revocations: Arc<AtomicU64>,
+}
+
+/// Why [`Running::log_until`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Stopped,
+    NewNet,
 }
 
 impl Agent {
@@ -52,7 +75,9 @@ impl Agent {
     /// Identity, state directory or database cannot be used; another agent runs on the
     /// same state directory; a stored log does not verify.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
-        let identity = config.identity()?;
+        let mut identity = config.identity()?;
+        let refused_revocations = Arc::default();
+        report(&identity.revocations.look(), &refused_revocations);
         prepare_directory(&config.state_directory)?;
         let lock = lock(&config.state_directory)?;
         let mut store = Store::open_in(&config.state_directory)?;
@@ -60,19 +85,20 @@ impl Agent {
         store.hold(lock);
         let mut machines = Vec::new();
         for net in store.nets()? {
-            let machine = continue_net(&store, &identity, net.net, config.minimum_presence_percent)
+            let machine = continue_net(&store, &identity, net.net, config)
                 .with_context(|| format!("cannot continue net {} ({})", net.net, net.name))?;
             machines.push(machine);
         }
         if machines.is_empty() {
-            tracing::warn!(
-                "there is no net; make one with `provider-agent net create` and start again"
-            );
+            tracing::warn!("there is no net; make one with `provider-agent net create`");
         }
         Ok(Self {
             store,
             nets: Nets::new(machines),
             connection: identity.connection(&config.broker_host, config.broker_port)?,
+            revocations: identity.revocations,
+            refused_revocations,
+            revocations_every: REVOCATIONS_EVERY,
             clock: Clock::system(),
         })
     }
@@ -89,9 +115,17 @@ impl Agent {
     pub fn start(self) -> Running {
         let driver = Driver::new(self.nets, self.store, self.connection).with_clock(self.clock);
         let handle = driver.start();
+        let refused_revocations = Arc::clone(&self.refused_revocations);
+        tokio::spawn(tell_revocations(
+            self.revocations,
+            self.revocations_every,
+            handle.commands,
+            self.refused_revocations,
+        ));
         Running {
             events: handle.events,
             control: handle.control,
+            refused_revocations,
         }
     }
 }
@@ -105,24 +139,145 @@ impl Running {
         self.control.stop().await
     }
 
-    /// Logs events until `stop` is done, then stops; ends earlier only with an error.
-    ///
-    /// # Errors
-    /// As [`Control::join`].
-    pub async fn log_until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Files of revocations that could not be used since the start; each is logged once.
+    pub fn refused_revocations(&self) -> u64 {
+        self.refused_revocations.load(Ordering::Relaxed)
+    }
+
+    /// Logs events until one of two futures is done, then stops; ends earlier only with an
+    /// error.
+    async fn log_until(
+        mut self,
+        mut stop: impl Future<Output = ()> + Unpin,
+        new_net: impl Future<Output = ()>,
+    ) -> anyhow::Result<End> {
         let mut log = Log::default();
-        tokio::pin!(stop);
+        tokio::pin!(new_net);
         loop {
             tokio::select! {
                 () = &mut stop => {
                     tracing::info!("stopping");
-                    return self.stop().await;
+                    return self.stop().await.map(|()| End::Stopped);
                 }
+                () = &mut new_net => return self.stop().await.map(|()| End::NewNet),
                 event = self.events.recv() => match event {
                     Some(event) => log.write(&event),
-                    None => return self.control.join().await,
+                    None => return self.control.join().await.map(|()| End::Stopped),
                 }
             }
+        }
+    }
+}
+
+/// Runs the agent of a configuration until `stop` is done. A net that is made meanwhile is
+/// taken up within seconds: since what an agent subscribes to is fixed, by a new start.
+///
+/// # Errors
+/// As [`Agent::open`] and [`Control::join`].
+pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(stop);
+    loop {
+        let agent = Agent::open(config)?;
+        let nets = agent.nets();
+        tracing::info!(
+            nets = nets.len(),
+            version = env!("CARGO_PKG_VERSION"),
+            "starting"
+        );
+        let new_net = new_net(
+            config.clone(),
+            Store::open_in(&config.state_directory)?,
+            nets,
+        );
+        if agent.start().log_until(&mut stop, new_net).await? == End::Stopped {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until the store has a net besides `known` that this agent can run.
+async fn new_net(config: Config, mut store: Store, mut known: Vec<NetId>) {
+    loop {
+        tokio::time::sleep(NEW_NETS_EVERY).await;
+        let config = config.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = look_for_net(&config, &store, &mut known);
+            (store, known, found)
+        });
+        let Ok((looked, before, found)) = looking.await else {
+            // Cancelled: the runtime is being shut down.
+            return std::future::pending().await;
+        };
+        (store, known) = (looked, before);
+        match found {
+            Ok(None) => {}
+            Ok(Some(net)) => return tracing::info!(%net, "taking up a new net"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "cannot take up a new net; mend it and start again");
+            }
+        }
+    }
+}
+
+fn look_for_net(
+    config: &Config,
+    store: &Store,
+    known: &mut Vec<NetId>,
+) -> anyhow::Result<Option<NetId>> {
+    let nets = store.net_ids()?;
+    let Some(net) = nets.into_iter().find(|net| !known.contains(net)) else {
+        return Ok(None);
+    };
+    // One that cannot be run is told once.
+    known.push(net);
+    // What cannot be started again is not stopped.
+    crate::net::membership(store, &config.identity()?, net)?;
+    Ok(Some(net))
+}
+
+/// Logs and counts files that cannot be used.
+fn report(look: &Look, refused: &AtomicU64) {
+    for problem in &look.problems {
+        refused.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            error = format!("{problem:#}"),
+            "a file of revocations is not used"
+        );
+    }
+}
+
+/// Tells the nets what is revoked, and then whenever the files change.
+async fn tell_revocations(
+    mut revocations: Revocations,
+    every: Duration,
+    commands: mpsc::Sender<ProviderCommand>,
+    refused: Arc<AtomicU64>,
+) {
+    let mut news = revocations.command();
+    loop {
+        if let Some(command) = news.take()
+            && commands.send(command).await.is_err()
+        {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = commands.closed() => return,
+        }
+        let looking = tokio::task::spawn_blocking(move || {
+            let look = revocations.look();
+            (revocations, look)
+        });
+        // Cancelled only when the runtime is being shut down.
+        let Ok((looked, look)) = looking.await else {
+            return;
+        };
+        revocations = looked;
+        report(&look, &refused);
+        if look.changed {
+            tracing::info!("the gateway administrator's revocations have changed");
+            news = revocations.command();
         }
     }
 }
@@ -152,18 +307,37 @@ fn continue_net(
     store: &Store,
     identity: &Identity,
     net: NetId,
-    minimum_presence: u32,
+    config: &Config,
 ) -> anyhow::Result<PublishedProvider> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).context("the operating system gives no randomness")?;
-    let config = identity.provider_config(minimum_presence);
-    let provider = Provider::new(config, store.load(net)?, seed)
-        .context("what the database holds of it does not verify")?;
+    let config = identity.provider_config(config.minimum_presence_percent, config.lapse_after());
+    let provider = Provider::new(config, store.load(net)?, seed).map_err(|error| {
+        let what = match error {
+            EntryError::Trust("provider") => {
+                "its log is signed with another key than those in the identity directory; if the \
+                 net was handed over to a successor, put the successor's certificate.pem and \
+                 key.pem there"
+            }
+            _ => "what the database holds of it does not verify",
+        };
+        anyhow::Error::new(error).context(what)
+    })?;
+    let in_force = provider.membership().provider();
+    if in_force.key() != identity.certificate.key() {
+        tracing::warn!(%net, provider = %in_force.id(), "{HANDED_OVER}");
+    }
     Ok(PublishedProvider::new(
         provider,
         store.newest_aggregate(net)?,
     ))
 }
+
+/// What the operator does once a successor has taken over.
+const HANDED_OVER: &str = "the net is signed with the successor's key now; once every net says so, \
+     stop the agent, move certificate.pem and key.pem from successor/ over the old ones, remove \
+     successor/ and start again; give the new certificate to the gateway administrator, who \
+     enrols further meters with it";
 
 /// Events as log lines; a refusal once per sender and reason.
 #[derive(Default)]
@@ -188,7 +362,7 @@ impl Log {
                 tracing::info!(%net, %meter, "was away for long: no draw names it until it draws");
             }
             ProviderEvent::KeyChanged { provider } => {
-                tracing::warn!(%net, %provider, "the net is signed with the successor's key now");
+                tracing::warn!(%net, %provider, "{HANDED_OVER}");
             }
             ProviderEvent::Drawn { meter } => tracing::debug!(%net, %meter, "drawn"),
             ProviderEvent::Entered { meter } => tracing::info!(%net, %meter, "entered"),

@@ -2,6 +2,7 @@
 //! shows every key with its meaning and default.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
@@ -11,6 +12,9 @@ use crate::{store, utc};
 
 /// Default of [`Config::minimum_presence_percent`]: what meters ask for by default.
 pub const MINIMUM_PRESENCE_PERCENT: u32 = 80;
+
+/// Default of [`Config::lapse_after_days`].
+pub const LAPSE_AFTER_DAYS: u32 = 30;
 
 /// A configuration. Paths are used as they stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct Config {
     pub log: String,
     /// Least share of the lately seen members in a roster, in percent.
     pub minimum_presence_percent: u32,
+    /// Who was in no roster for so many days is drawn by nobody; 0 for never.
+    pub lapse_after_days: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +43,8 @@ struct File {
     log: String,
     #[serde(default = "default_presence")]
     minimum_presence_percent: u32,
+    #[serde(default = "default_lapse")]
+    lapse_after_days: u32,
     broker: Broker,
     #[serde(default)]
     identity: IdentityTable,
@@ -62,6 +70,10 @@ fn default_log() -> String {
 
 fn default_presence() -> u32 {
     MINIMUM_PRESENCE_PERCENT
+}
+
+fn default_lapse() -> u32 {
+    LAPSE_AFTER_DAYS
 }
 
 fn default_port() -> u16 {
@@ -125,7 +137,14 @@ impl Config {
             broker_port: file.broker.port,
             log: file.log,
             minimum_presence_percent: file.minimum_presence_percent,
+            lapse_after_days: file.lapse_after_days,
         })
+    }
+
+    /// [`Self::lapse_after_days`] as a duration; `None` for never.
+    pub fn lapse_after(&self) -> Option<Duration> {
+        let days = u64::from(self.lapse_after_days);
+        (days > 0).then(|| Duration::from_secs(days.saturating_mul(86_400)))
     }
 
     /// Where the database is.
@@ -149,10 +168,19 @@ impl Config {
     pub fn check(&self) -> anyhow::Result<Vec<String>> {
         let mut remarks = Vec::new();
         if self.identity_directory.join(CERTIFICATE).exists() {
-            let identity = self.identity()?;
+            let mut identity = self.identity()?;
             identity.connection(&self.broker_host, self.broker_port)?;
-            if identity.revoked.is_none() {
+            if let Some(problem) = identity.revocations.look().problems.into_iter().next() {
+                return Err(problem);
+            }
+            if identity.revocations.list().is_none() {
                 remarks.push("there is no revocation list, so no device is revoked".to_owned());
+            }
+            if let Some((_, successor)) = &identity.successor {
+                remarks.push(format!(
+                    "the nets' key is handed over to {} when the agent starts",
+                    successor.id()
+                ));
             }
         } else {
             remarks.push(format!(
@@ -194,6 +222,18 @@ mod tests {
             (config.broker_port, config.minimum_presence_percent),
             (8883, 80)
         );
+        let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+        assert_eq!(config.lapse_after(), days(30));
+        let lapse = |value: &str| {
+            let broker = "[broker]\nhost = \"b\"\n[identity]\ndirectory = \"i\"";
+            parse(&format!("lapse_after_days = {value}\n{broker}"))
+        };
+        assert_eq!(lapse("1").unwrap().lapse_after(), days(1));
+        assert_eq!(lapse("0").unwrap().lapse_after(), None);
+        for wrong in ["-1", "0.5", "\"30\""] {
+            let error = format!("{:#}", lapse(wrong).unwrap_err());
+            assert!(error.contains("lapse_after_days"), "{error}");
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What the gateway administrator issued to this provider, read from a directory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::Context;
 use dcnet::identity::{CaCertificate, Certificate, DeviceKey, Role};
 use dcnet::provider::ProviderConfig;
-use dcnet::revocation::RevocationList;
 use dcnet::time::Timestamp;
-use link::credentials::{self, RevocationFile};
+use link::credentials;
+
+use crate::revocations::Revocations;
 
 /// The provider's certificate.
 pub const CERTIFICATE: &str = "certificate.pem";
@@ -14,10 +17,10 @@ pub const CERTIFICATE: &str = "certificate.pem";
 pub const KEY: &str = "key.pem";
 /// The CA.
 pub const CA: &str = "ca.pem";
-/// The administrator's certificate, for the revocation list.
+/// The administrator's certificate, for revocations.
 pub const ADMINISTRATOR: &str = "administrator.pem";
-/// The signed revocation list; may be absent.
-pub const REVOKED: &str = "revoked.cbor";
+/// A directory with the [`CERTIFICATE`] and [`KEY`] that are to follow; may be absent.
+pub const SUCCESSOR: &str = "successor";
 
 /// What to do about any file that does not fit.
 const ADVICE: &str = "enrol this provider again with the gateway administrator";
@@ -33,15 +36,15 @@ pub struct Identity {
     pub certificate: Certificate,
     /// The CA that issued it.
     pub ca: CaCertificate,
-    /// The administrator's list of revoked devices, if there is one.
-    pub revoked: Option<RevocationList>,
-    /// The file of that list, to be read again from `revoked` on.
-    pub revocations: RevocationFile,
+    /// The key and certificate that are to follow, if the operator put them there.
+    pub successor: Option<(DeviceKey, Certificate)>,
+    /// What the administrator revoked, not looked at yet.
+    pub revocations: Revocations,
 }
 
 impl Identity {
     /// Reads and verifies [`CERTIFICATE`], [`KEY`], [`CA`], [`ADMINISTRATOR`] and, if it
-    /// is there, [`REVOKED`].
+    /// is there, [`SUCCESSOR`].
     ///
     /// # Errors
     /// A file that is missing, malformed, not issued by the CA, not valid at `now`, of
@@ -54,15 +57,16 @@ impl Identity {
         let certificate = issued(CERTIFICATE, Role::Provider)?;
         let key = credentials::private_key(&path(KEY), &certificate, ADVICE)?;
         let administrator = issued(ADMINISTRATOR, Role::Administrator)?;
-        let mut revocations = RevocationFile::new(path(REVOKED), administrator);
-        let revoked = revocations.changed()?;
+        let successor = read_successor(&path(SUCCESSOR), &ca, now)
+            .context("cannot prepare the change of the provider's key")?
+            .filter(|(_, successor)| successor.key() != certificate.key());
         Ok(Self {
             directory: directory.to_owned(),
             key,
             certificate,
             ca,
-            revoked,
-            revocations,
+            successor,
+            revocations: Revocations::new(directory, administrator),
         })
     }
 
@@ -76,15 +80,36 @@ impl Identity {
     }
 
     /// What the state machine of a net is run with.
-    pub fn provider_config(&self, minimum_presence: u32) -> ProviderConfig {
+    pub fn provider_config(
+        &self,
+        minimum_presence: u32,
+        lapse_after: Option<Duration>,
+    ) -> ProviderConfig {
         ProviderConfig {
             key: self.key.clone(),
             certificate: self.certificate.clone(),
             ca: self.ca.clone(),
             minimum_presence,
-            revoked: self.revoked.clone(),
-            successor: None,
-            lapse_after: None,
+            revoked: self.revocations.list().cloned(),
+            successor: self.successor.clone(),
+            lapse_after,
         }
     }
+}
+
+fn read_successor(
+    directory: &Path,
+    ca: &CaCertificate,
+    now: Timestamp,
+) -> anyhow::Result<Option<(DeviceKey, Certificate)>> {
+    const ADVICE: &str = "put the certificate.pem and key.pem of an enrolment as provider by the \
+                          same gateway administrator there, or remove the directory";
+    if !directory.exists() {
+        return Ok(None);
+    }
+    let path = |name: &str| directory.join(name);
+    let certificate =
+        credentials::certificate(&path(CERTIFICATE), ca, Role::Provider, now, ADVICE)?;
+    let key = credentials::private_key(&path(KEY), &certificate, ADVICE)?;
+    Ok(Some((key, certificate)))
 }

@@ -12,7 +12,7 @@ use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
 use provider_agent::export::{self, Span};
 use provider_agent::net::{self, Description};
-use provider_agent::{Agent, Config, Store, utc};
+use provider_agent::{Config, Store, agent, utc};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -74,7 +74,7 @@ enum Format {
 
 #[derive(Subcommand)]
 enum NetCommand {
-    /// Open a new net and print its id; a running agent takes it up when it is started again.
+    /// Open a new net and print its id; a running agent takes it up within seconds.
     /// The rules can never be changed: another policy is another net
     Create {
         #[command(flatten)]
@@ -315,20 +315,12 @@ fn serve(path: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let agent = Agent::open(&config)?;
-        tracing::info!(
-            nets = agent.nets().len(),
-            version = env!("CARGO_PKG_VERSION"),
-            "starting"
-        );
-        agent
-            .start()
-            .log_until(async move {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-            })
-            .await
+        agent::run(&config, async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await
     })
 }

@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::store::{NetSummary, Store};
 use crate::utc;
 
-/// Signs the Genesis of a new net and stores it; the agent runs it from its next start on.
+/// Signs the Genesis of a new net and stores it; a running agent takes it up within seconds.
 ///
 /// # Errors
 /// A policy, name or channel out of bounds, or a store that cannot be written.

@@ -203,7 +203,12 @@ impl PublishedProvider {
             };
             changed |= matches!(
                 output,
-                Output::Event(ProviderEvent::Aggregated(_) | ProviderEvent::Joined { .. })
+                Output::Event(
+                    ProviderEvent::Aggregated(_)
+                        | ProviderEvent::Joined { .. }
+                        | ProviderEvent::Left { .. }
+                        | ProviderEvent::Revoked { .. }
+                )
             );
             self.outputs.push_back(output);
             if let Some(published) = aggregated {

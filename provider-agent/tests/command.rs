@@ -170,8 +170,16 @@ fn the_daemon_stops_on_sigterm_and_runs_once() {
         format!("{second:#}").contains("another provider-agent"),
         "{second:#}"
     );
-    // Reading goes on beside it.
+    // Reading goes on beside it, and a new net is taken up.
     assert!(text(&run(&config, &["net", "list"])).contains("Elm Street"));
+    let net = world.create_net(policy(900, 60_000, 30), &["import"]);
+    let mut taken_up = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .skip_while(|line| !line.contains("taking up"));
+    let line = taken_up.next().unwrap();
+    assert!(line.contains(&net.to_string()), "{line}");
+    assert!(taken_up.any(|line| line.contains("starting") && line.contains('2')));
     let id = daemon.id().to_string();
     assert!(
         Command::new("kill")

@@ -248,7 +248,9 @@ fn received(message: &Message) -> Received {
 }
 
 fn continue_net(world: &World, store: &Store, net: NetId) -> Nets {
-    let config = world.identity().provider_config(80);
+    let mut identity = world.identity();
+    identity.revocations.look();
+    let config = identity.provider_config(80, None);
     let provider = Provider::new(config, store.load(net).unwrap(), [9; 32]).unwrap();
     let newest = store.newest_aggregate(net).unwrap();
     Nets::new([PublishedProvider::new(provider, newest)])
@@ -370,7 +372,7 @@ fn nets_share_a_connection_and_nothing_else() {
     let ids = ["a", "b"].map(|_| world.create_net(policy(60, 20_000, 4), &["import"]));
     let store = world.store();
     let machines = ids.map(|net| {
-        let config = world.identity().provider_config(80);
+        let config = world.identity().provider_config(80, None);
         let provider = Provider::new(config, store.load(net).unwrap(), [9; 32]).unwrap();
         PublishedProvider::new(provider, None)
     });

@@ -4,28 +4,55 @@
 use std::collections::HashSet;
 
 use dcnet::alarm::{Alarm, Silence};
+use dcnet::membership::Policy;
 use dcnet::meter::MeterEvent;
 use dcnet::topic::Topic;
+use tokio::sync::watch;
+
+use crate::standing::Standing;
 
 /// Different refusals that are told; further ones are only counted.
 const REFUSALS: usize = 256;
 
 /// Writes events to the log. A refusal is told once per sender and reason, since
 /// anyone can cause as many as the broker lets through.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventLog {
     refusals: HashSet<(String, String)>,
+    /// Smallest group that the household insists on, and that the net has.
+    minimum_group: (u32, Option<u32>),
+    standing: watch::Receiver<Standing>,
+    /// Whether it was told that the net is too small.
+    too_small: bool,
 }
 
 impl EventLog {
+    /// Tells the events of a meter whose owner insists on a smallest group.
+    pub(super) fn new(minimum_group: u32, standing: watch::Receiver<Standing>) -> Self {
+        Self {
+            refusals: HashSet::new(),
+            minimum_group: (minimum_group, None),
+            standing,
+            too_small: false,
+        }
+    }
+
+    /// The rules of the net are known.
+    pub(super) fn open(&mut self, policy: &Policy) {
+        self.minimum_group.1 = Some(policy.minimum_group);
+    }
+
     pub(super) fn write(&mut self, event: &MeterEvent) {
         match event {
-            MeterEvent::NetOpened { policy, channels } => tracing::info!(
-                "the net has rounds of {} s, sums over at least {} meters, and the channels {}",
-                policy.period.as_secs(),
-                policy.minimum_group,
-                channels.join(", ")
-            ),
+            MeterEvent::NetOpened { policy, channels } => {
+                self.open(policy);
+                tracing::info!(
+                    "the net has rounds of {} s, sums over at least {} meters, and the channels {}",
+                    policy.period.as_secs(),
+                    policy.minimum_group,
+                    channels.join(", ")
+                );
+            }
             MeterEvent::Joined => tracing::info!("this meter is a member of the net"),
             MeterEvent::NotMember => {
                 tracing::warn!("this meter is no member of the net, so it cannot leave it");
@@ -49,7 +76,10 @@ impl EventLog {
             MeterEvent::Entered { neighbours } => tracing::info!(
                 "{neighbours} drawn neighbours share a key with this meter; it can take part"
             ),
-            MeterEvent::Submitted { round } => tracing::info!("round {round}: submitted"),
+            MeterEvent::Submitted { round } => {
+                self.too_small = false;
+                tracing::info!("round {round}: submitted");
+            }
             MeterEvent::Revealed { round, included } => {
                 tracing::info!("round {round}: revealed for a sum over {included} meters");
             }
@@ -57,6 +87,7 @@ impl EventLog {
                 round, included, ..
             } => tracing::info!("round {round}: the sum over {included} meters is published"),
             MeterEvent::Silent { round, reason } => {
+                self.net_is_too_small(*reason);
                 if is_usual_before_taking_part(*reason) {
                     tracing::info!("round {round}: silent: {reason}");
                 } else {
@@ -66,6 +97,32 @@ impl EventLog {
             MeterEvent::Refused { topic, reason } => self.refused(topic, &reason.to_string()),
             MeterEvent::Alarm(alarm) => write_alarm(alarm),
         }
+    }
+
+    /// Tells once that the meter waits because its net has too few members, and for how many.
+    fn net_is_too_small(&mut self, reason: Silence) {
+        let (own, Some(policy)) = self.minimum_group else {
+            return;
+        };
+        let members = self.standing.borrow().members;
+        let floor = own.max(policy);
+        let waits = matches!(reason, Silence::TooFewCandidates | Silence::DrawIncomplete);
+        // Itself is no candidate for its own draw.
+        if !waits || self.too_small || members > floor {
+            return;
+        }
+        self.too_small = true;
+        let whose = if own > policy {
+            "the floors.minimum_group of this meter's configuration"
+        } else {
+            "the net's smallest group"
+        };
+        tracing::warn!(
+            "the net has {members} member{} now; this meter waits until it has {}, because {whose} \
+             is {floor} besides itself: a sum over fewer would hide too little",
+            if members == 1 { "" } else { "s" },
+            floor.saturating_add(1)
+        );
     }
 
     fn refused(&mut self, topic: &Topic, reason: &str) {

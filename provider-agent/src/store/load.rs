@@ -94,6 +94,16 @@ impl Store {
             })
     }
 
+    /// The ids of all nets, in the order they were made.
+    ///
+    /// # Errors
+    /// Input/output errors or a damaged file.
+    pub fn net_ids(&self) -> anyhow::Result<Vec<NetId>> {
+        let mut statement = self.database.prepare("SELECT net FROM nets ORDER BY id")?;
+        let nets = statement.query_map([], |row| row.get(0).map(NetId))?;
+        Ok(nets.collect::<Result<_, _>>()?)
+    }
+
     /// All nets, in the order they were made.
     ///
     /// # Errors

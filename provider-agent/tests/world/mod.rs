@@ -57,6 +57,7 @@ impl World {
             broker_port: 8883,
             log: "info".to_owned(),
             minimum_presence_percent: 80,
+            lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
         };
         Self {
             directory,

@@ -1,0 +1,127 @@
+//! What a household sees of its agent: what the agent waits for, and how to leave.
+
+mod street;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Command;
+
+use dcnet::identity::DeviceId;
+use dcnet::time::Round;
+use street::{Street, present_round, soon};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_meter_says_what_it_waits_for_and_takes_the_newest_list() {
+    let mut street = Street::new().await;
+    let (lone, other) = (street.join(), street.enrol());
+    street
+        .until_said(
+            &lone,
+            "the net has 1 member now; this meter waits until it has 5",
+        )
+        .await;
+    let first = street.said(&lone).matches("waits until").count();
+    street.revoke(other, &lone);
+    street
+        .until_said(&lone, "list 1 of revoked devices is in force")
+        .await;
+    let told = street.said(&lone);
+    assert!(told.matches("silent").count() > 2, "{told}");
+    assert_eq!(told.matches("waits until").count(), first, "once: {told}");
+    street.stop(&lone).await;
+
+    // Who never joined has nothing to leave, and does not join in order to.
+    let output = street.command(&other, &["leave"]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("is no member"),
+        "{output:?}"
+    );
+    assert_eq!(street.log().size(), 1);
+    street.stop_provider().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_household_is_told_and_the_others_go_on_without_it() {
+    let mut street = Street::new().await;
+    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
+    street.sums_over(&street.all(), 1, Round(0)).await;
+    let revoked = six[0];
+    street.revoke(revoked, &six[1]);
+    street
+        .until_said(&revoked, "the gateway administrator revoked this meter")
+        .await;
+    let out = present_round();
+    let others: BTreeSet<DeviceId> = six[1..].iter().copied().collect();
+    street.sums_over(&others, 2, out).await;
+    let log = street.log();
+    assert!(log.is_revoked(&revoked) && log.size() == 5);
+    assert!(others.iter().all(|id| !street.said(id).contains("alarm")));
+    street.stop(&revoked).await;
+    let output = street.command(&revoked, &["leave"]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("is no member"),
+        "{output:?}"
+    );
+    street.stop_provider().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
+    let mut street = Street::new().await;
+    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
+    street.sums_over(&street.all(), 1, Round(0)).await;
+    let leaver = six[0];
+    street.stop(&leaver).await;
+    street.stop_provider().await;
+
+    // Nobody writes the exit into the log.
+    let mut leave = street.spawn(&leaver, &["leave"]);
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(leave.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("waiting for the provider")));
+        let pid = leave.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(sent.success());
+        let mut error = String::new();
+        let mut stderr = leave.stderr.take().unwrap();
+        stderr.read_to_string(&mut error).unwrap();
+        (leave.wait().unwrap(), error)
+    });
+    let (status, error) = soon("it ends", waiting).await.unwrap();
+    assert_eq!(status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("it goes on when this command, or the agent"),
+        "{error}"
+    );
+    assert_eq!(street.log().size(), 6);
+
+    street.start_provider();
+    let left = street.command(&leaver, &["leave", "--no-wait"]).await;
+    let said = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(left.status.success(), "{left:?}");
+    assert!(said.contains("going on with the exit"), "{said}");
+    assert!(said.contains("says that this meter has left"), "{said}");
+    assert_eq!(street.log().size(), 5);
+
+    street.start(&leaver);
+    assert!(street.end(&leaver).await.success());
+    let log = street.said(&leaver);
+    assert!(
+        log.contains("the exit is done") && log.contains("has left net"),
+        "{log}"
+    );
+    assert!(street.records(&leaver, "edge/").is_empty());
+    let others: BTreeSet<DeviceId> = six[1..].iter().copied().collect();
+    let gone = present_round();
+    street.sums_over(&others, 1, gone).await;
+
+    // As the message says, it may come back, with a new registration.
+    let journal = street.state(&leaver).join(format!("{}.db", street.net));
+    assert!(log.contains(&format!("move {}.db", street.net)), "{log}");
+    std::fs::rename(&journal, journal.with_extension("old")).unwrap();
+    street.start(&leaver);
+    street.sums_over(&street.all(), 1, gone).await;
+    street.stop_provider().await;
+}

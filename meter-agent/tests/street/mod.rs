@@ -1,0 +1,464 @@
+//! A broker, a provider agent, and households that replay a load file, each in a
+//! `meter-agent` process of its own: real sockets, real TLS, and sums that are compared with
+//! the file.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use dcnet::identity::DeviceId;
+use dcnet::membership::{Membership, Policy};
+use dcnet::output::{Record, Store as MeterStore};
+use dcnet::provider::{ProviderEvent, Published};
+use dcnet::time::{Period, Round, Timestamp};
+use dcnet::topic::NetId;
+use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
+use link::{Clock, MeterJournal};
+use meter_agent::clock::utc_timestamp;
+use provider_agent::{Agent, Config, Running, Store};
+use tempfile::TempDir;
+
+/// Longer than anything takes, even on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+const ROWS: u64 = 64;
+const COLUMNS: usize = 6;
+
+pub fn period() -> Period {
+    Period::from_secs(2).unwrap()
+}
+
+/// The round whose interval it is.
+pub fn present_round() -> Round {
+    period().round_at(utc_timestamp())
+}
+
+pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, work)
+        .await
+        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
+}
+
+/// Wh of a household in a row: no two sets of households have equal sums by accident.
+fn watt_hours(row: u64, household: usize) -> u64 {
+    6 + (row * 7) % 29 + (40 << household)
+}
+
+/// A household: its enrolment, its configuration, its process.
+pub struct Household {
+    index: usize,
+    directory: PathBuf,
+    process: Option<Child>,
+}
+
+/// Everything.
+pub struct Street {
+    directory: TempDir,
+    authority: Authority,
+    certificate: dcnet::identity::Certificate,
+    pub net: NetId,
+    port: u16,
+    begin: Timestamp,
+    households: BTreeMap<DeviceId, Household>,
+    config: Config,
+    provider: Option<Running>,
+    _broker: broker::Broker,
+}
+
+impl Street {
+    /// A net without members, and a load file.
+    pub async fn new() -> Self {
+        let directory = directory();
+        let path = |name: &str| directory.path().join(name);
+        let authority = Authority::init(&path("authority")).unwrap();
+        let terms = Terms::default();
+        let provider = authority
+            .enrol_provider(KeyPair::generate().unwrap(), &terms)
+            .unwrap();
+        provider.write(&path("provider")).unwrap();
+        let hosts = [Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+        let bundle = authority
+            .enrol_broker(KeyPair::generate().unwrap(), &hosts, &terms)
+            .unwrap();
+        bundle.write(&path("broker")).unwrap();
+        let broker = broker::Broker::start(broker::Config {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
+            ca: path("broker/ca.pem"),
+            certificate: path("broker/certificate.pem"),
+            key: path("broker/key.pem"),
+            revocations: None,
+            administrator: None,
+            state: None,
+            limits: broker::Limits::default(),
+        });
+        let broker = broker.await.unwrap();
+        let port = broker.local_addrs()[0].port();
+
+        let config = Config {
+            state_directory: path("provider-state"),
+            identity_directory: path("provider"),
+            broker_host: "127.0.0.1".to_owned(),
+            broker_port: port,
+            log: String::new(),
+            minimum_presence_percent: 80,
+            lapse_after_days: 30,
+        };
+        let policy = Policy {
+            period: period(),
+            window_ms: 1000,
+            minimum_group: 4,
+            minimum_neighbours: 3,
+            degree: 48,
+        };
+        provider_agent::store::prepare_directory(&config.state_directory).unwrap();
+        let mut store = Store::open_in(&config.state_directory).unwrap();
+        let identity = config.identity().unwrap();
+        let channels = ["import".to_owned()];
+        let net = provider_agent::net::create(&mut store, &identity, "street", policy, &channels)
+            .unwrap();
+
+        let header: String = (0..COLUMNS).map(|i| format!(",h{i}")).collect();
+        let row = |row| (0..COLUMNS).map(move |i| format!(",{}", watt_hours(row, i)));
+        let rows = (0..ROWS).map(|r| format!("{r}{}\n", row(r).collect::<String>()));
+        let text = format!("time{header}\n{}", rows.collect::<String>());
+        std::fs::write(path("loads.csv"), text).unwrap();
+        let mut street = Self {
+            certificate: provider.certificate,
+            authority,
+            net,
+            port,
+            begin: present_round().start(period()),
+            households: BTreeMap::new(),
+            config,
+            provider: None,
+            _broker: broker,
+            directory,
+        };
+        street.start_provider();
+        street
+    }
+
+    pub fn start_provider(&mut self) {
+        let mut agent = Agent::open(&self.config).unwrap();
+        agent.clock = Clock::assume_synchronised();
+        agent.revocations_every = Duration::from_millis(100);
+        self.provider = Some(agent.start());
+    }
+
+    /// Stops the provider well.
+    pub async fn stop_provider(&mut self) {
+        self.provider.take().unwrap().stop().await.unwrap();
+    }
+
+    /// Enrols the next household and starts its agent.
+    pub fn join(&mut self) -> DeviceId {
+        let id = self.enrol();
+        self.start(&id);
+        id
+    }
+
+    /// Enrols the next household with the head of the log as it is now.
+    pub fn enrol(&mut self) -> DeviceId {
+        let log = self.log();
+        let head = LogHead {
+            index: log.head().index,
+            hash: log.head().hash,
+            members: log.members_at(log.head().index),
+        };
+        let key = KeyPair::generate().unwrap();
+        let bundle = self
+            .authority
+            .enrol_meter(key, self.net, &self.certificate, head, &Terms::default())
+            .unwrap();
+        let index = self.households.len();
+        assert!(index < COLUMNS);
+        let directory = self.directory.path().join(format!("household-{index}"));
+        bundle.write(&directory.join("identity")).unwrap();
+        let id = bundle.id();
+        let household = Household {
+            index,
+            directory,
+            process: None,
+        };
+        std::fs::write(household.config(), self.configuration(index)).unwrap();
+        self.households.insert(id, household);
+        id
+    }
+
+    fn configuration(&self, index: usize) -> String {
+        let begin = i64::try_from(self.begin.as_millis()).unwrap();
+        let begin = jiff::Timestamp::from_millisecond(begin).unwrap();
+        let (port, column) = (self.port, index + 1);
+        format!(
+            r#"
+            state_directory = "state"
+            [broker]
+            host = "127.0.0.1"
+            port = {port}
+            [identity]
+            directory = "identity"
+            [clock]
+            assume_synchronised = true
+            [floors]
+            minimum_group = 4
+            minimum_period = 1
+            # On a busy machine a submission may come after its window.
+            max_exclusions_per_day = 86400
+            max_exclusions_per_month_percent = 100
+            [[channel]]
+            name = "import"
+            impulses_per_kwh = 1000
+            [channel.replay]
+            file = "../loads.csv"
+            column = {column}
+            period = 2
+            after_last_row = "wrap"
+            begin = {begin}
+            "#
+        )
+    }
+
+    /// Who is enrolled.
+    pub fn all(&self) -> BTreeSet<DeviceId> {
+        self.households.keys().copied().collect()
+    }
+
+    pub fn start(&mut self, id: &DeviceId) {
+        let household = self.households.get_mut(id).unwrap();
+        assert!(household.process.is_none(), "it runs");
+        household.process = Some(household.spawn());
+    }
+
+    /// Kills the process of a household, as a loss of power would.
+    pub fn kill(&mut self, id: &DeviceId) {
+        let mut process = self.household_mut(id).process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Stops a household's agent as its service manager does.
+    pub async fn stop(&mut self, id: &DeviceId) {
+        let process = self.household_mut(id).process.as_ref().unwrap();
+        let pid = process.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success());
+        let status = self.end(id).await;
+        assert!(status.success(), "{}", self.said(id));
+    }
+
+    /// Waits until a household's agent ends.
+    pub async fn end(&mut self, id: &DeviceId) -> ExitStatus {
+        let mut process = self.household_mut(id).process.take().unwrap();
+        let waiting = tokio::task::spawn_blocking(move || {
+            let end = std::time::Instant::now() + DEADLINE;
+            loop {
+                if let Some(status) = process.try_wait().unwrap() {
+                    return Some(status);
+                }
+                if std::time::Instant::now() > end {
+                    process.kill().unwrap();
+                    process.wait().unwrap();
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let status = waiting.await.unwrap();
+        status.unwrap_or_else(|| panic!("it does not end: {}", self.said(id)))
+    }
+
+    /// Starts another command of the program for a household.
+    pub fn spawn(&self, id: &DeviceId, arguments: &[&str]) -> Child {
+        let mut command = self.households[id].program(arguments);
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        piped.spawn().unwrap()
+    }
+
+    /// Has the gateway administrator revoke a device, and gives the list to a household and the
+    /// provider, and the statement to the provider.
+    pub fn revoke(&self, device: DeviceId, told: &DeviceId) {
+        self.authority.revoke(&[device]).unwrap();
+        let list = self.authority.revoked_path();
+        let household = self.households[told].directory.join("identity");
+        put(&list, &household.join("revoked.cbor"));
+        let provider = &self.config.identity_directory;
+        put(&list, &provider.join("revoked.cbor"));
+        std::fs::create_dir_all(provider.join("revocations")).unwrap();
+        let statement = self.authority.statement_path(device);
+        put(&statement, &provider.join("revocations/new.cbor"));
+    }
+
+    /// Runs another command of the program for a household to its end.
+    pub async fn command(&self, id: &DeviceId, arguments: &[&str]) -> Output {
+        let mut command = self.households[id].program(arguments);
+        let running = tokio::task::spawn_blocking(move || command.output().unwrap());
+        soon("the command ends", running).await.unwrap()
+    }
+
+    /// What a household's agent has logged.
+    pub fn said(&self, id: &DeviceId) -> String {
+        std::fs::read_to_string(self.households[id].log()).unwrap()
+    }
+
+    pub async fn until_said(&self, id: &DeviceId, what: &str) {
+        let saying = async {
+            while !self.said(id).contains(what) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon(what, saying).await;
+    }
+
+    pub fn state(&self, id: &DeviceId) -> PathBuf {
+        self.households[id].directory.join("state")
+    }
+
+    /// Records of a household's state whose names begin so; its agent must not run.
+    pub fn records(&self, id: &DeviceId, prefix: &str) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state(id);
+        let journal = MeterJournal::open(
+            &state.join(format!("{}.db", self.net)),
+            &state.join("register/ledger.db"),
+        )
+        .unwrap();
+        let named = |record: Record| {
+            let name = String::from_utf8(record.key).unwrap();
+            name.starts_with(prefix)
+                .then_some((name, record.value.unwrap_or_default()))
+        };
+        let records = journal.load(MeterStore::Net).unwrap();
+        records.into_iter().filter_map(named).collect()
+    }
+
+    /// The log as the provider has stored it.
+    pub fn log(&self) -> Membership {
+        let store = Store::open_in(&self.config.state_directory).unwrap();
+        provider_agent::net::membership(&store, &self.config.identity().unwrap(), self.net).unwrap()
+    }
+
+    /// The provider's key.
+    pub fn provider_key(&self) -> dcnet::identity::DeviceKey {
+        self.config.identity().unwrap().key
+    }
+
+    /// The next verified sum, compared with the load file, and who is in it.
+    pub async fn sum(&mut self) -> (Round, BTreeSet<DeviceId>) {
+        let provider = self.provider.as_mut().unwrap();
+        let published = soon("a sum is verified", async {
+            loop {
+                let event = provider.events.recv().await.expect("the provider runs");
+                match event.event {
+                    ProviderEvent::Aggregated(published) => return published,
+                    ProviderEvent::Alarm(alarm) => panic!("the provider's alarm: {alarm}"),
+                    ProviderEvent::Lost { round, missing } => panic!("lost {round}: {missing:?}"),
+                    _ => {}
+                }
+            }
+        });
+        let published = published.await;
+        (published.round, self.check(&published))
+    }
+
+    fn check(&self, published: &Published) -> BTreeSet<DeviceId> {
+        let start = published.round.start(period());
+        let rows = start.since(self.begin).as_millis() / period().duration().as_millis();
+        let row = u64::try_from(rows).unwrap() % ROWS;
+        let included: BTreeSet<DeviceId> = published.included.iter().copied().collect();
+        let of = |id: &DeviceId| watt_hours(row, self.households[id].index) * 1000;
+        let truth: u64 = included.iter().map(of).sum();
+        let sums: Vec<u64> = published.sums.iter().map(|sum| sum.0).collect();
+        assert_eq!(sums, [truth], "round {} of {included:?}", published.round);
+        included
+    }
+
+    /// Waits for so many sums over exactly these households, of `from` or later.
+    pub async fn sums_over(&mut self, wanted: &BTreeSet<DeviceId>, count: usize, from: Round) {
+        let mut seen = 0;
+        while seen < count {
+            let (round, included) = self.sum().await;
+            seen += usize::from(round >= from && included == *wanted);
+        }
+    }
+
+    fn household_mut(&mut self, id: &DeviceId) -> &mut Household {
+        self.households.get_mut(id).unwrap()
+    }
+}
+
+impl Drop for Street {
+    fn drop(&mut self) {
+        for (id, household) in &mut self.households {
+            if let Some(mut process) = household.process.take() {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+            if std::thread::panicking() {
+                let log = std::fs::read_to_string(household.log()).unwrap_or_default();
+                eprintln!("--- household {} {id}\n{log}", household.index);
+            }
+        }
+    }
+}
+
+impl Household {
+    fn config(&self) -> PathBuf {
+        self.directory.join("meter-agent.toml")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meter-agent"));
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.config())
+            .env("NO_COLOR", "1")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn spawn(&self) -> Child {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .unwrap();
+        let mut command = self.program(&["run"]);
+        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+}
+
+/// In memory where that is possible: a disk that many journals wait for would be measured too.
+fn directory() -> TempDir {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("dcnet-street-");
+        builder
+    };
+    let memory = Path::new("/dev/shm");
+    builder()
+        .tempdir_in(memory)
+        .or_else(|_| builder().tempdir())
+        .unwrap()
+}
+
+/// Copies a file so that nobody sees a part of it.
+fn put(from: &Path, to: &Path) {
+    let part = to.with_extension("part");
+    std::fs::copy(from, &part).unwrap();
+    std::fs::rename(part, to).unwrap();
+}
+
+/// Copies a directory with its files and subdirectories, and their modes.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.unwrap().success());
+}
