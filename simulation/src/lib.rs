@@ -3,5 +3,6 @@
 //! processes that crash. Everything, keys included, follows from one seed, so a run
 //! that fails can be repeated.
 
+pub mod fuzzing;
 pub mod network;
 pub mod world;
