@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use dcnet::bitmap::Bitmap;
+use dcnet::cbor;
 use dcnet::frame::Frame;
 use dcnet::identity::DeviceId;
 use dcnet::meter::{Meter, MeterCommand};
-use dcnet::output::{Input, Message, Output, Received, Record, StateMachine};
+use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
 use dcnet::reading::Boundary;
 use dcnet::reveal::Reveal;
 use dcnet::revocation::RevocationList;
@@ -16,7 +17,7 @@ use dcnet::time::{Round, Timestamp};
 use dcnet::topic::{All, Inbox, Topic, Up};
 use dcnet::units::MilliwattHours;
 
-use super::scene::{Bytes, Changer, Clock, MINUTE, Scene, VICTIM, next_body};
+use super::scene::{Bytes, Changer, Clock, MINUTE, Middle, Scene, VICTIM, next_body};
 use super::{SCENE, STEPS};
 use crate::network::Saved;
 
@@ -29,28 +30,26 @@ struct FuzzedMeter<'a> {
     /// Digests of what was published, by round.
     submissions: BTreeMap<Round, [u8; 32]>,
     reveals: BTreeMap<Round, [u8; 32]>,
-    /// Hash of the newest roster that was signed here.
-    previous: Option<[u8; 32]>,
     energy: u64,
     /// Outputs until the process dies.
     dies_after: Option<usize>,
     starts: u8,
 }
 
-/// A meter, fed as the input says.
+/// A meter, fed as the input says. Returns of how many rounds it published a reveal.
 ///
 /// # Panics
 /// If the meter does, or breaks a promise that the module names.
-pub fn meter(data: &[u8]) {
+pub fn meter(data: &[u8]) -> usize {
     SCENE.with(|scene| {
         let mut bytes = Bytes(data);
         let fresh = bytes.byte() & 1 == 1;
-        let (saved, at) = if fresh {
-            (Saved::new(), 0)
+        let (middle, saved) = if fresh {
+            (Middle::default(), Saved::new())
         } else {
-            (scene.saved.clone(), scene.at)
+            scene.saved.clone()
         };
-        let clock = Clock::new(at);
+        let clock = Clock::new(middle.at);
         let meter = start(scene, &saved, &clock, 0);
         let mut fuzzed = FuzzedMeter {
             scene,
@@ -59,23 +58,24 @@ pub fn meter(data: &[u8]) {
             clock,
             submissions: BTreeMap::new(),
             reveals: BTreeMap::new(),
-            previous: None,
             energy: 20_000_000,
             dies_after: None,
             starts: 0,
         };
-        fuzzed.note_recorded(fresh);
+        fuzzed.note_recorded(middle);
+        let before = fuzzed.reveals.len();
         fuzzed.input(Input::Connected);
         let changer = Changer { scene };
         // Where the true course of things goes on.
-        let mut next = if fresh { 0 } else { scene.middle };
+        let mut next = middle.frames;
         for _ in 0..STEPS {
             if bytes.0.is_empty() {
-                return;
+                break;
             }
             fuzzed.step(&mut bytes, &changer, &mut next);
         }
-    });
+        fuzzed.reveals.len() - before
+    })
 }
 
 fn start(scene: &Scene, saved: &Saved, clock: &Clock, starts: u8) -> Meter {
@@ -85,35 +85,29 @@ fn start(scene: &Scene, saved: &Saved, clock: &Clock, starts: u8) -> Meter {
         value: Some(value.clone()),
     });
     let config = scene.meters[VICTIM].clone();
-    let meter = Meter::new(config, records.collect(), [starts; 32], clock.now());
+    let mut seed = scene.seeds().1;
+    seed[30] = starts;
+    let meter = Meter::new(config, records.collect(), seed, clock.now());
     meter.expect("a meter starts from what it has persisted")
 }
 
 impl FuzzedMeter<'_> {
     /// What the victim had published before the fuzzing began.
-    fn note_recorded(&mut self, fresh: bool) {
-        if fresh {
-            return;
-        }
+    fn note_recorded(&mut self, middle: Middle) {
         let own = self.scene.meters[VICTIM].key.id();
-        for (topic, frame) in &self.scene.frames[..self.scene.middle] {
+        for (topic, frame) in &self.scene.frames[..middle.frames] {
             if matches!(topic, Topic::Up { meter, .. } if *meter == own) {
                 self.check_published(topic, frame);
             }
         }
-        let rosters = self.scene.frames[..self.scene.middle].iter().rev();
-        let roster = rosters
-            .filter(|(topic, _)| {
-                matches!(
-                    topic,
-                    Topic::All {
-                        kind: All::Roster,
-                        ..
-                    }
-                )
-            })
-            .find_map(|(_, frame)| self.scene.verified(frame));
-        self.previous = roster.map(|roster| roster.digest());
+    }
+
+    /// The roster that the meter takes the next one to build on.
+    fn last_roster(&self) -> Option<[u8; 32]> {
+        let saved = self.saved.get(&(Store::Net, b"last-roster".to_vec()))?;
+        let item = cbor::decode(saved).ok()?;
+        let hash = item.as_array()?.last()?.as_bytes()?;
+        hash.as_slice().try_into().ok()
     }
 
     fn check_published(&mut self, topic: &Topic, frame: &[u8]) {
@@ -228,6 +222,8 @@ impl FuzzedMeter<'_> {
                     let Some((topic, frame)) = self.scene.frames.get(*next) else {
                         return;
                     };
+                    // It takes a message a millisecond to arrive.
+                    self.clock.reach(self.scene.times[*next] + 1);
                     *next += 1;
                     let frame = match step {
                         5 => changer.frame(frame, bytes, 0),
@@ -356,18 +352,13 @@ impl FuzzedMeter<'_> {
             included,
             digests,
             half_open,
-            previous: self.previous.filter(|_| bytes.byte() < 240),
+            previous: self.last_roster().filter(|_| bytes.byte() < 240),
             hash: [0; 32],
         };
         let by = [&self.scene.provider.key, &self.scene.successor.0];
         let in_force = by.iter().find(|key| key.public() == *log.provider().key());
         let key = in_force.unwrap_or(&by[0]);
         let frame = roster.sign(key, log, self.clock.now().utc);
-        if let Ok(roster) = Roster::verify(&frame, log)
-            && bytes.byte() & 1 == 0
-        {
-            self.previous = Some(roster.hash);
-        }
         let (net, kind) = (self.scene.net, All::Roster);
         self.deliver(Topic::All { net, kind }, frame);
     }

@@ -18,7 +18,7 @@ use dcnet::superposition::Submission;
 use dcnet::time::Round;
 use dcnet::topic::{All, Inbox, Topic, Up};
 
-use super::scene::{Bytes, Changer, Clock, MINUTE, Scene, next_body};
+use super::scene::{Bytes, Changer, Clock, MINUTE, Middle, Scene, next_body};
 use super::{SCENE, STEPS};
 
 /// A provider and what is known of its promises.
@@ -34,29 +34,30 @@ struct FuzzedProvider<'a> {
     dies_after: Option<usize>,
 }
 
-/// A provider, fed as the input says.
+/// A provider, fed as the input says. Returns how many log entries, rosters and
+/// aggregates it made.
 ///
 /// # Panics
 /// If the provider does, or breaks a promise that the module names.
-pub fn provider(data: &[u8]) {
+pub fn provider(data: &[u8]) -> [usize; 3] {
     SCENE.with(|scene| {
         let mut bytes = Bytes(data);
         let orders = bytes.byte();
         let fresh = orders & 1 == 1;
-        let (saved, at) = if fresh {
+        let (middle, saved) = if fresh {
             let entries = vec![scene.log[0].clone()];
             let saved = SavedNet {
                 entries,
                 ..SavedNet::default()
             };
-            (saved, 0)
+            (Middle::default(), saved)
         } else {
-            (scene.saved_net.clone(), scene.at)
+            scene.saved_net.clone()
         };
         let mut config = scene.provider.clone();
         config.lapse_after = (orders & 2 == 2).then_some(Duration::from_secs(86_400));
-        let clock = Clock::new(at);
-        let provider = Provider::new(config.clone(), saved.clone(), [0; 32]);
+        let clock = Clock::new(middle.at);
+        let provider = Provider::new(config.clone(), saved.clone(), scene.seeds().0);
         let mut fuzzed = FuzzedProvider {
             scene,
             provider: provider.expect("the recorded state"),
@@ -67,16 +68,22 @@ pub fn provider(data: &[u8]) {
             aggregates: BTreeMap::new(),
             dies_after: None,
         };
+        let before = fuzzed.saved.entries.len();
         fuzzed.input(Input::Connected);
         let changer = Changer { scene };
-        let mut next = if fresh { 0 } else { scene.middle };
+        let mut next = middle.frames;
         for _ in 0..STEPS {
             if bytes.0.is_empty() {
-                return;
+                break;
             }
             fuzzed.step(&mut bytes, &changer, &mut next);
         }
-    });
+        [
+            fuzzed.saved.entries.len() - before,
+            fuzzed.rosters.len(),
+            fuzzed.aggregates.len(),
+        ]
+    })
 }
 
 impl FuzzedProvider<'_> {
@@ -209,11 +216,11 @@ impl FuzzedProvider<'_> {
                 self.input(Input::Received(messages));
             }
             step @ 3..=6 => {
-                let mut messages = Vec::new();
                 for _ in 0..=bytes.byte() % 64 {
                     let Some((topic, frame)) = self.scene.frames.get(*next) else {
                         break;
                     };
+                    let at = self.scene.times[*next] + 1;
                     *next += 1;
                     if matches!(topic, Topic::Up { .. } | Topic::UpPair { .. }) {
                         let payload = match step {
@@ -221,10 +228,12 @@ impl FuzzedProvider<'_> {
                             _ => frame.clone(),
                         };
                         let topic = *topic;
-                        messages.push(Received { topic, payload });
+                        // It takes a message a millisecond to arrive.
+                        self.clock.reach(at);
+                        let message = Received { topic, payload };
+                        self.input(Input::Received(vec![message]));
                     }
                 }
-                self.input(Input::Received(messages));
             }
             7 => self.clock.step(bytes),
             8 => {
@@ -299,7 +308,7 @@ impl FuzzedProvider<'_> {
             submission.round = round;
             submission.log_head = head.hash;
             submission.edges = used.as_bytes().to_vec();
-            submission.minimum_group = u32::from(change % 8);
+            submission.minimum_group = 4 + u32::from(change % 4);
             submission.minimum_neighbours = 3;
             let payload = submission.sign(&config.key, net, self.clock.now().utc);
             let kind = Up::Submission;

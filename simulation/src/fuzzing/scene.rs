@@ -19,6 +19,9 @@ use crate::world::{START, World, policy};
 
 pub(super) const MINUTE: u64 = 60_000;
 
+/// What the recorded run follows from.
+const SEED: u64 = 1;
+
 /// The meter that is fuzzed.
 pub(super) const VICTIM: usize = 0;
 
@@ -52,6 +55,15 @@ impl Bytes<'_> {
     }
 }
 
+/// Where in a recorded run a state was saved.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Middle {
+    /// Frames published before.
+    pub(super) frames: usize,
+    /// Milliseconds since the start.
+    pub(super) at: u64,
+}
+
 /// A recorded run: keys, frames, and durable states to start from.
 pub(super) struct Scene {
     pub(super) net: NetId,
@@ -64,17 +76,26 @@ pub(super) struct Scene {
     pub(super) stranger: (DeviceKey, Certificate),
     /// What was published, in order.
     pub(super) frames: Vec<(Topic, Vec<u8>)>,
+    /// When each of them was, in milliseconds since the start.
+    pub(super) times: Vec<u64>,
     /// Frames that stand inside others or come in files.
     pub(super) others: Vec<Vec<u8>>,
     pub(super) log: Vec<Vec<u8>>,
     /// Hashes and ids that mean something in this net.
     pub(super) words: Vec<Vec<u8>>,
-    /// Where in `frames` the state was saved.
-    pub(super) middle: usize,
-    /// When that was.
-    pub(super) at: u64,
-    pub(super) saved: Saved,
-    pub(super) saved_net: SavedNet,
+    /// The provider at the end of a round, before its first submission came.
+    pub(super) saved_net: (Middle, SavedNet),
+    /// The victim in that round, with a submission whose roster has not come.
+    pub(super) saved: (Middle, Saved),
+}
+
+impl Middle {
+    fn of(network: &Network) -> Self {
+        Self {
+            frames: network.published.len(),
+            at: network.now,
+        }
+    }
 }
 
 impl Scene {
@@ -85,17 +106,23 @@ impl Scene {
         let administrator = world.authority.issue(Role::Administrator, None);
         let successor = world.authority.issue(Role::Provider, None);
         let stranger = world.authority.issue(Role::Meter, Some(world.net));
-        let mut network = Network::new(world, Faults::default(), 1);
+        let mut network = Network::new(world, Faults::default(), SEED);
         network.keep_published = true;
-        let mut at = 3 * MINUTE;
-        network.run_until(at);
-        while !network.submitted(VICTIM, network.last_round()) {
-            at += 100;
-            network.run_until(at);
+        // What was said when everybody started was not kept: it is said again.
+        for meter in 0..network.meters.len() {
+            network.set_online(meter, false);
+            network.set_online(meter, true);
         }
-        let (saved, saved_net) = (network.saved[VICTIM].clone(), network.saved_net.clone());
-        let middle = network.published.len();
-        network.run_until(6 * MINUTE);
+        let mut times = vec![0; network.published.len()];
+        run(&mut network, &mut times, 3 * MINUTE - 1);
+        let saved_net = (Middle::of(&network), network.saved_net.clone());
+        run(&mut network, &mut times, 3 * MINUTE + 1);
+        while !network.submitted(VICTIM, network.last_round()) {
+            let soon = network.now + 1;
+            run(&mut network, &mut times, soon);
+        }
+        let saved = (Middle::of(&network), network.saved[VICTIM].clone());
+        run(&mut network, &mut times, 6 * MINUTE);
         network.input_meter(5, Input::Command(MeterCommand::Leave));
         let revocation = sign_revocation(&administrator.0, network.meters[4].id(), START);
         let list = RevocationList::new(1, vec![network.meters[3].id()]);
@@ -104,17 +131,16 @@ impl Scene {
             administrator: administrator.1.clone(),
             revocations: vec![revocation.clone()],
         }));
-        network.run_until(8 * MINUTE);
+        run(&mut network, &mut times, 8 * MINUTE);
         let world = &network.world;
         let mut frames: Vec<(Topic, Vec<u8>)> = Vec::new();
         for (_, Message { topic, payload, .. }) in &network.published {
             frames.push((*topic, payload.clone()));
         }
-        let handover = network.provider.membership().succession(
-            &successor.0,
-            &successor.1,
-            Timestamp(START.as_millis() + at),
-        );
+        let handover = network
+            .provider
+            .membership()
+            .succession(&successor.0, &successor.1, START);
         let handover = network.provider.membership().sign_next(
             &world.provider.key,
             EntryKind::ProviderKey,
@@ -137,14 +163,22 @@ impl Scene {
             successor,
             stranger,
             frames,
+            times,
             log: network.saved_net.entries.clone(),
-            middle,
-            at,
             saved,
             saved_net,
         };
         scene.words = scene.words();
         scene
+    }
+
+    /// The seeds with which the recorded provider and victim drew their randomness.
+    pub(super) fn seeds(&self) -> ([u8; 32], [u8; 32]) {
+        let mut provider = [0; 32];
+        provider[..8].copy_from_slice(&SEED.to_le_bytes());
+        let mut victim = provider;
+        victim[31] = 1;
+        (provider, victim)
     }
 
     pub(super) fn keys(&self) -> Vec<&DeviceKey> {
@@ -186,6 +220,14 @@ impl Scene {
         let published = self.frames.get(place).map(|(_, frame)| frame);
         let other = || &self.others[place - self.frames.len()];
         published.unwrap_or_else(other).clone()
+    }
+}
+
+/// Runs on and notes when each message was published.
+fn run(network: &mut Network, times: &mut Vec<u64>, end: u64) {
+    while network.now < end {
+        network.run_until(network.now + 1);
+        times.resize(network.published.len(), network.now);
     }
 }
 
@@ -332,6 +374,13 @@ impl Clock {
             utc: Timestamp(self.utc),
             synchronised: self.synchronised,
         }
+    }
+
+    /// Goes on to a time of the recorded run, if that is still to come.
+    pub(super) fn reach(&mut self, at: u64) {
+        let ahead = (START.as_millis() + at).saturating_sub(self.utc);
+        self.utc += ahead;
+        self.monotonic += ahead;
     }
 
     pub(super) fn step(&mut self, bytes: &mut Bytes<'_>) {
