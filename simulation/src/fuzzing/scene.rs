@@ -81,6 +81,8 @@ pub(super) struct Scene {
     /// Frames that stand inside others or come in files.
     pub(super) others: Vec<Vec<u8>>,
     pub(super) log: Vec<Vec<u8>>,
+    /// The log after each of its entries.
+    pub(super) memberships: Vec<Membership>,
     /// Hashes and ids that mean something in this net.
     pub(super) words: Vec<Vec<u8>>,
     /// The provider at the end of a round, before its first submission came.
@@ -149,6 +151,7 @@ impl Scene {
         );
         let mut scene = Self {
             words: Vec::new(),
+            memberships: memberships(world, &network.saved_net.entries),
             net: world.net,
             ca: world.authority.ca.clone(),
             provider: world.provider.clone(),
@@ -221,6 +224,18 @@ impl Scene {
         let other = || &self.others[place - self.frames.len()];
         published.unwrap_or_else(other).clone()
     }
+}
+
+/// The log after each of its entries.
+fn memberships(world: &World, entries: &[Vec<u8>]) -> Vec<Membership> {
+    let (provider, ca) = (&world.provider.certificate, &world.authority.ca);
+    let mut log = Membership::open(&entries[0], provider, ca).expect("the recorded Genesis");
+    let mut all = vec![log.clone()];
+    for entry in &entries[1..] {
+        log.append(entry).expect("a recorded entry");
+        all.push(log.clone());
+    }
+    all
 }
 
 /// Runs on and notes when each message was published.
