@@ -76,7 +76,8 @@ impl Roster {
         frame::sign(key, membership.net(), at, Notification::Roster, data)
     }
 
-    /// Verifies a roster of the net's provider against the log.
+    /// Verifies a roster of the net's provider against the log: only members as of its
+    /// log head are in it.
     ///
     /// # Errors
     /// [`RosterError`].
@@ -100,6 +101,15 @@ impl Roster {
         }
         let members = usize::try_from(membership.places_at(head_index)).unwrap_or(0);
         let included = Bitmap::from_bytes(included, members, "included")?;
+        // Departed members would only fill a group that others find too small.
+        let places = membership.members();
+        let is_member = |place: usize| {
+            let member = places.get(place);
+            member.is_some_and(|member| member.is_active_at(head_index))
+        };
+        if !included.iter().all(is_member) {
+            return Err(FrameError::Bound("included").into());
+        }
         let (digests, rest) = digests.as_chunks::<8>();
         if !rest.is_empty() || digests.len() != included.count() {
             return Err(FrameError::Bound("digests").into());

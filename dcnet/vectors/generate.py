@@ -11,6 +11,7 @@ import sys
 sys.dont_write_bytecode = True
 
 import ristretto
+from changes import Changes
 from protocol import *
 from refused import Refused
 from world import CHANNELS, DAY, DEGREE, METERS, PERIOD, ROUND, SETUP, START, WINDOW, World
@@ -154,6 +155,23 @@ def the_round(world):
     }
 
 
+def membership(changes):
+    roster, included = changes.roster()
+    places = [{"meter": place["meter"], "joined": place["joined"], "ended": place["ended"],
+               "registration": digest(place["registration"])} for place in changes.places]
+    left = changes.places[2]
+    join = digest(changes.log[left["joined"]])
+    erased_at = changes.at()
+    return {
+        "net": changes.net, "policy": changes.policy, "channels": CHANNELS, "salt": changes.salt,
+        "successor": party(changes.successor), "meters": [party(meter) for meter in changes.meters],
+        "steps": changes.steps, "places": places,
+        "erased": {"by": 0, "join": join, "at": erased_at,
+                   "frame": frame(changes.meters[0], changes.net, erased_at, ERASED, [join])},
+        "roster": {"included": included, "at": changes.at(), "frame": roster},
+    }
+
+
 def written(item):
     """JSON of a file: byte strings in hexadecimal."""
     text = json.dumps(item, indent=1, default=lambda data: bytes(data).hex())
@@ -163,10 +181,11 @@ def written(item):
 def main():
     ristretto.self_check()
     world = World()
+    changes = Changes(world)
     files = {
         "openings.json": openings(world), "keys.json": keys(world), "draws.json": draws(world),
         "frames.json": frames(world), "round.json": the_round(world),
-        "refused.json": Refused(world).cases,
+        "membership.json": membership(changes), "refused.json": Refused(world, changes).cases,
     }
     differing = []
     for name, item in files.items():

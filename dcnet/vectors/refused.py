@@ -2,6 +2,7 @@
 
 import ristretto
 from protocol import *
+from refused_changes import RefusedChanges
 from world import CHANNELS, DAY, METERS, PERIOD, ROUND, SETUP, START, WINDOW
 
 
@@ -16,8 +17,8 @@ def without(items, place):
 
 
 class Refused:
-    def __init__(self, world):
-        self.world, self.cases = world, []
+    def __init__(self, world, changes):
+        self.world, self.changes, self.cases = world, changes, []
         self.meter, self.net = world.meters[0], world.net
         self.form()
         self.payload()
@@ -31,6 +32,7 @@ class Refused:
         self.registration()
         self.log()
         self.genesis()
+        RefusedChanges(self).all()
 
     def add(self, reader, name, input_, error, **other):
         self.cases.append({"name": name, "reader": reader, "input": input_, "error": error, **other})
@@ -113,7 +115,7 @@ class Refused:
         other("no transmission bit on a submission", 'Field("transmission bit")', SUBMISSION, bit=0)
         other("a negative timestamp", 'Field("timestamp")', timestamp=-1)
         other("notification 0", "Kind", 0)
-        other("notification 18", "Kind", 18)
+        other("notification 21", "Kind", 21)
         other("a notification of 2^64 - 1", "Kind", 2**64 - 1)
 
     def signature(self):
@@ -345,7 +347,7 @@ class Refused:
         case("an entry too far ahead", "Gap { expected: 1, index: 2 }", 1, JOIN, joined, index=2)
         self.add("entry", "an entry that is known", log[1], "Known", after=3)
         case("a second Genesis", 'Rule("a second Genesis")', 1, GENESIS, world.genesis_body())
-        case("a Leave", "Unsupported(Leave)", 2, LEAVE, [b""])
+        case("a Tariff", "Unsupported(Tariff)", 2, TARIFF, [b""])
         case("a kind without a meaning", 'Frame(Bound("kind"))', 1, 9, [])
         case("a member that joins twice", 'Rule("a member joins twice")', 2, JOIN, joined)
         case("a Join with an extra field", "Frame(UnknownField)", 1, JOIN, joined + [0])
@@ -373,8 +375,10 @@ class Refused:
 
         policy = world.policy
         case("a Genesis that names another CA", 'Trust("CA")', ca=seed("other"))
+        # Whoever it names must have signed it; that it is the provider that a meter pins is checked later.
         other = certificate(world.authority, self.meter, "provider")
-        case("a Genesis that names another provider", 'Trust("provider")', provider=other)
+        case("a Genesis that names another provider than signed it", "Frame(Sender)", provider=other)
+        case("a Genesis that names a meter", 'Trust("provider")', signer=self.meter, provider=self.meter.certificate)
         case("a Genesis signed by a meter", "Frame(Sender)", signer=self.meter)
         case("a Genesis of another net", "Frame(Net)", net=self.net)
         rule = 'Rule("the first entry is no Genesis")'

@@ -7,6 +7,7 @@
 //! against the [`invariant::Invariant`]s, and [`shrink::shrink`] makes a failing plan small.
 
 pub mod fault;
+pub mod fuzzing;
 pub mod history;
 mod inject;
 pub mod invariant;

@@ -71,10 +71,8 @@ fn excuse(network: &Network, harm: &Harm, meter: usize, prompt: bool) -> Option<
     if harm.false_rosters.contains(&meter) || harm.forked.contains(&meter) {
         return Some("the provider lied to it, and its view is another one");
     }
-    if harm.forgetful.contains(&meter) {
-        if prompt {
-            return Some("its disk forgot something, and it may owe a reveal until a day is over");
-        }
+    if prompt && harm.forgetful.contains(&meter) {
+        return Some("its disk forgot something, and it may owe a reveal until a day is over");
     }
     let late = prompt && harm.late.contains(&meter);
     late.then_some("it made others wait, and may have to wait itself")

@@ -307,7 +307,11 @@ impl Provider {
         let barred = self.barred(round);
         let users = users_of(taken);
         let mut kept = Bitmap::empty(users.len());
-        for member in taken.keys().filter(|member| !barred.contains(member)) {
+        let here = |member: &MemberIndex| {
+            let place = self.membership.member(*member);
+            place.is_some_and(Member::is_active) && !barred.contains(member)
+        };
+        for member in taken.keys().filter(|member| here(member)) {
             kept.set(place(*member));
         }
         loop {

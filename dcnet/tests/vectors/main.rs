@@ -2,7 +2,9 @@
 //! Python, against this crate: what it derives, what it signs byte for byte, and
 //! what it refuses and why.
 
-use std::time::Duration;
+mod membership;
+mod provider;
+mod refused;
 
 use dcnet::aggregate::{Aggregate, Disruption, Sum};
 use dcnet::bitmap::Bitmap;
@@ -12,24 +14,20 @@ use dcnet::commitment::{Commitment, commit, generator_h};
 use dcnet::frame::{self, Frame, Notification};
 use dcnet::graph::{MemberIndex, beacon, draw_commitment, draw_neighbours};
 use dcnet::handshake::{Ephemeral, Pair};
-use dcnet::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, PublicKey};
+use dcnet::identity::{CaCertificate, Certificate, DeviceId, DeviceKey};
 use dcnet::membership::{
     Applied, EntryKind, Membership, NewNet, Policy, sign_registration, verify_registration,
 };
 use dcnet::opening::{Opening, PadSum};
-use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::pad::PairKey;
-use dcnet::provider::{
-    Provider, ProviderCommand, ProviderConfig, ProviderEvent, ProviderRecord, SavedNet,
-};
 use dcnet::reading::{BlindingSecret, Boundary, Reading};
 use dcnet::reveal::Reveal;
 use dcnet::revocation::RevocationList;
 use dcnet::roster::{HalfOpen, Roster};
 use dcnet::secret::Secret;
 use dcnet::superposition::{Share, Submission, self_mask, short};
-use dcnet::time::{Day, Now, Period, Round, Timestamp};
-use dcnet::topic::{NetId, Topic, Up};
+use dcnet::time::{Day, Period, Round, Timestamp};
+use dcnet::topic::NetId;
 use dcnet::units::MilliwattHours;
 use serde_json::Value;
 
@@ -723,194 +721,4 @@ fn the_sums_open_the_commitments_and_nothing_else_does() {
         case.get("aggregate_at").time(),
     );
     assert_eq!(again, bytes);
-}
-
-/// A provider that was started on the log of the vectors.
-struct Running {
-    provider: Provider,
-    frames: Vec<Vec<u8>>,
-    published: Vec<Vec<u8>>,
-}
-
-impl Running {
-    fn handle(&mut self, input: Input<ProviderCommand>, at: Timestamp, start: Timestamp) {
-        let now = Now {
-            monotonic: at.since(start) + Duration::from_secs(1),
-            utc: at,
-            synchronised: true,
-        };
-        self.provider.handle(input, now);
-        while let Some(output) = self.provider.poll_output() {
-            match output {
-                Output::Persist(ProviderRecord::Roster { frame, .. }) => self.frames.push(frame),
-                Output::Event(ProviderEvent::Aggregated(published)) => {
-                    self.frames.push(published.frame)
-                }
-                Output::Event(ProviderEvent::Refused { reason, .. }) => panic!("{reason}"),
-                Output::Publish(message) => self.published.push(message.payload),
-                _ => {}
-            }
-        }
-    }
-}
-
-#[test]
-fn a_provider_makes_the_roster_and_the_aggregate_of_the_round() {
-    let (world, case) = (World::new(), Vector::file("round"));
-    let (key, certificate) = world.provider.clone();
-    let config = ProviderConfig {
-        key,
-        certificate,
-        ca: world.ca.clone(),
-        minimum_presence: 80,
-        revoked: None,
-        successor: None,
-        lapse_after: None,
-    };
-    let saved = SavedNet {
-        entries: world.log.clone(),
-        ..SavedNet::default()
-    };
-    let provider = Provider::new(config, saved, [1; 32]).unwrap();
-    let mut running = Running {
-        provider,
-        frames: Vec::new(),
-        published: Vec::new(),
-    };
-    let start = world.vector.get("start").time();
-    running.handle(Input::Connected, start, start);
-    let message = |meter: &Vector, kind, key| {
-        let topic = Topic::Up {
-            net: world.net,
-            meter: world.id(member(meter.get("member").index())),
-            kind,
-        };
-        Received {
-            topic,
-            payload: meter.get(key).bytes(),
-        }
-    };
-    let meters = case.list("meters");
-    let submissions = meters
-        .iter()
-        .map(|meter| message(meter, Up::Submission, "submission"));
-    let at = meters.last().unwrap().get("submission_at").time();
-    running.handle(Input::Received(submissions.collect()), at, start);
-    assert!(running.frames.is_empty(), "one meter may still come");
-    running.handle(Input::Tick, case.get("roster_at").time(), start);
-    assert_eq!(running.frames, [case.get("roster").bytes()]);
-
-    let aggregate_at = case.get("aggregate_at").time();
-    for meter in &meters {
-        assert_eq!(running.frames.len(), 1, "no sum before the last reveal");
-        let reveal = message(meter, Up::Reveal, "reveal");
-        running.handle(Input::Received(vec![reveal]), aggregate_at, start);
-    }
-    assert_eq!(running.frames[1..], [case.get("aggregate").bytes()]);
-    for frame in &running.frames {
-        assert!(running.published.contains(frame));
-    }
-}
-
-/// What reading a frame says: the error's name, or `accepted`.
-fn judge(world: &World, case: &Vector) -> String {
-    let mut input = case.get("input").bytes();
-    if let Some(times) = case.0.get("repeat").and_then(Value::as_u64) {
-        input = input.repeat(times.try_into().unwrap());
-    }
-    let net = world.net;
-    let verified = |key: &PublicKey| Frame::verify(&input, key);
-    let meter = world.key(0).public();
-    let pairs = Vector::file("keys").list("pairs");
-    let first = || {
-        let ends = |case: &&Vector| {
-            let ends = [case.get("lower").index(), case.get("higher").index()];
-            ends == [0, 1] || ends == [1, 0]
-        };
-        let case = pairs.iter().find(ends).unwrap();
-        let offer = Frame::verify(
-            &case.get("offer").bytes(),
-            &world.key(member(case.get("lower").index())).public(),
-        );
-        (pair(world, case), offer.unwrap().digest())
-    };
-    let sender = || PublicKey::from_bytes(&case.get("key").fixed()).unwrap();
-    let error = match case.get("reader").text() {
-        "frame" => verified(&meter).err().map(|e| format!("{e:?}")),
-        "submission" => {
-            let read = verified(&meter).and_then(|frame| Submission::read(frame, net, 2));
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "reveal" => {
-            let read = verified(&meter).and_then(|frame| Reveal::read(frame, net, 2));
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "roster" => Roster::verify(&input, &world.whole())
-            .err()
-            .map(|e| format!("{e:?}")),
-        "aggregate" => {
-            let read = Aggregate::verify(&input, net, &world.provider.0.public());
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "offer" => {
-            let read = verified(&sender()).and_then(|frame| first().0.read_offer(frame));
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "answer" => {
-            let (pair, offer) = first();
-            let read = verified(&sender()).and_then(|frame| pair.read_answer(frame, &offer));
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "confirm" => {
-            let pair = first().0;
-            let read = verified(&sender()).and_then(|frame| pair.read_confirm(frame, pair.lower));
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "checkpoint" => {
-            let read = Checkpoint::verify(&input, &world.administrator.1);
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "revocations" => {
-            let read = RevocationList::verify(&input, &world.administrator.1);
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "registration" => {
-            let setup = world.vector.get("setup").time();
-            let read = verify_registration(&input, net, &world.ca, setup);
-            read.err().map(|e| format!("{e:?}"))
-        }
-        "entry" => {
-            let mut log = world.membership(case.get("after").number().try_into().unwrap());
-            let head = log.head();
-            let error = log.append(&input).err().map(|e| format!("{e:?}"));
-            assert_eq!(log.head(), head, "a refused entry leaves the log as it is");
-            error
-        }
-        "genesis" => {
-            let opened = Membership::open(&input, &world.provider.1, &world.ca);
-            opened.err().map(|e| format!("{e:?}"))
-        }
-        other => panic!("no reader `{other}`"),
-    };
-    error.unwrap_or_else(|| "accepted".to_owned())
-}
-
-#[test]
-fn bad_frames_are_refused_each_for_its_reason() {
-    let (world, cases) = (World::new(), Vector::file("refused").items());
-    assert!(cases.len() > 150, "only {} cases", cases.len());
-    let mut wrong = Vec::new();
-    for case in cases {
-        let verdict = judge(&world, &case);
-        if verdict != case.get("error").text() {
-            let (reader, name) = (case.get("reader"), case.get("name"));
-            wrong.push(format!(
-                "{}: {}: {verdict} instead of {}",
-                reader.text(),
-                name.text(),
-                case.get("error").text()
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
