@@ -11,6 +11,7 @@ use meter_agent::pulse::loads::Loads;
 use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
+use crate::joins::JoinsArguments;
 use crate::oracle::OracleArguments;
 use crate::policy;
 
@@ -28,6 +29,8 @@ pub struct Arguments {
 enum Command {
     /// Run CA, broker, provider and meters, and show what comes out (the default)
     Demo(DemoArguments),
+    /// Count the handshakes of a join, an exit and a return in a simulated net
+    Joins(JoinsArguments),
     /// Prove on simulated runs what a provider and corrupted meters can learn
     Oracle(OracleArguments),
     /// Play nets in virtual time in which everything goes wrong, one per seed, and check that
@@ -98,6 +101,8 @@ pub enum Task {
     Simulate(SimulateArguments),
     /// One of them again.
     Replay(ReplayArguments),
+    /// Handshakes counted.
+    Joins(JoinsArguments),
     /// Proofs about simulated runs.
     Oracle(OracleArguments),
 }
@@ -207,6 +212,7 @@ impl Arguments {
             Some(Command::Demo(demo)) => demo.plan().map(Task::Demo),
             Some(Command::Simulate(simulate)) => Ok(Task::Simulate(simulate)),
             Some(Command::Replay(replay)) => Ok(Task::Replay(replay)),
+            Some(Command::Joins(joins)) => Ok(Task::Joins(joins)),
             Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
             None => self.demo.plan().map(Task::Demo),
         }
@@ -335,7 +341,7 @@ fn check_absences(plan: &Plan) -> Result<(), UsageError> {
     Ok(())
 }
 
-fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+pub(crate) fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
     let ends = text.split_once("..");
     let ends = ends.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     ends.map(|(from, to)| from..to)

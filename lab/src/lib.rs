@@ -7,6 +7,7 @@ pub mod board;
 pub mod cli;
 pub mod demo;
 pub mod fleet;
+pub mod joins;
 pub mod observer;
 pub mod oracle;
 pub mod policy;

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Ok(Task::Demo(plan)) => plan,
         Ok(Task::Simulate(arguments)) => return simulated(simulate::simulate(&arguments)),
         Ok(Task::Replay(arguments)) => return simulated(simulate::replay(&arguments)),
+        Ok(Task::Joins(joins)) => return joins.run(),
         Ok(Task::Oracle(oracle)) => return oracle.run(),
         Err(error) => return usage(error.into()),
     };

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use simulation::oracle::scenario;
 
+use crate::cli::parse_seeds;
+
 /// Options of `oracle`.
 #[derive(Debug, Args)]
 pub struct OracleArguments {
@@ -47,28 +49,5 @@ impl OracleArguments {
             );
         }
         ExitCode::FAILURE
-    }
-}
-
-fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text.split_once("..").and_then(|(from, to)| {
-        let (from, to) = (from.parse().ok()?, to.parse().ok()?);
-        (from < to).then_some(from..to)
-    });
-    parsed.ok_or_else(|| {
-        "expected seeds such as 0..100, the second greater than the first".to_owned()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seeds_are_a_range_that_is_not_empty() {
-        assert_eq!(parse_seeds("3..5"), Ok(3..5));
-        for text in ["", "5", "5..5", "5..3", "a..b", "-1..3", "1..=3"] {
-            assert!(parse_seeds(text).is_err(), "{text}");
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use dcnet::alarm::{Alarm, Silence};
-use dcnet::identity::{DeviceId, Role};
+use dcnet::identity::{Certificate, DeviceId, DeviceKey, Role};
 use dcnet::membership::Membership;
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
@@ -144,6 +144,9 @@ pub struct Network {
     pub keep_published: bool,
     /// Milliseconds since the start.
     pub now: u64,
+    administrator: Option<(DeviceKey, Certificate)>,
+    /// Signed revocations of single devices.
+    revocations: Vec<Vec<u8>>,
     rng: ChaCha20Rng,
     queue: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
@@ -245,6 +248,8 @@ impl Network {
             faults,
             saved: vec![BTreeMap::new(); count],
             saved_net,
+            administrator: None,
+            revocations: Vec::new(),
             provider_events: Vec::new(),
             meter_events: vec![Vec::new(); count],
             aggregates: Vec::new(),
@@ -471,6 +476,7 @@ impl Network {
         if self.provider_online {
             self.input_provider(Input::Connected);
         }
+        self.tell_revocations();
     }
 
     /// Runs until `end` milliseconds after the start.
@@ -596,24 +602,29 @@ impl Network {
 
     /// The gateway administrator revokes a meter, and the provider gets to know.
     pub fn revoke(&mut self, meter: usize) {
-        let (key, administrator) = self.world.authority.issue(Role::Administrator, None);
+        let issue = || self.world.authority.issue(Role::Administrator, None);
+        let (key, administrator) = self.administrator.clone().unwrap_or_else(issue);
         let (device, utc) = (self.meters[meter].id(), at(self.now).utc);
-        let mut revoked: Vec<DeviceId> = self
-            .world
-            .provider
-            .revoked
-            .iter()
-            .flat_map(|list| list.devices().copied())
-            .collect();
-        revoked.push(device);
+        self.revocations.push(sign_revocation(&key, device, utc));
+        let old = self.world.provider.revoked.iter();
+        let old = old.flat_map(|list| list.devices().copied());
+        let revoked: Vec<DeviceId> = old.chain([device]).collect();
         let number = u64::try_from(revoked.len()).unwrap();
-        let list = RevocationList::new(number, revoked);
-        self.world.provider.revoked = Some(list.clone());
-        self.input_provider(Input::Command(ProviderCommand::Revoked {
-            list,
-            administrator,
-            revocations: vec![sign_revocation(&key, device, utc)],
-        }));
+        self.world.provider.revoked = Some(RevocationList::new(number, revoked));
+        self.administrator = Some((key, administrator));
+        self.tell_revocations();
+    }
+
+    /// What the provider's agent reads from its files, now and at every start.
+    fn tell_revocations(&mut self) {
+        let list = self.world.provider.revoked.clone();
+        if let (Some(list), Some((_, administrator))) = (list, self.administrator.clone()) {
+            self.input_provider(Input::Command(ProviderCommand::Revoked {
+                list,
+                administrator,
+                revocations: self.revocations.clone(),
+            }));
+        }
     }
 
     /// The provider hands over to a new key, with a restart.

@@ -35,19 +35,28 @@ impl Meter {
                 self.alarm(Alarm::BadEntry(error.clone()));
                 self.refuse(topic, error);
             }
-            Err(EntryError::Frame(error)) => self.refuse_of_provider(topic, error),
-            Err(error) => self.refuse(topic, error),
+            Err(error) => {
+                if let EntryError::Frame(frame) = &error {
+                    self.suspect_new_key(frame);
+                }
+                self.refuse(topic, error);
+            }
         }
         self.check_checkpoint();
     }
 
-    /// Refuses what claims to be the provider's. A signature that does not verify may be
-    /// by a key that took over in an entry that this meter has missed, so it asks for the log.
+    /// Refuses what claims to be the provider's.
     pub(super) fn refuse_of_provider(&mut self, topic: Topic, error: FrameError) {
+        self.suspect_new_key(&error);
+        self.refuse(topic, error);
+    }
+
+    /// A signature that does not verify may be by a key that took over in an entry that
+    /// this meter has missed, so it asks for the log.
+    fn suspect_new_key(&mut self, error: &FrameError) {
         if matches!(error, FrameError::Signature | FrameError::Sender) {
             self.log_request.probe();
         }
-        self.refuse(topic, error);
     }
 
     fn take_entry(&mut self, applied: Option<Applied>, payload: &[u8], now: Now) {
