@@ -45,6 +45,8 @@ pub struct Member {
     pub registration: [u8; 32],
     /// Index of the Leave or Revoke entry that ended it.
     pub ended: Option<u64>,
+    /// The place that the meter had before, if it joined anew.
+    pub earlier: Option<MemberIndex>,
     /// When it was no candidate for draws: from a Lapsed entry to its own next Draw.
     lapsed: Vec<(u64, Option<u64>)>,
 }

@@ -98,13 +98,14 @@ impl Membership {
         }
         let member = MemberIndex::try_from(self.members.len()).unwrap_or(MemberIndex::MAX);
         self.registrations_used.insert(registration);
-        self.by_id.insert(id, member);
+        let earlier = self.by_id.insert(id, member);
         self.members.push(Member {
             id,
             key: *certificate.key(),
             joined: index,
             registration,
             ended: None,
+            earlier,
             lapsed: Vec::new(),
         });
         Ok(Applied::Joined(member))

@@ -197,9 +197,8 @@ impl Provider {
         let Some(ProviderRound::Open(taken)) = self.rounds.get(&round) else {
             return false;
         };
-        let id = self.id_of(member);
-        let mut earlier = taken.range(..member).map(|(place, _)| self.id_of(*place));
-        earlier.any(|earlier| earlier == id)
+        let before = |place: &MemberIndex| self.membership.member(*place)?.earlier;
+        std::iter::successors(before(&member), before).any(|place| taken.contains_key(&place))
     }
 
     /// An included meter that now sends another submission than the one on the roster.
