@@ -177,7 +177,7 @@ impl<W: Write> Chaos<W> {
         let mut next = Instant::now();
         while Instant::now() < end {
             if Instant::now() >= next {
-                self.inject(faults.next())?;
+                self.inject(faults.fault())?;
                 next = Instant::now() + faults.pause();
             }
             self.step().await?;

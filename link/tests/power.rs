@@ -58,10 +58,7 @@ fn records(generation: u64) -> Vec<Record> {
 /// The generation that a store holds, which must be exactly what its commits made.
 fn generation(journal: &MeterJournal, store: Store) -> u64 {
     let found = journal.load(store).unwrap();
-    let newest = found
-        .iter()
-        .filter(|record| record.key[0] == b'n')
-        .next_back();
+    let newest = found.iter().rfind(|record| record.key[0] == b'n');
     let newest = newest.map_or(0, |record| {
         u64::from_be_bytes(record.key[1..9].try_into().unwrap())
     });

@@ -169,8 +169,18 @@ impl Rounds {
                 faults.join(", ")
             };
             let sum = energies.first().copied().unwrap_or_default();
+            let missing: Vec<String> = self
+                .meters
+                .iter()
+                .filter(|(id, _)| !included.contains(id))
+                .map(|(_, number)| number.to_string())
+                .collect();
+            let missing = match missing.as_slice() {
+                [] => String::new(),
+                numbers => format!(" (without {})", numbers.join(", ")),
+            };
             lines.push(format!(
-                "{}{} of {} meters, {sum}, {:.1} s after its end: {verdict}",
+                "{}{} of {} meters{missing}, {sum}, {:.1} s after its end: {verdict}",
                 self.name(round),
                 included.len(),
                 self.meters.len(),
