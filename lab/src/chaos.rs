@@ -1,6 +1,9 @@
 //! The system as real processes, under faults: broker, provider and meters are killed, stopped,
 //! and put on full disks, at random; a third party compares every published sum with what the
 //! included households used. When everything is well again, nothing may stay stuck.
+//!
+//! The processes never outlive this one. The mounted disks do if it is killed with SIGKILL; then
+//! they are below the directory that the first line of output names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -115,16 +118,12 @@ pub async fn run(
     };
     let end = tokio::select! {
         end = chaos.play(arguments) => end,
-        () = &mut interrupt => Err(anyhow::anyhow!("interrupted")),
+        // Processes, disks and files go with the run.
+        () = &mut interrupt => anyhow::bail!("interrupted"),
     };
-    let verdict = match end {
-        Ok(tally) => chaos.verdict(&tally),
-        Err(error) => Err(error),
-    };
-    if !verdict
-        .as_ref()
-        .is_ok_and(|verdict| verdict.faults.is_empty())
-    {
+    let verdict = end.and_then(|tally| chaos.verdict(&tally));
+    let well = verdict.as_ref().is_ok_and(|v| v.faults.is_empty());
+    if !well {
         chaos.keep_logs();
     }
     verdict
