@@ -11,6 +11,8 @@ use meter_agent::pulse::loads::Loads;
 use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
+use crate::chaos::ChaosArguments;
+use crate::chaos::process::ProcessArguments;
 use crate::joins::JoinsArguments;
 use crate::oracle::OracleArguments;
 use crate::policy;
@@ -38,6 +40,12 @@ enum Command {
     Simulate(SimulateArguments),
     /// Play one seed of `simulate` again and tell what happens, step by step
     Replay(ReplayArguments),
+    /// Run the system as processes that are killed, stopped and put on full disks, and check
+    /// every published sum; exit code 1 if one is wrong or something stays stuck
+    Chaos(ChaosArguments),
+    /// One of the processes that `chaos` starts
+    #[command(hide = true)]
+    Process(ProcessArguments),
 }
 
 /// Options of `simulate`.
@@ -105,6 +113,10 @@ pub enum Task {
     Joins(JoinsArguments),
     /// Proofs about simulated runs.
     Oracle(OracleArguments),
+    /// Processes under faults.
+    Chaos(ChaosArguments),
+    /// One of these processes.
+    Process(ProcessArguments),
 }
 
 /// Options of `demo`.
@@ -214,6 +226,8 @@ impl Arguments {
             Some(Command::Replay(replay)) => Ok(Task::Replay(replay)),
             Some(Command::Joins(joins)) => Ok(Task::Joins(joins)),
             Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
+            Some(Command::Chaos(chaos)) => Ok(Task::Chaos(chaos)),
+            Some(Command::Process(process)) => Ok(Task::Process(process)),
             None => self.demo.plan().map(Task::Demo),
         }
     }
@@ -351,7 +365,7 @@ pub(crate) fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
         })
 }
 
-fn parse_period(text: &str) -> Result<Period, String> {
+pub(crate) fn parse_period(text: &str) -> Result<Period, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor = match unit {

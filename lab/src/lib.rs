@@ -1,9 +1,11 @@
 //! The demonstration: CA, broker, provider agent and meter agents in one process, with real
 //! sockets, certificates and journals, and a third party that checks every sum. And the
-//! simulation: many nets in virtual time, in which everything goes wrong.
+//! simulation: many nets in virtual time, in which everything goes wrong; and the same with
+//! real processes.
 
 pub mod absence;
 pub mod board;
+pub mod chaos;
 pub mod cli;
 pub mod demo;
 pub mod fleet;

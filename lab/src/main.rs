@@ -1,11 +1,13 @@
 //! The program `lab`.
 
 use std::io::IsTerminal;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use lab::cli::{Arguments, Plan, Task};
+use lab::chaos;
+use lab::cli::{Arguments, Task};
 use lab::demo::{self, Files, Verdict};
 use lab::simulate;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,13 +25,27 @@ fn main() -> ExitCode {
         Ok(Task::Replay(arguments)) => return simulated(simulate::replay(&arguments)),
         Ok(Task::Joins(joins)) => return joins.run(),
         Ok(Task::Oracle(oracle)) => return oracle.run(),
+        Ok(Task::Chaos(arguments)) => {
+            return verdict(run(async |interrupted| {
+                chaos::run(&arguments, std::io::stdout(), interrupted).await
+            }));
+        }
+        Ok(Task::Process(process)) => {
+            return verdict(process.run().map(|()| Verdict::default()));
+        }
         Err(error) => return usage(error.into()),
     };
     let files = match Files::create(&plan) {
         Ok(files) => files,
         Err(error) => return usage(error),
     };
-    match run(&plan, files) {
+    verdict(run(async |interrupted| {
+        demo::run(&plan, files, std::io::stdout(), interrupted).await
+    }))
+}
+
+fn verdict(verdict: anyhow::Result<Verdict>) -> ExitCode {
+    match verdict {
         Ok(Verdict { faults }) if faults.is_empty() => ExitCode::SUCCESS,
         Ok(Verdict { faults }) => {
             for fault in faults {
@@ -77,7 +93,10 @@ fn log() {
         .init();
 }
 
-fn run(plan: &Plan, files: Files) -> anyhow::Result<Verdict> {
+/// Runs something on the main thread until it ends, or ends itself when it is interrupted.
+fn run(
+    work: impl AsyncFnOnce(Pin<Box<dyn Future<Output = ()>>>) -> anyhow::Result<Verdict>,
+) -> anyhow::Result<Verdict> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -85,12 +104,12 @@ fn run(plan: &Plan, files: Files) -> anyhow::Result<Verdict> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let interrupted = async {
+        let interrupted = Box::pin(async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-        };
-        demo::run(plan, files, std::io::stdout(), interrupted).await
+        });
+        work(interrupted).await
     })
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use broker::{Broker, Counters};
 use dcnet::identity::{DeviceId, PublicKey};
+use dcnet::membership::Policy;
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
 use link::Clock;
@@ -72,6 +73,11 @@ pub fn third_party(root: &Path) -> PathBuf {
     root.join("third-party")
 }
 
+/// Where the provider's database is.
+pub fn provider_state(root: &Path) -> PathBuf {
+    root.join("provider-state")
+}
+
 /// Where a meter's enrolment is.
 pub fn meter_identity(root: &Path, number: u32) -> PathBuf {
     root.join("meters")
@@ -91,9 +97,8 @@ impl System {
         let authority = Authority::init(&root.join("authority"))?;
         let (broker, port) = start_broker(&authority, &root).await?;
 
-        let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
         let config = Config {
-            state_directory: root.join("provider-state"),
+            state_directory: provider_state(&root),
             identity_directory: root.join("provider"),
             broker_host: HOST.to_owned(),
             broker_port: port,
@@ -101,24 +106,12 @@ impl System {
             minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
         };
-        bundle.write(&config.identity_directory)?;
-        let (net, head) = open_net(&config, plan)?;
-
-        let mut meters = BTreeMap::new();
-        for number in 1..=plan.meters {
-            let meter = authority.enrol_meter(
-                KeyPair::generate()?,
-                net,
-                &bundle.certificate,
-                head,
-                &Terms::default().household(format!("household {number}")),
-            )?;
-            meter.write(&meter_identity(&root, number))?;
-            meters.insert(meter.id(), number);
-        }
-        authority
-            .enrol_third_party(KeyPair::generate()?, Some(net), &Terms::default())?
-            .write(&third_party(&root))?;
+        let policy = policy::net(plan.meters, plan.period);
+        let Enrolled {
+            net,
+            provider_key,
+            meters,
+        } = enrol(&authority, &root, &config, plan.meters, policy)?;
 
         let mut agent = Agent::open(&config)?;
         agent.clock = Clock::assume_synchronised();
@@ -127,7 +120,7 @@ impl System {
         Ok(Self {
             directory,
             net,
-            provider_key: *bundle.certificate.key(),
+            provider_key,
             meters,
             port,
             observer,
@@ -157,7 +150,58 @@ impl System {
     }
 }
 
-async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Broker, u16)> {
+/// Who is in a net, all of them enrolled in directories below that of the run.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// The net.
+    pub net: NetId,
+    /// The provider's key.
+    pub provider_key: PublicKey,
+    /// Number of each meter, from 1.
+    pub meters: BTreeMap<DeviceId, u32>,
+}
+
+/// Opens a net in the provider's store, and enrols provider, meters and third party.
+///
+/// # Errors
+/// Whatever cannot be made or written.
+pub fn enrol(
+    authority: &Authority,
+    root: &Path,
+    config: &Config,
+    meters: u32,
+    policy: Policy,
+) -> anyhow::Result<Enrolled> {
+    let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
+    bundle.write(&config.identity_directory)?;
+    let (net, head) = open_net(config, policy)?;
+    let mut numbers = BTreeMap::new();
+    for number in 1..=meters {
+        let meter = authority.enrol_meter(
+            KeyPair::generate()?,
+            net,
+            &bundle.certificate,
+            head,
+            &Terms::default().household(format!("household {number}")),
+        )?;
+        meter.write(&meter_identity(root, number))?;
+        numbers.insert(meter.id(), number);
+    }
+    authority
+        .enrol_third_party(KeyPair::generate()?, Some(net), &Terms::default())?
+        .write(&third_party(root))?;
+    Ok(Enrolled {
+        net,
+        provider_key: *bundle.certificate.key(),
+        meters: numbers,
+    })
+}
+
+/// Enrols the broker; gives the directory of its enrolment.
+///
+/// # Errors
+/// It cannot be made or written.
+pub fn enrol_broker(authority: &Authority, root: &Path) -> anyhow::Result<PathBuf> {
     let hosts = [
         Host::Name(HOST.to_owned()),
         Host::Address(Ipv4Addr::LOCALHOST.into()),
@@ -166,6 +210,11 @@ async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Bro
     authority
         .enrol_broker(KeyPair::generate()?, &hosts, &Terms::default())?
         .write(&directory)?;
+    Ok(directory)
+}
+
+async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Broker, u16)> {
+    let directory = enrol_broker(authority, root)?;
     let config = |port| broker::Config {
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
         ca: directory.join(gateway_admin::CA_FILE),
@@ -198,11 +247,10 @@ fn is_taken(error: &anyhow::Error) -> bool {
 }
 
 /// Makes the net in the provider's store; gives the head of its log for the checkpoints.
-fn open_net(config: &Config, plan: &Plan) -> anyhow::Result<(NetId, LogHead)> {
+fn open_net(config: &Config, policy: Policy) -> anyhow::Result<(NetId, LogHead)> {
     let identity = config.identity()?;
     provider_agent::store::prepare_directory(&config.state_directory)?;
     let mut store = Store::open_in(&config.state_directory)?;
-    let policy = policy::net(plan.meters, plan.period);
     let channels = [CHANNEL.to_owned()];
     let net =
         provider_agent::net::create(&mut store, &identity, "Demonstration", policy, &channels)?;
