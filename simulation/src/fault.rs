@@ -1,5 +1,5 @@
 //! What may go wrong in a run. A new kind is a variant here with its generator in
-//! [`Fault::draw`], and its executor in the module `inject`.
+//! `Fault::draw`, and its executor in the module `inject`.
 
 use std::fmt;
 
