@@ -1,5 +1,7 @@
 //! The rules before a reveal.
 
+use dcnet::commitment::commit;
+
 use super::*;
 
 #[test]
@@ -13,6 +15,26 @@ fn the_roster_as_issued_is_answered() {
     network.run_until(6 * MINUTE);
     network.check_aggregates();
     assert!(network.aggregates.iter().any(|a| a.round == roster.round));
+}
+
+#[test]
+fn submission_and_reveal_together_do_not_open_the_readings_commitment() {
+    // Sums would be right even if the reveal repeated the submission's pads, which bind
+    // nobody to a roster: the difference would be the bare reading.
+    let mut network = start(world());
+    network.run_until(4 * MINUTE + 50 * SECOND);
+    let submission = newest_submission(&network);
+    let key = network.world.meters[VICTIM].key.public();
+    let reveals = network.sent(VICTIM, Up::Reveal);
+    let frame = Frame::verify(reveals.last().unwrap(), &key).unwrap();
+    let reveal = Reveal::read(frame, network.world.net, 1).unwrap();
+    assert_eq!(reveal.round, submission.round);
+    let share = &submission.shares[0];
+    let difference = share.superposition - reveal.openings[0];
+    assert!(commit(&difference) != share.commitment);
+    // Nor is either of them the bare reading, with pads or without.
+    assert!(commit(&share.superposition) != share.commitment);
+    assert!(commit(&reveal.openings[0]) != share.commitment);
 }
 
 fn refusals(network: &Network) -> Vec<Refusal> {
