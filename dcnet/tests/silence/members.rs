@@ -209,25 +209,48 @@ fn a_confirmation_of_another_membership_is_refused() {
     leave(&mut network, VICTIM);
     network.run_until(4 * MINUTE);
     assert!(network.heard(VICTIM, &MeterEvent::Left));
-    let (net, utc) = (network.world.net, at(network.now).utc);
     for (join, done) in [([7; 32], false), (join_of(&network, VICTIM), true)] {
-        for peer in 1..7 {
-            let key = &network.world.meters[peer].key;
-            let frame = frame::sign(key, net, utc, Notification::Erased, one(&join));
-            let topic = Topic::InboxPair {
-                net,
-                meter: own,
-                peer: network.meters[peer].id(),
-            };
-            network.deliver(VICTIM, topic, frame);
-        }
+        confirm_all(&mut network, &join);
         network.run_until(network.now + MINUTE);
-        let all = MeterEvent::ExitDone {
-            confirmed: 6,
-            neighbours: 6,
-        };
-        assert_eq!(network.heard(VICTIM, &all), done);
+        assert_eq!(network.heard(VICTIM, &ALL_CONFIRMED), done);
     }
+}
+
+const ALL_CONFIRMED: MeterEvent = MeterEvent::ExitDone {
+    confirmed: 6,
+    neighbours: 6,
+};
+
+/// All others tell the victim that their keys of a membership are erased.
+fn confirm_all(network: &mut Network, join: &[u8; 32]) {
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let meter = network.meters[VICTIM].id();
+    for other in 1..7 {
+        let key = &network.world.meters[other].key;
+        let frame = frame::sign(key, net, utc, Notification::Erased, one(join));
+        let peer = network.meters[other].id();
+        network.deliver(VICTIM, Topic::InboxPair { net, meter, peer }, frame);
+    }
+}
+
+#[test]
+fn a_meter_that_left_keeps_its_keys_until_no_round_waits_for_it() {
+    let (mut network, roster) = withheld();
+    let issued = network.saved_net.rosters.last().unwrap().frame.clone();
+    let join = join_of(&network, VICTIM);
+    leave(&mut network, VICTIM);
+    network.run_until(4 * MINUTE + 20 * SECOND);
+    assert!(network.heard(VICTIM, &MeterEvent::Left));
+    // Whatever the others say.
+    confirm_all(&mut network, &join);
+    network.run_until(4 * MINUTE + 25 * SECOND);
+    assert!(!network.heard(VICTIM, &ALL_CONFIRMED));
+    network.show_roster(VICTIM, issued);
+    assert_eq!(answer(&network, roster.round), Answer::Revealed);
+    network.run_until(6 * MINUTE);
+    network.check_aggregates();
+    assert!(network.aggregates.iter().any(|a| a.round == roster.round));
+    assert!(network.heard(VICTIM, &ALL_CONFIRMED));
 }
 
 #[test]

@@ -296,6 +296,28 @@ fn enough_drawn_edges_are_full() {
 }
 
 #[test]
+fn the_nets_and_the_owners_floor_of_full_edges_hold() {
+    // Three fifths of six are four.
+    for (of_the_net, of_the_owner) in [(6, 3), (3, 6)] {
+        let world = || {
+            let policy = Policy {
+                minimum_neighbours: of_the_net,
+                ..policy(4)
+            };
+            let mut world = World::new(7, policy, &["import"]);
+            world.meters[VICTIM].floors.minimum_neighbours = of_the_owner;
+            world
+        };
+        let (mut network, roster) = until_withheld(start(world()));
+        assert_eq!(newest_submission(&network).minimum_neighbours, 6);
+        let silent = Answer::Silent(Silence::TooFewFullEdges);
+        assert_eq!(show(&mut network, &claims(&roster, &[(0, 1)])), silent);
+        let (mut network, roster) = until_withheld(start(world()));
+        assert_eq!(show(&mut network, &roster), Answer::Revealed);
+    }
+}
+
+#[test]
 fn blocked_handshakes_do_not_lower_what_a_roster_must_have() {
     // Four of six drawn edges are established. Counted among the established, three
     // full ones would do; counted among the drawn, four are needed.

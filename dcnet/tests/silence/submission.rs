@@ -339,3 +339,26 @@ fn neighbours_whose_key_begins_tomorrow_do_not_count_today() {
         assert_eq!(silent, !speaks);
     }
 }
+
+#[test]
+fn it_submits_within_the_window_only() {
+    for (late, speaks) in [(5 * SECOND, true), (21 * SECOND, false)] {
+        let mut network = start(world());
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        network.asleep[VICTIM] = true;
+        // The agent hands over the end of the second interval late.
+        for (end, late, total) in [(4 * MINUTE, 0, 1 << 40), (5 * MINUTE, late, (1 << 40) + 5)] {
+            network.run_until(end + late);
+            let boundary = Boundary {
+                at: Timestamp(START.as_millis() + end),
+                channels: vec![MilliwattHours(total)],
+            };
+            network.input_meter(VICTIM, Input::Command(MeterCommand::Boundary(boundary)));
+        }
+        network.run_until(5 * MINUTE + 50 * SECOND);
+        let round = network.last_round();
+        assert_eq!(network.submitted(VICTIM, round), speaks, "{late} ms");
+        let silent = network.silences(VICTIM, round) == [Silence::WindowOver];
+        assert_eq!(silent, !speaks, "{late} ms");
+    }
+}
