@@ -296,6 +296,21 @@ fn enough_drawn_edges_are_full() {
 }
 
 #[test]
+fn what_could_answer_a_refused_roster_is_erased() {
+    let (mut network, roster) = withheld();
+    let record = |network: &Network| {
+        let key = format!("round/{:016x}", roster.round.0).into_bytes();
+        network.saved[VICTIM][&(Store::Net, key)].len()
+    };
+    let before = record(&network);
+    let three = claims(&roster, &[(0, 1), (0, 2), (0, 3)]);
+    let silent = Answer::Silent(Silence::TooFewFullEdges);
+    assert_eq!(show(&mut network, &three), silent);
+    // The submission and a self-mask of 64 bytes were in it.
+    assert!(record(&network) + 64 < before, "{before} bytes");
+}
+
+#[test]
 fn the_nets_and_the_owners_floor_of_full_edges_hold() {
     // Three fifths of six are four.
     for (of_the_net, of_the_owner) in [(6, 3), (3, 6)] {
