@@ -81,7 +81,7 @@ site(ROUNDS, "if usable.count() < usize::try_from(required).unwrap_or(usize::MAX
      "let refuses = !ON(submission-usable) && !ON(submission-edges);"
      "if refuses && usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {")
 one("exit-keeps-d", "L: an exit takes the neighbour out of d", GRAPH,
-    "!self.is_ended(**peer, at)", "(ON || !self.is_ended(**peer, at))")
+    "!self.is_ended(**peer, at)", "ON || !self.is_ended(**peer, at)")
 rule("checkpoint", "submission: log contains the checkpoint")
 rule("pinned-provider", "submission: log signed by the provider it was enrolled with")
 site(ROUNDS, "if !self.checkpoint_seen || !membership.has_pinned_provider() {",

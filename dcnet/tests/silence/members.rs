@@ -332,3 +332,28 @@ fn a_key_of_the_provider_does_not_come_back() {
     let twice = rule("a provider key is used twice");
     assert_eq!(append(&mut network, EntryKind::ProviderKey, back), twice);
 }
+
+#[test]
+fn who_left_is_drawn_by_nobody() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    leave(&mut network, 6);
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    // The victim lost its state, so it joins anew and draws.
+    network.saved[VICTIM].clear();
+    network.restart_meter(VICTIM);
+    network.run_until(7 * MINUTE + 30 * SECOND);
+    let log = network.provider.membership();
+    let newest = log
+        .graph()
+        .newest(network.member(VICTIM), u64::MAX)
+        .unwrap();
+    let candidates: Vec<u32> = (1..6).map(|meter| network.member(meter)).collect();
+    assert!(
+        newest
+            .neighbours
+            .iter()
+            .all(|peer| candidates.contains(peer))
+    );
+    assert_eq!(newest.neighbours.len(), candidates.len());
+}
