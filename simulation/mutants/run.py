@@ -1,247 +1,205 @@
 #!/usr/bin/env python3
-"""Takes each rule of a meter away in turn and reports which test or oracle notices.
+"""Takes each rule of a meter away in turn and reports which test notices first.
 
-For every mutant the workspace is copied, one place of dcnet's source is changed, and the
-behaviour tests of dcnet and the oracle's tests run. The result is a Markdown table on
-standard output; progress goes to standard error.
+The workspace is copied below the target directory with all mutants of `catalogue.py` woven
+into dcnet, and its tests are compiled once. Then they run once per mutant, which an
+environment variable wakes up: first the behaviour tests, file by file, and only if none of
+them notices, or with --all, the slower and the byte-level ones.
 
-    run.py --check              only verify that every search text occurs exactly once
+    run.py --check              only verify that the catalogue fits the source
+    run.py --list               print the names
     run.py                      run all mutants
     run.py --only NAME [NAME …] run some
-    run.py --list               print the names
+    run.py --resume             run those that have no result yet
+    run.py --table              only print the table of the results so far
 
-CARGO_TARGET_DIR is used if it is set, so that dependencies need not be built again.
+Results are appended to the file of --results, a JSON object per line, as they come; the
+newest of a mutant counts. The Markdown table goes to standard output, progress to standard
+error.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from typing import NamedTuple
+
+sys.dont_write_bytecode = True
+import catalogue  # noqa: E402
 
 WORKSPACE = pathlib.Path(__file__).resolve().parents[2]
-SOURCE = pathlib.Path("dcnet/src")
-TIME_LIMIT = 900
+SOURCE = WORKSPACE / "dcnet" / "src"
+# A test file that takes longer hangs: the mutant is noticed.
+TIME_LIMIT = 180
 
-SUITES = [
-    ("behaviour tests", ["-p", "dcnet", "--test", "silence", "--test", "lies", "--test", "restart"]),
-    ("simulation and oracle", ["-p", "simulation"]),
+# What the table calls it, package, target, and which of its tests: those that simulate
+# weeks come after the others.
+BEHAVIOUR = [
+    ("silence", "dcnet", "silence", ["--skip", "exclusions::"]),
+    ("silence", "dcnet", "silence", ["exclusions::"]),
+    ("membership", "dcnet", "membership", []),
+    ("lies", "dcnet", "lies", []),
+    ("restart", "dcnet", "restart", []),
+]
+DEEPER = [
+    ("oracle", "simulation", "oracle", []),
+    ("properties", "dcnet", "properties", []),
+    ("unit tests", "dcnet", "dcnet", []),
+    ("vectors", "dcnet", "vectors", []),
 ]
 
 
-class Mutant(NamedTuple):
-    name: str
-    rule: str
-    edits: list  # (file, search, replacement)
+def copy(root):
+    """Brings the copy up to date. What is the same is left alone: cargo builds only what
+    changed."""
+    texts = {path: text.encode() for path, text in catalogue.weave(SOURCE).items()}
+    for path in sorted(WORKSPACE.rglob("*")):
+        parts = path.relative_to(WORKSPACE).parts
+        if not path.is_file() or {".git", "target", "__pycache__"} & set(parts):
+            continue
+        content = texts.get(path) or path.read_bytes()
+        copied = root.joinpath(*parts)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        if not copied.is_file() or copied.read_bytes() != content:
+            copied.write_bytes(content)
 
 
-CHECKS, ROUNDS, PAD = "meter/checks.rs", "meter/rounds.rs", "pad.rs"
+def build(root, target):
+    """Compiles the tests; returns the executables by package and target."""
+    command = ["cargo", "test", "--offline", "--no-run", "--message-format=json-render-diagnostics",
+               "-p", "dcnet", "-p", "simulation", "--lib"]
+    for name in {target: None for _, _, target, _ in BEHAVIOUR + DEEPER if target != "dcnet"}:
+        command += ["--test", name]
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(target))
+    done = subprocess.run(command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        sys.exit("the woven source does not compile")
+    executables = {}
+    for line in done.stdout.splitlines():
+        message = json.loads(line)
+        if message["reason"] == "compiler-artifact" and message["profile"]["test"]:
+            package = pathlib.Path(message["manifest_path"]).parent.name
+            executables[package, message["target"]["name"]] = message["executable"]
+    return executables
 
 
-def one(name, rule, file, search, replacement):
-    return Mutant(name, rule, [(file, search, replacement)])
+def run_tests(root, package, executable, selection, mutant, everything):
+    """The tests that fail, or what else notices; only the first one unless `everything`."""
+    environment = dict(os.environ, RUST_BACKTRACE="0", DCNET_MUTANT=mutant)
+    process = subprocess.Popen([executable, *selection], cwd=root / package, env=environment,
+                               text=True, errors="replace",
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expired = threading.Event()
+    watchdog = threading.Timer(TIME_LIMIT, lambda: (expired.set(), process.kill()))
+    watchdog.start()
+    failed = []
+    for line in process.stdout:
+        if found := re.match(r"test ([\w:]+)( - should panic)? \.\.\. FAILED", line):
+            failed.append(found[1])
+            if not everything:
+                process.kill()
+                break
+    process.stdout.close()
+    code = process.wait()
+    watchdog.cancel()
+    if expired.is_set() and not failed:
+        return [f"no end within {TIME_LIMIT} s"]
+    return failed or ([] if code == 0 else ["failed without naming a test"])
 
 
-MUTANTS = [
-    # Before a submission.
-    one("clock-unsynchronised", "submission: clock synchronised", CHECKS, "if !now.synchronised {", "if false {"),
-    one("clock-unconfirmed", "submission: a jump ahead needs confirmation", CHECKS,
-        "} else if self.unconfirmed {", "} else if false {"),
-    one("clock-jump", "submission: a jump ahead is noticed", CHECKS,
-        "if was_synchronised && ahead > tolerance {", "if false {"),
-    one("clock-in-step", "submission: UTC in step with the monotonic clock", CHECKS,
-        "if difference.saturating_mul(50) > monotonic {", "if false {"),
-    one("clock-not-asked", "submission: clock checked at all", ROUNDS, "self.clock.check(now)?;", ""),
-    one("register-once", "submission: interval after the submitted end", CHECKS,
-        "if start < submitted_until {", "if false {"),
-    one("register-not-stored", "submission: submitted end stored", ROUNDS, "Some(until),", "None,"),
-    one("draw-open", "submission: newest draw complete", ROUNDS,
-        ".filter(|_| self.draw.is_none())", ".filter(|_| true)"),
-    one("draw-candidates", "submission: draw had minimum-group candidates", ROUNDS,
-        "if newest.candidates < self.minimum_group() {", "if false {"),
-    one("submission-live", "submission: L drawn edges have a key", ROUNDS,
-        "if live < usize::try_from(self.required(drawn)).unwrap_or(usize::MAX) {", "if false {"),
-    one("submission-usable", "submission: L drawn edges have a key of the day", ROUNDS,
-        "if usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {", "if false {"),
-    one("checkpoint", "log contains the checkpoint", ROUNDS, "if !self.checkpoint_seen {", "if false {"),
-    one("stopped", "a stopped meter is silent", ROUNDS, "return Err(Silence::Stopped);", ""),
-    one("window-over", "submission: within the window", ROUNDS,
-        "if now.utc >= round.end(policy.period).plus(window) {", "if false {"),
-    # L.
-    one("l-share", "L: 0.6·d", CHECKS, ".max(policy).max(share)", ".max(policy).max(share.min(0))"),
-    one("l-policy", "L: policy", CHECKS, ".max(policy).max(share)", ".max(policy.min(0)).max(share)"),
-    one("l-own-floor", "L: own floor", CHECKS, "own_floor.max(HARD_FLOOR)", "own_floor.min(0).max(HARD_FLOOR)"),
-    one("l-hard-floor", "L: three at least", CHECKS, "own_floor.max(HARD_FLOOR)", "own_floor.max(HARD_FLOOR.min(0))"),
-    Mutant("l-established", "L: d counts drawn, not established edges", [
-        (ROUNDS, "let required = self.required(drawn.len());",
-         "let required = self.required(usable.clone().count());"),
-        (ROUNDS, "if live < usize::try_from(self.required(drawn)).unwrap_or(usize::MAX) {",
-         "if live < usize::try_from(self.required(live.min(drawn))).unwrap_or(usize::MAX) {"),
-    ]),
-    # Before a reveal.
-    one("reveal-closed", "reveal: round not closed", ROUNDS,
-        "if now.utc >= roster.round.end(period).plus(CLOSED_AFTER) {", "if false {"),
-    one("closed-not-forgotten", "reveal: closed rounds forgotten", ROUNDS,
-        ".take_while(|round| now.utc >= round.end(period).plus(CLOSED_AFTER))", ".take_while(|_| false)"),
-    one("early-roster", "reveal: round has ended", ROUNDS,
-        "roster.round.end(period) > now.utc.plus(CLOCK_SLACK)",
-        "roster.round.end(period) > now.utc.plus(CLOCK_SLACK) && false"),
-    one("head-descends", "reveal: head descends from the submission's", ROUNDS,
-        "if roster.head_index < own_round.head_index {", "if false {"),
-    one("own-digest", "reveal: own digest on the roster", ROUNDS,
-        "if roster.digest_of(own) != Some(own_round.digest) {", "if false {"),
-    one("claims", "reveal: half-open claims compared", ROUNDS,
-        "used.claims_hold(roster)?;", "let _ = used.claims_hold(roster);"),
-    one("claims-user", "reveal: claims that it used an edge", CHECKS, "self.used(claim.non_user)", "true"),
-    one("claims-non-user", "reveal: claims that it did not use an edge", CHECKS, "!self.used(claim.user)", "true"),
-    one("minimum-group", "reveal: included at least minimum group", ROUNDS,
-        "if included < own_round.minimum_group {", "if false {"),
-    one("presence", "reveal: 80 % of the lately seen", CHECKS,
-        "if included.saturating_mul(100) < lately.saturating_mul(u64::from(percent)) {", "if false {"),
-    one("full-edges", "reveal: full drawn edges at least L", CHECKS,
-        "if full < usize::try_from(required).unwrap_or(usize::MAX) {", "if false {"),
-    one("full-incoming", "reveal: only own drawn edges count", ROUNDS,
-        "used.enough_full(roster, &own_round.drawn, own_round.required)",
-        "used.enough_full(roster, &peers, own_round.required)"),
-    one("full-unused", "reveal: full means used", CHECKS,
-        "self.used(peer) && roster.includes(peer) && !claimed", "roster.includes(peer) && !claimed"),
-    one("full-absent", "reveal: full means included", CHECKS,
-        "self.used(peer) && roster.includes(peer) && !claimed", "self.used(peer) && !claimed"),
-    one("full-half-open", "reveal: full means not half-open", CHECKS,
-        "self.used(peer) && roster.includes(peer) && !claimed", "self.used(peer) && roster.includes(peer)"),
-    # One roster.
-    one("answer-not-stored", "reveal: accepted roster on disk first", ROUNDS,
-        "self.store_stage(round, stage);", "let _ = stage;"),
-    one("refused-not-stored", "reveal: refused for good", ROUNDS,
-        "self.store_stage(round, RoundStage::Refused);", ""),
-    one("chain-skipped", "reveal: chain of rosters not skipped", ROUNDS,
-        "if roster.previous != Some(hash) {", "if false {"),
-    Mutant("two-rosters", "reveal: no other roster accepted", [
-        (ROUNDS, "self.store_stage(round, stage);", "let _ = stage;"),
-        (ROUNDS, "if roster.round <= round {", "if roster.round < round {"),
-        (ROUNDS, "if roster.previous != Some(hash) {", "if false {"),
-    ]),
-    # Always.
-    one("exclusions", "always: exclusions counted", ROUNDS, "if timely {", "if false {"),
-    # What is said.
-    one("mask-not-revealed", "reveal contains the self-mask", ROUNDS,
-        ".map(|(mask, sum)| *mask + sum.finish())", ".map(|(_, sum)| sum.finish())"),
-    Mutant("no-self-masks", "superposition and reveal contain the self-mask", [
-        (ROUNDS, "*opening + sum.finish() + mask", "*opening + sum.finish()"),
-        (ROUNDS, ".map(|(mask, sum)| *mask + sum.finish())", ".map(|(_, sum)| sum.finish())"),
-    ]),
-    one("unbound-reveal-pads", "reveal pads keyed by the roster", PAD,
-        "let (first, second) = roster.split_at(16);",
-        "let roster = &[roster.len() as u8; 32]; let (first, second) = roster.split_at(16);"),
-    one("blinding-without-reading", "ρ depends on m", "reading.rs", "cbor::uint(m.0),", "cbor::uint(0u64),"),
-    one("blinding-without-channel", "ρ depends on the channel", "reading.rs",
-        "cbor::uint(channel),", "cbor::uint(channel.min(0)),"),
-    one("self-mask-without-channel", "self-mask depends on the channel", "superposition.rs",
-        "cbor::uint(channel),", "cbor::uint(channel.min(0)),"),
-]
+def run(root, executables, mutant, ignored, everything):
+    """Who noticed: the failed tests by step; the first step comes first."""
+    noticed = {}
+    skip = [argument for test in ignored for argument in ("--skip", test)]
+    for name, package, target, selection in BEHAVIOUR + DEEPER:
+        executable = executables[package, target]
+        failed = run_tests(root, package, executable, selection + skip, mutant, everything)
+        if failed:
+            noticed.setdefault(name, []).extend(failed)
+            if not everything:
+                break
+    return noticed
 
 
-def check(root):
-    """Every search text must occur exactly once; returns what does not."""
-    problems = []
-    for mutant in MUTANTS:
-        for file, search, _ in mutant.edits:
-            found = (root / SOURCE / file).read_text().count(search)
-            if found != 1:
-                problems.append(f"{mutant.name}: {found} times in {SOURCE / file}: {search}")
-    return problems
+def read_results(path):
+    if not path.is_file():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return {line["mutant"]: line["noticed"] for line in lines}
 
 
-def failures(output):
-    """Names of failed tests, as libtest lists them at its end."""
-    names, listing = [], False
-    for line in output.splitlines():
-        if line == "failures:":
-            listing = True
-        elif listing and re.fullmatch(r"    [\w:]+", line):
-            names.append(line.strip())
-        elif line and not line.startswith("    "):
-            listing = False
-    return sorted(set(names))
+def shown(noticed):
+    if noticed is None:
+        return "not run"
+    if not noticed:
+        return "**nobody**"
+    steps = []
+    for step, tests in noticed.items():
+        names = ", ".join(f"`{test}`" if re.fullmatch(r"[\w:]+", test) else test for test in tests[:1])
+        steps.append(f"{step}: {names}" + (f" and {len(tests) - 1} more" if len(tests) > 1 else ""))
+    return "; ".join(steps)
 
 
-def run_suite(root, target, arguments):
-    command = ["cargo", "test", "--offline", "-q", "--no-fail-fast", *arguments]
-    environment = dict(os.environ, CARGO_TARGET_DIR=str(target), RUST_BACKTRACE="0")
-    try:
-        done = subprocess.run(command, cwd=root, env=environment, text=True, timeout=TIME_LIMIT,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    except subprocess.TimeoutExpired:
-        return ["no end within the time limit"]
-    if done.returncode == 0:
-        return []
-    if "could not compile" in done.stdout:
-        sys.exit(f"does not compile:\n{done.stdout}")
-    return failures(done.stdout) or ["failed without naming a test"]
-
-
-def shown(names):
-    if not names:
-        return "–"
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return ", ".join(f"`{name}`" for name in names[:2]) + more
+def table(results):
+    print("| mutant | rule that is missing | who notices first |\n|---|---|---|")
+    for mutant in catalogue.MUTANTS:
+        print(f"| {mutant.name} | {mutant.rule} | {shown(results.get(mutant.name))} |")
+    known = [results[mutant.name] for mutant in catalogue.MUTANTS if mutant.name in results]
+    missing = len(catalogue.MUTANTS) - len(known)
+    print(f"\n{sum(map(bool, known))} of {len(known)} mutants were noticed, {missing} not run.")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only", nargs="+", metavar="NAME")
-    parser.add_argument("--no-baseline", action="store_true", help="do not run the unchanged source first")
+    parser.add_argument("--all", action="store_true", help="all tests, not only until one notices")
+    parser.add_argument("--ignore", nargs="+", metavar="TEST", default=[],
+                        help="tests that fail although all mutants are asleep, so they notice nothing")
+    parser.add_argument("--no-baseline", action="store_true", help="do not run the tests with all mutants asleep")
+    parser.add_argument("--target", type=pathlib.Path, default=WORKSPACE / "target" / "mutants",
+                        help="where the copy and what is built of it are kept")
+    parser.add_argument("--results", type=pathlib.Path, help="default: mutants.jsonl in the target directory")
     arguments = parser.parse_args()
 
-    if arguments.list:
-        print("\n".join(mutant.name for mutant in MUTANTS))
-        return
-    if problems := check(WORKSPACE):
+    if problems := catalogue.check(SOURCE):
         sys.exit("\n".join(problems))
+    names = [mutant.name for mutant in catalogue.MUTANTS]
+    target = arguments.target.resolve()
+    path = arguments.results or target / "mutants.jsonl"
+    results = read_results(path)
     if arguments.check:
-        print(f"{len(MUTANTS)} mutants, every search text occurs once")
-        return
-    known = {mutant.name for mutant in MUTANTS}
-    if unknown := set(arguments.only or []) - known:
+        return print(f"{len(names)} mutants in {len(catalogue.SITES)} sites, every search text occurs once")
+    if arguments.list:
+        return print("\n".join(names))
+    if arguments.table:
+        return table(results)
+    if unknown := set(arguments.only or []) - set(names):
         sys.exit(f"no such mutant: {', '.join(sorted(unknown))}")
-    chosen = [mutant for mutant in MUTANTS if not arguments.only or mutant.name in arguments.only]
+    chosen = [name for name in arguments.only or names if not (arguments.resume and name in results)]
 
-    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
-        root = pathlib.Path(directory) / "workspace"
-        shutil.copytree(WORKSPACE, root, ignore=shutil.ignore_patterns("target", ".git"))
-        target = os.environ.get("CARGO_TARGET_DIR") or pathlib.Path(directory) / "target"
-        if not arguments.no_baseline:
-            for name, suite in SUITES:
-                if broken := run_suite(root, target, suite):
-                    sys.exit(f"{name} of the unchanged source fail: {', '.join(broken)}")
-        print("| mutant | rule |", " | ".join(name for name, _ in SUITES), "|")
-        print("|---" * (2 + len(SUITES)) + "|", flush=True)
-        survivors = []
-        for mutant in chosen:
-            began = time.monotonic()
-            originals = {}
-            for file, search, replacement in mutant.edits:
-                path = root / SOURCE / file
-                text = path.read_text()
-                originals.setdefault(path, text)
-                path.write_text(text.replace(search, replacement))
-            noticed = [run_suite(root, target, suite) for _, suite in SUITES]
-            for path, text in originals.items():
-                path.write_text(text)
-            print(f"| {mutant.name} | {mutant.rule} |", " | ".join(map(shown, noticed)), "|", flush=True)
-            if not any(noticed):
-                survivors.append(mutant.name)
-            print(f"{mutant.name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-        print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} mutants were noticed.")
-        if survivors:
-            sys.exit(f"not noticed: {', '.join(survivors)}")
+    root = target / "workspace"
+    copy(root)
+    executables = build(root, target)
+    if not arguments.no_baseline and (broken := run(root, executables, "", arguments.ignore, True)):
+        sys.exit(f"tests fail although all mutants are asleep: {shown(broken)}")
+    for name in chosen:
+        began = time.monotonic()
+        results[name] = run(root, executables, name, arguments.ignore, arguments.all)
+        seconds = round(time.monotonic() - began, 1)
+        with path.open("a") as file:
+            print(json.dumps({"mutant": name, "noticed": results[name], "seconds": seconds}), file=file)
+        print(f"{name}: {shown(results[name])} ({seconds} s)", file=sys.stderr, flush=True)
+    table(results)
+    if survivors := [name for name in chosen if not results[name]]:
+        sys.exit(f"not noticed: {', '.join(survivors)}")
 
 
 if __name__ == "__main__":

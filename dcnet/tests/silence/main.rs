@@ -2,6 +2,7 @@
 //! set-up without the breakage speaks (`docs/protocol.md`, "What a meter checks").
 
 mod exclusions;
+mod members;
 mod reveal;
 mod submission;
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use dcnet::pad::RosterHash;
 use dcnet::reading::Boundary;
 use dcnet::reveal::Reveal;
 use dcnet::roster::{HalfOpen, Roster};
-use dcnet::superposition::short;
+use dcnet::superposition::{Submission, short};
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::{Inbox, Topic, Up};
 use dcnet::units::MilliwattHours;
@@ -188,6 +189,14 @@ fn answered(network: &Network, round: Round) -> BTreeSet<RosterHash> {
         .filter(|reveal| reveal.round == round)
         .map(|reveal| reveal.roster)
         .collect()
+}
+
+/// The victim's newest submission.
+fn newest_submission(network: &Network) -> Submission {
+    let frames = network.sent(VICTIM, Up::Submission);
+    let key = network.world.meters[VICTIM].key.public();
+    let frame = Frame::verify(frames.last().unwrap(), &key).unwrap();
+    Submission::read(frame, network.world.net, 1).unwrap()
 }
 
 fn second_roster_alarm(network: &Network, round: Round) -> bool {

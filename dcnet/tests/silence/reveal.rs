@@ -1,5 +1,7 @@
 //! The rules before a reveal.
 
+use dcnet::commitment::commit;
+
 use super::*;
 
 #[test]
@@ -13,6 +15,26 @@ fn the_roster_as_issued_is_answered() {
     network.run_until(6 * MINUTE);
     network.check_aggregates();
     assert!(network.aggregates.iter().any(|a| a.round == roster.round));
+}
+
+#[test]
+fn submission_and_reveal_together_do_not_open_the_readings_commitment() {
+    // Sums would be right even if the reveal repeated the submission's pads, which bind
+    // nobody to a roster: the difference would be the bare reading.
+    let mut network = start(world());
+    network.run_until(4 * MINUTE + 50 * SECOND);
+    let submission = newest_submission(&network);
+    let key = network.world.meters[VICTIM].key.public();
+    let reveals = network.sent(VICTIM, Up::Reveal);
+    let frame = Frame::verify(reveals.last().unwrap(), &key).unwrap();
+    let reveal = Reveal::read(frame, network.world.net, 1).unwrap();
+    assert_eq!(reveal.round, submission.round);
+    let share = &submission.shares[0];
+    let difference = share.superposition - reveal.openings[0];
+    assert!(commit(&difference) != share.commitment);
+    // Nor is either of them the bare reading, with pads or without.
+    assert!(commit(&share.superposition) != share.commitment);
+    assert!(commit(&reveal.openings[0]) != share.commitment);
 }
 
 fn refusals(network: &Network) -> Vec<Refusal> {
@@ -271,6 +293,43 @@ fn enough_drawn_edges_are_full() {
     let three = claims(&roster, &[(0, 1), (0, 2), (0, 3)]);
     let silent = Answer::Silent(Silence::TooFewFullEdges);
     assert_eq!(show(&mut network, &three), silent);
+}
+
+#[test]
+fn what_could_answer_a_refused_roster_is_erased() {
+    let (mut network, roster) = withheld();
+    let record = |network: &Network| {
+        let key = format!("round/{:016x}", roster.round.0).into_bytes();
+        network.saved[VICTIM][&(Store::Net, key)].len()
+    };
+    let before = record(&network);
+    let three = claims(&roster, &[(0, 1), (0, 2), (0, 3)]);
+    let silent = Answer::Silent(Silence::TooFewFullEdges);
+    assert_eq!(show(&mut network, &three), silent);
+    // The submission and a self-mask of 64 bytes were in it.
+    assert!(record(&network) + 64 < before, "{before} bytes");
+}
+
+#[test]
+fn the_nets_and_the_owners_floor_of_full_edges_hold() {
+    // Three fifths of six are four.
+    for (of_the_net, of_the_owner) in [(6, 3), (3, 6)] {
+        let world = || {
+            let policy = Policy {
+                minimum_neighbours: of_the_net,
+                ..policy(4)
+            };
+            let mut world = World::new(7, policy, &["import"]);
+            world.meters[VICTIM].floors.minimum_neighbours = of_the_owner;
+            world
+        };
+        let (mut network, roster) = until_withheld(start(world()));
+        assert_eq!(newest_submission(&network).minimum_neighbours, 6);
+        let silent = Answer::Silent(Silence::TooFewFullEdges);
+        assert_eq!(show(&mut network, &claims(&roster, &[(0, 1)])), silent);
+        let (mut network, roster) = until_withheld(start(world()));
+        assert_eq!(show(&mut network, &roster), Answer::Revealed);
+    }
 }
 
 #[test]

@@ -311,3 +311,54 @@ fn drawn_neighbours_count_whether_or_not_their_handshake_succeeded() {
         assert_eq!(silent == [Silence::TooFewNeighbours], !speaks);
     }
 }
+
+#[test]
+fn neighbours_whose_key_begins_tomorrow_do_not_count_today() {
+    // Who makes the offer names the key's first day: the end with the smaller id.
+    let lower = |network: &Network| -> Vec<usize> {
+        let own = network.meters[VICTIM].id();
+        (1..7).filter(|m| network.meters[*m].id() < own).collect()
+    };
+    let fits = |seed: &u64| {
+        let world = World::seeded(7, policy(4), &["import"], *seed);
+        lower(&start(world)).len() >= 3
+    };
+    let seed = (0..50).find(fits).unwrap();
+    // Six drawn edges are established: four with a key for today are enough, three are not.
+    for (tomorrow, speaks) in [(2, true), (3, false)] {
+        let mut network = start(World::seeded(7, policy(4), &["import"], seed));
+        for meter in lower(&network).into_iter().take(tomorrow) {
+            network.skews[meter].ahead = i64::try_from(24 * HOUR).unwrap();
+            network.restart_meter(meter);
+        }
+        network.run_until(4 * MINUTE + 30 * SECOND);
+        assert_eq!(network.meters[VICTIM].live_neighbours().len(), 6);
+        let round = network.last_round();
+        assert_eq!(network.submitted(VICTIM, round), speaks);
+        let silent = network.silences(VICTIM, round) == [Silence::TooFewNeighbours];
+        assert_eq!(silent, !speaks);
+    }
+}
+
+#[test]
+fn it_submits_within_the_window_only() {
+    for (late, speaks) in [(5 * SECOND, true), (21 * SECOND, false)] {
+        let mut network = start(world());
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        network.asleep[VICTIM] = true;
+        // The agent hands over the end of the second interval late.
+        for (end, late, total) in [(4 * MINUTE, 0, 1 << 40), (5 * MINUTE, late, (1 << 40) + 5)] {
+            network.run_until(end + late);
+            let boundary = Boundary {
+                at: Timestamp(START.as_millis() + end),
+                channels: vec![MilliwattHours(total)],
+            };
+            network.input_meter(VICTIM, Input::Command(MeterCommand::Boundary(boundary)));
+        }
+        network.run_until(5 * MINUTE + 50 * SECOND);
+        let round = network.last_round();
+        assert_eq!(network.submitted(VICTIM, round), speaks, "{late} ms");
+        let silent = network.silences(VICTIM, round) == [Silence::WindowOver];
+        assert_eq!(silent, !speaks, "{late} ms");
+    }
+}
