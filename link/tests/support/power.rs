@@ -74,9 +74,20 @@ impl Recorder {
     }
 
     fn operations(mut self, text: &str) -> Vec<Operation> {
+        // A call that another thread's came between stands in two lines: it counts when it ends.
+        let mut unfinished = BTreeMap::new();
         for line in text.lines() {
-            assert!(!line.contains("unfinished"), "calls overlap: {line}");
-            let call = line.split_once(' ').unwrap().1.trim_start();
+            let (thread, call) = line.split_once(' ').unwrap();
+            let mut call = call.trim_start().to_owned();
+            if let Some(begun) = call.strip_suffix("<unfinished ...>") {
+                unfinished.insert(thread, begun.to_owned());
+                continue;
+            }
+            if call.starts_with("<... ") {
+                let end = call.split_once("resumed>").unwrap().1;
+                call = unfinished.remove(thread).unwrap() + end;
+            }
+            let call = call.as_str();
             let name = call.split('(').next().unwrap();
             let result = call.rsplit_once(" = ").map_or("", |(_, result)| result);
             let result = result.split(' ').next().unwrap().parse::<usize>();
