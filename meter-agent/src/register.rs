@@ -6,7 +6,7 @@
 //! side of a boundary a pulse lies. A boundary has a value if every channel was observed
 //! at that moment. One that passed while the agent was down, or that the clock jumped
 //! over, has none: it is unknown, and nobody guesses it. When the clock is set
-//! back by less than two rounds, boundaries that have a value already keep it.
+//! back, boundaries that have a value already keep it.
 //!
 //! Pulses that come while the agent is down are not in the total.
 
