@@ -373,8 +373,11 @@ fn show_fork(network: &mut Network, watch: &mut Watch, meter: usize) {
     let noticed = head.is_some_and(|head| head >= index) && !watch.harm.forked.contains(&meter);
     watch.harm.forked.insert(meter);
     let was_stopped = stopped(network, meter);
+    let before = (network.disks[meter], network.crash.is_some());
     network.show_entry(meter, entry);
-    if noticed && !was_stopped {
+    // One that died on it, or whose disk lost what it stored of it, starts without it.
+    let lives_on = before == (network.disks[meter], network.crash.is_some());
+    if noticed && !was_stopped && lives_on {
         let named = network.alarms(meter).contains(&Alarm::LogFork { index });
         let time = watch.time(network);
         let ended = stopped(network, meter);
