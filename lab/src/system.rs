@@ -11,7 +11,6 @@ use dcnet::identity::{DeviceId, PublicKey};
 use dcnet::membership::Policy;
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
-use link::Clock;
 use provider_agent::{Agent, Config, Running, Store};
 use tempfile::TempDir;
 
@@ -105,6 +104,7 @@ impl System {
             log: String::new(),
             minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
+            assume_synchronised: true,
         };
         let policy = policy::net(plan.meters, plan.period);
         let Enrolled {
@@ -113,9 +113,7 @@ impl System {
             meters,
         } = enrol(&authority, &root, &config, plan.meters, policy)?;
 
-        let mut agent = Agent::open(&config)?;
-        agent.clock = Clock::assume_synchronised();
-        let provider = agent.start();
+        let provider = Agent::open(&config)?.start();
         let observer = Observer::start(HOST, port, &third_party(&root), net).await?;
         Ok(Self {
             directory,

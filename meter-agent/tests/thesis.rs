@@ -1,5 +1,6 @@
-//! The thesis's procedures, named as its sections are, with every household in a process of
-//! its own. Every published sum is compared with the households' loads.
+//! The thesis's procedures, named as its sections are, with broker, provider and every
+//! household in a process of its own. Every published sum is compared with the households'
+//! loads.
 
 mod street;
 

@@ -99,7 +99,11 @@ impl Agent {
             revocations: identity.revocations,
             refused_revocations,
             revocations_every: REVOCATIONS_EVERY,
-            clock: Clock::system(),
+            clock: if config.assume_synchronised {
+                Clock::assume_synchronised()
+            } else {
+                Clock::system()
+            },
         })
     }
 

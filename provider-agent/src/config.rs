@@ -33,6 +33,8 @@ pub struct Config {
     pub minimum_presence_percent: u32,
     /// Who was in no roster for so many days is drawn by nobody; 0 for never.
     pub lapse_after_days: u32,
+    /// Whether the clock is taken for right although the system does not say so.
+    pub assume_synchronised: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,6 +50,8 @@ struct File {
     broker: Broker,
     #[serde(default)]
     identity: IdentityTable,
+    #[serde(default)]
+    clock: Clock,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,6 +66,13 @@ struct Broker {
 #[serde(deny_unknown_fields)]
 struct IdentityTable {
     directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Clock {
+    #[serde(default)]
+    assume_synchronised: bool,
 }
 
 fn default_log() -> String {
@@ -138,6 +149,7 @@ impl Config {
             log: file.log,
             minimum_presence_percent: file.minimum_presence_percent,
             lapse_after_days: file.lapse_after_days,
+            assume_synchronised: file.clock.assume_synchronised,
         })
     }
 
@@ -222,6 +234,7 @@ mod tests {
             (config.broker_port, config.minimum_presence_percent),
             (8883, 80)
         );
+        assert!(!config.assume_synchronised);
         let days = |days: u64| Some(Duration::from_secs(days * 86_400));
         assert_eq!(config.lapse_after(), days(30));
         let lapse = |value: &str| {

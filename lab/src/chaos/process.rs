@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use broker::Broker;
 use clap::{Args, ValueEnum};
-use link::Clock;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 /// What a process is told.
@@ -81,9 +80,7 @@ async fn run_broker(config: &Path) -> anyhow::Result<()> {
 async fn run_provider(config: &Path) -> anyhow::Result<()> {
     let mut terminate = terminate()?;
     let config = provider_agent::Config::load(config)?;
-    let mut agent = provider_agent::Agent::open(&config)?;
-    agent.clock = Clock::assume_synchronised();
-    let mut running = agent.start();
+    let mut running = provider_agent::Agent::open(&config)?.start();
     loop {
         tokio::select! {
             _ = terminate.recv() => return running.stop().await,

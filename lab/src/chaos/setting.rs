@@ -131,6 +131,7 @@ impl Setting {
             log: String::new(),
             minimum_presence_percent: PRESENCE_PERCENT,
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
+            assume_synchronised: true,
         };
         let Enrolled {
             net,
@@ -236,12 +237,13 @@ fn broker_configuration(authority: &Authority, root: &Path, port: u16) -> anyhow
 fn provider_configuration(config: &provider_agent::Config) -> anyhow::Result<String> {
     Ok(format!(
         "state_directory = {}\nminimum_presence_percent = {}\n[broker]\nhost = \"{}\"\nport = {}\n\
-         [identity]\ndirectory = {}\n",
+         [identity]\ndirectory = {}\n[clock]\nassume_synchronised = {}\n",
         quoted(&config.state_directory)?,
         config.minimum_presence_percent,
         config.broker_host,
         config.broker_port,
         quoted(&config.identity_directory)?,
+        config.assume_synchronised,
     ))
 }
 

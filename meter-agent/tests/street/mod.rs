@@ -1,11 +1,11 @@
-//! A broker, a provider agent, and households that replay a load file, each in a
-//! `meter-agent` process of its own: real sockets, real TLS, and sums that are compared with
-//! the file.
+//! A broker, a provider agent, and households that replay a load file, each in a process of
+//! its own: real sockets, real TLS, and sums that are compared with the file.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -13,13 +13,14 @@ use std::time::Duration;
 use dcnet::identity::DeviceId;
 use dcnet::membership::{Membership, Policy};
 use dcnet::output::{Record, Store as MeterStore};
-use dcnet::provider::{ProviderEvent, Published};
+use dcnet::provider::Published;
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
-use link::{Clock, MeterJournal};
+use link::MeterJournal;
 use meter_agent::clock::utc_timestamp;
-use provider_agent::{Agent, Config, Running, Store};
+use process::Process;
+use provider_agent::{Config, Store};
 use tempfile::TempDir;
 
 /// Longer than anything takes, even on a busy machine.
@@ -52,7 +53,7 @@ fn watt_hours(row: u64, household: usize) -> u64 {
 pub struct Household {
     index: usize,
     directory: PathBuf,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 /// Everything.
@@ -65,8 +66,10 @@ pub struct Street {
     begin: Timestamp,
     households: BTreeMap<DeviceId, Household>,
     config: Config,
-    provider: Option<Running>,
-    _broker: broker::Broker,
+    /// The newest round whose sum was looked at.
+    newest: Option<Round>,
+    provider: Option<Process>,
+    _broker: Process,
 }
 
 impl Street {
@@ -85,27 +88,16 @@ impl Street {
             .enrol_broker(KeyPair::generate().unwrap(), &hosts, &terms)
             .unwrap();
         bundle.write(&path("broker")).unwrap();
-        let broker = broker::Broker::start(broker::Config {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-            ca: path("broker/ca.pem"),
-            certificate: path("broker/certificate.pem"),
-            key: path("broker/key.pem"),
-            revocations: None,
-            administrator: None,
-            state: None,
-            limits: broker::Limits::default(),
-        });
-        let broker = broker.await.unwrap();
-        let port = broker.local_addrs()[0].port();
-
+        let (broker, port) = start_broker(directory.path()).await;
         let config = Config {
             state_directory: path("provider-state"),
             identity_directory: path("provider"),
             broker_host: "127.0.0.1".to_owned(),
             broker_port: port,
-            log: String::new(),
+            log: "info".to_owned(),
             minimum_presence_percent: 80,
             lapse_after_days: 30,
+            assume_synchronised: true,
         };
         let policy = Policy {
             period: period(),
@@ -134,6 +126,7 @@ impl Street {
             begin: present_round().start(period()),
             households: BTreeMap::new(),
             config,
+            newest: None,
             provider: None,
             _broker: broker,
             directory,
@@ -142,16 +135,42 @@ impl Street {
         street
     }
 
+    /// Starts the provider's agent.
     pub fn start_provider(&mut self) {
-        let mut agent = Agent::open(&self.config).unwrap();
-        agent.clock = Clock::assume_synchronised();
-        agent.revocations_every = Duration::from_millis(100);
-        self.provider = Some(agent.start());
+        let Config {
+            state_directory,
+            identity_directory,
+            broker_host,
+            broker_port,
+            minimum_presence_percent,
+            ..
+        } = &self.config;
+        let text = format!(
+            "state_directory = {state_directory:?}
+            minimum_presence_percent = {minimum_presence_percent}
+            [broker]
+            host = {broker_host:?}
+            port = {broker_port}
+            [identity]
+            directory = {identity_directory:?}
+            [clock]
+            assume_synchronised = true
+            "
+        );
+        let config = self.directory.path().join("provider-agent.toml");
+        std::fs::write(&config, text).unwrap();
+        let program = process::program("provider-agent");
+        let log = self.provider_log();
+        self.provider = Some(Process::start(&program, &["run"], &config, &log));
     }
 
     /// Stops the provider well.
     pub async fn stop_provider(&mut self) {
-        self.provider.take().unwrap().stop().await.unwrap();
+        self.provider.take().unwrap().stop().await;
+    }
+
+    fn provider_log(&self) -> PathBuf {
+        self.directory.path().join("provider.log")
     }
 
     /// Enrols the next household and starts its agent.
@@ -235,40 +254,17 @@ impl Street {
 
     /// Kills the process of a household, as a loss of power would.
     pub fn kill(&mut self, id: &DeviceId) {
-        let mut process = self.household_mut(id).process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.household_mut(id).process.take().unwrap().kill();
     }
 
     /// Stops a household's agent as its service manager does.
     pub async fn stop(&mut self, id: &DeviceId) {
-        let process = self.household_mut(id).process.as_ref().unwrap();
-        let pid = process.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success());
-        let status = self.end(id).await;
-        assert!(status.success(), "{}", self.said(id));
+        self.household_mut(id).process.take().unwrap().stop().await;
     }
 
     /// Waits until a household's agent ends.
     pub async fn end(&mut self, id: &DeviceId) -> ExitStatus {
-        let mut process = self.household_mut(id).process.take().unwrap();
-        let waiting = tokio::task::spawn_blocking(move || {
-            let end = std::time::Instant::now() + DEADLINE;
-            loop {
-                if let Some(status) = process.try_wait().unwrap() {
-                    return Some(status);
-                }
-                if std::time::Instant::now() > end {
-                    process.kill().unwrap();
-                    process.wait().unwrap();
-                    return None;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        let status = waiting.await.unwrap();
-        status.unwrap_or_else(|| panic!("it does not end: {}", self.said(id)))
+        self.household_mut(id).process.take().unwrap().end().await
     }
 
     /// Starts another command of the program for a household.
@@ -301,7 +297,7 @@ impl Street {
 
     /// What a household's agent has logged.
     pub fn said(&self, id: &DeviceId) -> String {
-        std::fs::read_to_string(self.households[id].log()).unwrap()
+        process::said(&self.households[id].log())
     }
 
     pub async fn until_said(&self, id: &DeviceId, what: &str) {
@@ -345,21 +341,24 @@ impl Street {
         self.config.identity().unwrap().key
     }
 
-    /// The next verified sum, compared with the load file, and who is in it.
+    /// The next sum that the provider has verified, compared with the load file, and who is
+    /// in it.
     pub async fn sum(&mut self) -> (Round, BTreeSet<DeviceId>) {
-        let provider = self.provider.as_mut().unwrap();
+        let store = Store::open_in(&self.config.state_directory).unwrap();
         let published = soon("a sum is verified", async {
             loop {
-                let event = provider.events.recv().await.expect("the provider runs");
-                match event.event {
-                    ProviderEvent::Aggregated(published) => return published,
-                    ProviderEvent::Alarm(alarm) => panic!("the provider's alarm: {alarm}"),
-                    ProviderEvent::Lost { round, missing } => panic!("lost {round}: {missing:?}"),
-                    _ => {}
+                match store.newest_aggregate(self.net).unwrap() {
+                    Some(published) if Some(published.round) > self.newest => return published,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
         });
         let published = published.await;
+        let said = process::said(&self.provider_log());
+        for bad in ["ERROR", "alarm", "lost"] {
+            assert!(!said.contains(bad), "{said}");
+        }
+        self.newest = Some(published.round);
         (published.round, self.check(&published))
     }
 
@@ -391,15 +390,12 @@ impl Street {
 
 impl Drop for Street {
     fn drop(&mut self) {
-        for (id, household) in &mut self.households {
-            if let Some(mut process) = household.process.take() {
-                let _ = process.kill();
-                let _ = process.wait();
-            }
-            if std::thread::panicking() {
-                let log = std::fs::read_to_string(household.log()).unwrap_or_default();
+        if std::thread::panicking() {
+            for (id, household) in &self.households {
+                let log = process::said(&household.log());
                 eprintln!("--- household {} {id}\n{log}", household.index);
             }
+            eprintln!("--- provider\n{}", process::said(&self.provider_log()));
         }
     }
 }
@@ -414,26 +410,42 @@ impl Household {
     }
 
     fn program(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_meter-agent"));
-        command
-            .args(arguments)
-            .arg("--config")
-            .arg(self.config())
-            .env("NO_COLOR", "1")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null());
-        command
+        process::command(&process::meter_agent(), arguments, &self.config())
     }
 
-    fn spawn(&self) -> Child {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .unwrap();
-        let mut command = self.program(&["run"]);
-        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    fn spawn(&self) -> Process {
+        let program = process::meter_agent();
+        Process::start(&program, &["run"], &self.config(), &self.log())
     }
+}
+
+/// Starts the broker on a port that the system chooses; gives it and the port, once it listens.
+async fn start_broker(directory: &Path) -> (Process, u16) {
+    let path = |name: &str| directory.join(name);
+    let (ca, certificate) = (path("broker/ca.pem"), path("broker/certificate.pem"));
+    let key = path("broker/key.pem");
+    let text = format!(
+        "listen = [\"127.0.0.1:0\"]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n"
+    );
+    std::fs::write(path("broker.toml"), text).unwrap();
+    let log = path("broker.log");
+    let program = process::program("broker");
+    let broker = Process::start(&program, &[], &path("broker.toml"), &log);
+    let listening = async {
+        loop {
+            let said = process::said(&log);
+            let port = said.lines().find_map(|line| {
+                let (_, address) = line.split_once("listening address=127.0.0.1:")?;
+                address.split_whitespace().next()?.parse().ok()
+            });
+            match port {
+                Some(port) => return port,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let port = soon("the broker listens", listening).await;
+    (broker, port)
 }
 
 /// In memory where that is possible: a disk that many journals wait for would be measured too.

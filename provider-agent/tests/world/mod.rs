@@ -58,6 +58,7 @@ impl World {
             log: "info".to_owned(),
             minimum_presence_percent: 80,
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
+            assume_synchronised: true,
         };
         Self {
             directory,
