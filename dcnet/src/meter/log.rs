@@ -204,8 +204,7 @@ impl Meter {
 
     /// Takes the administrator's newest list of revoked devices.
     pub(super) fn on_revocations(&mut self, list: RevocationList) {
-        let newer = |old: &RevocationList| list.number() > old.number();
-        if self.config.revoked.as_ref().is_none_or(newer) {
+        if list.replaces(self.config.revoked.as_ref()) {
             self.config.revoked = Some(list);
         }
     }

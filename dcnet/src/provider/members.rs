@@ -122,8 +122,7 @@ impl Provider {
         revocations: &[Vec<u8>],
         now: Now,
     ) {
-        let newer = |old: &RevocationList| list.number() > old.number();
-        if self.config.revoked.as_ref().is_none_or(newer) {
+        if list.replaces(self.config.revoked.as_ref()) {
             self.config.revoked = Some(list);
         }
         for revocation in revocations {
