@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CLOSED_AFTER, Meter, MeterEvent, Purpose, checks, saved};
+use super::{CLOSED_AFTER, Meter, MeterEvent, Purpose, saved};
 use crate::alarm::{Alarm, Refusal};
 use crate::cbor;
 use crate::frame::{self, Notification};
@@ -493,27 +493,36 @@ impl Meter {
         }
     }
 
+    /// The live edges to members among `drawn`, which ascends.
+    fn live_of(&self, drawn: &[MemberIndex]) -> impl Iterator<Item = (EdgeKey, MemberIndex)> {
+        self.live_edges()
+            .map(|(key, index, _)| (key, index))
+            .filter(|(_, index)| drawn.binary_search(index).is_ok())
+    }
+
+    /// Ids of the drawn neighbours that could take part now, in the order of the log, for
+    /// the household's page.
+    pub fn live_neighbours(&self) -> Vec<DeviceId> {
+        let drawn = self.drawn();
+        let live = self.live_of(&drawn).map(|(key, index)| (index, key.peer));
+        live.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     /// Drawn neighbours, and how many of them have a key.
     pub(super) fn drawn_and_live(&self) -> (usize, usize) {
         let drawn = self.drawn();
-        let live = self.live_edges();
-        let live = live.filter(|(_, index, _)| drawn.binary_search(index).is_ok());
-        (drawn.len(), live.count())
+        let live = self.live_of(&drawn).count();
+        (drawn.len(), live)
     }
 
     /// Tells the provider once enough handshakes are done (notification 2).
     pub(super) fn consider_entered(&mut self, now: Now) {
-        let Some(membership) = &self.membership else {
-            return;
-        };
         if self.entered || self.draw.is_some() {
             return;
         }
-        let policy = membership.genesis().policy.minimum_neighbours;
         let (drawn, live) = self.drawn_and_live();
-        let required =
-            checks::required_neighbours(self.config.floors.minimum_neighbours, policy, drawn);
-        if drawn == 0 || live < usize::try_from(required).unwrap_or(usize::MAX) {
+        let required = usize::try_from(self.required(drawn)).unwrap_or(usize::MAX);
+        if drawn == 0 || live < required {
             return;
         }
         self.entered = true;
