@@ -230,10 +230,15 @@ impl Meter {
             .copied()
             .collect();
         for key in gone {
-            self.edges.remove(&key);
-            self.repeats.stop(&Purpose::Edge(key));
-            self.save_edge(key);
+            self.forget_edge(key);
         }
+    }
+
+    /// Erases the key of an edge, and repeats nothing of its handshake.
+    pub(super) fn forget_edge(&mut self, key: EdgeKey) {
+        self.edges.remove(&key);
+        self.repeats.stop(&Purpose::Edge(key));
+        self.persist(Store::Net, saved::edge_key(&key), None);
     }
 
     fn offer(&mut self, key: EdgeKey, origin: [u8; 32], now: Now) {

@@ -236,9 +236,7 @@ impl Meter {
         self.save_exit();
         let keys: Vec<_> = self.edges.keys().copied().collect();
         for key in keys {
-            self.edges.remove(&key);
-            self.repeats.stop(&Purpose::Edge(key));
-            self.persist(Store::Net, saved::edge_key(&key), None);
+            self.forget_edge(key);
         }
         self.device = None;
         self.persist(Store::Net, saved::DEVICE.to_vec(), None);
