@@ -70,7 +70,7 @@ impl Meter {
             return;
         }
         let clock_right = self.clock.check(now).is_ok();
-        if self.stopped || !clock_right || membership.open_invite(own).is_some() {
+        if self.stopped.is_some() || !clock_right || membership.open_invite(own).is_some() {
             return;
         }
         let members = membership.size();

@@ -268,7 +268,7 @@ impl Meter {
 
     /// One half of a handshake, relayed by the provider.
     pub(super) fn on_handshake(&mut self, topic: Topic, peer: DeviceId, payload: &[u8], now: Now) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         if self.is_revoked(&peer) {

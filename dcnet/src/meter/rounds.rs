@@ -129,7 +129,7 @@ impl Meter {
     /// The rules before a submission but for the edges, which [`Self::blind`] counts as it
     /// uses them.
     fn may_submit_with_edges(&self, round: Round, now: Now) -> Result<(), Silence> {
-        if self.stopped {
+        if self.stopped.is_some() {
             return Err(Silence::Stopped);
         }
         self.clock.check(now)?;
@@ -301,7 +301,7 @@ impl Meter {
 
     /// Takes a roster, in the order of the chain.
     pub(super) fn on_roster(&mut self, topic: Topic, payload: Vec<u8>, now: Now) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         let Some(membership) = &self.membership else {
@@ -387,7 +387,7 @@ impl Meter {
 
     /// Tries rosters again that came before what they build on.
     pub(super) fn retry_buffered_rosters(&mut self, now: Now) {
-        if self.stopped || !self.rosters_due || self.clock.check(now).is_err() {
+        if self.stopped.is_some() || !self.rosters_due || self.clock.check(now).is_err() {
             return;
         }
         self.rosters_due = false;
