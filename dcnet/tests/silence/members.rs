@@ -7,31 +7,11 @@ use dcnet::membership::{EntryError, sign_exit};
 use dcnet::output::Message;
 use dcnet::revocation::{RevocationList, sign_revocation};
 
+use super::support::{append, join_of, leave, pair_keys};
 use super::*;
-
-fn leave(network: &mut Network, meter: usize) {
-    network.input_meter(meter, Input::Command(MeterCommand::Leave));
-}
-
-fn join_of(network: &Network, meter: usize) -> [u8; 32] {
-    let log = network.provider.membership();
-    let place = log.member(network.member(meter)).unwrap();
-    log.hash_at(place.joined).unwrap()
-}
 
 fn one(bytes: &[u8]) -> ciborium::Value {
     cbor::array([cbor::bytes(bytes)])
-}
-
-/// Appends an entry of the provider's own making to its log.
-fn append(network: &mut Network, kind: EntryKind, body: ciborium::Value) -> Result<(), EntryError> {
-    let mut log = network.provider.membership().clone();
-    let utc = at(network.now).utc;
-    let entry = log.sign_next(&network.world.provider.key, kind, body, utc);
-    log.append(&entry)?;
-    network.saved_net.entries.push(entry);
-    network.restart_provider();
-    Ok(())
 }
 
 fn rule(rule: &'static str) -> Result<(), EntryError> {
@@ -58,13 +38,6 @@ fn erased(network: &Network, meter: usize) -> usize {
             let frame = Frame::verify(&message.payload, &key).unwrap();
             frame.header().notification == Notification::Erased
         })
-        .count()
-}
-
-fn pair_keys(network: &Network) -> usize {
-    let records = network.saved[VICTIM].keys();
-    records
-        .filter(|(store, key)| *store == Store::Net && key.starts_with(b"edge/"))
         .count()
 }
 
@@ -167,11 +140,11 @@ fn a_neighbour_says_that_a_key_is_erased_once_it_is() {
     leave(&mut network, 6);
     network.run_until(4 * MINUTE + 25 * SECOND);
     assert!(network.heard(6, &MeterEvent::Left));
-    assert_eq!((pair_keys(&network), erased(&network, 6)), (6, 0));
+    assert_eq!((pair_keys(&network, VICTIM), erased(&network, 6)), (6, 0));
     network.filter = None;
     network.show_roster(VICTIM, issued);
     network.run_until(6 * MINUTE);
-    assert_eq!(pair_keys(&network), 5);
+    assert_eq!(pair_keys(&network, VICTIM), 5);
     assert!(erased(&network, 6) > 0);
 }
 
@@ -194,7 +167,7 @@ fn nobody_says_erased_to_a_member_that_did_not_leave() {
     // The provider relays it, but has no Leave for it.
     network.deliver(VICTIM, topic, exit);
     network.run_until(4 * MINUTE + 30 * SECOND);
-    assert_eq!((pair_keys(&network), erased(&network, 6)), (6, 0));
+    assert_eq!((pair_keys(&network, VICTIM), erased(&network, 6)), (6, 0));
 }
 
 #[test]
