@@ -1,11 +1,13 @@
 //! The rules about members that come, leave, lapse or are revoked, and about the
 //! provider's key.
 
+use dcnet::aggregate::Aggregate;
 use dcnet::frame::{self, Notification};
 use dcnet::identity::Certificate;
 use dcnet::membership::{EntryError, sign_exit};
 use dcnet::output::Message;
 use dcnet::revocation::{RevocationList, sign_revocation};
+use dcnet::topic::All;
 
 use super::support::{append, join_of, leave, pair_keys};
 use super::*;
@@ -304,6 +306,40 @@ fn a_key_of_the_provider_does_not_come_back() {
     let back = log.succession(&old, &certificate, utc);
     let twice = rule("a provider key is used twice");
     assert_eq!(append(&mut network, EntryKind::ProviderKey, back), twice);
+}
+
+#[test]
+fn an_aggregate_is_signed_with_the_key_in_force_since_its_head() {
+    let mut network = start(world());
+    network.run_until(2 * MINUTE);
+    let old = network.world.provider.key.clone();
+    network.change_provider_key();
+    let aggregate = |topic: &Topic| {
+        let all = matches!(topic, Topic::All { kind, .. } if *kind == All::Aggregate);
+        all || matches!(topic, Topic::Inbox { kind, .. } if *kind == Inbox::Aggregate)
+    };
+    network.filter = Some(Box::new(move |topic, receiver, _| {
+        receiver != Some(VICTIM) || !aggregate(topic)
+    }));
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let published = network.aggregates.last().unwrap().clone();
+    let (round, net) = (published.round, network.world.net);
+    assert!(round == network.last_round() && network.revealed(VICTIM, round));
+    let read = Aggregate::verify_in(&published.frame, network.provider.membership()).unwrap();
+    let by_old = read.sign(&old, net, at(network.now).utc);
+    let kind = All::Aggregate;
+    for (frame, taken) in [(by_old, false), (published.frame, true)] {
+        network.deliver(VICTIM, Topic::All { net, kind }, frame);
+        let events = &network.meter_events[VICTIM];
+        let of_round =
+            |event: &MeterEvent| matches!(event, MeterEvent::Final { round: r, .. } if *r == round);
+        assert_eq!(events.iter().any(of_round), taken);
+    }
+    let refused = MeterEvent::Refused {
+        topic: Topic::All { net, kind },
+        reason: Refusal::Frame(FrameError::Signature),
+    };
+    assert!(network.heard(VICTIM, &refused));
 }
 
 #[test]
