@@ -40,6 +40,7 @@ use edges::{Edge, EdgeKey};
 use exit::Exit;
 use rounds::OwnRound;
 
+pub use exit::ExitProgress;
 pub use saved::SavedError;
 
 /// Limits of the household that win over any policy of a net.
@@ -179,6 +180,23 @@ pub enum MeterEvent {
     Alarm(Alarm),
 }
 
+/// Why a meter takes part no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// An alarm since it was started.
+    By(Alarm),
+    /// An alarm before it was started, for good; which one is not stored.
+    Earlier,
+}
+
+impl Stopped {
+    /// Whether it outlives a restart: all but the owner's own floors do, which the owner
+    /// may lower.
+    pub fn is_for_good(&self) -> bool {
+        !matches!(self, Self::By(Alarm::Floor { .. }))
+    }
+}
+
 /// What a message is repeated for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Purpose {
@@ -224,7 +242,7 @@ pub struct Meter {
     repeats: Repeats<Purpose>,
     wake_at: Option<Duration>,
     connected_since: Option<Duration>,
-    stopped: bool,
+    stopped: Option<Stopped>,
     clock: ClockWatch,
 
     membership: Option<Membership>,
@@ -294,7 +312,7 @@ impl Meter {
             repeats: Repeats::new(),
             wake_at: None,
             connected_since: None,
-            stopped: false,
+            stopped: None,
             clock: ClockWatch::new(now),
             membership: None,
             checkpoint_seen: false,
@@ -347,6 +365,16 @@ impl Meter {
         self.membership.as_ref()
     }
 
+    /// Whether this meter has stopped, and why.
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.as_ref()
+    }
+
+    /// The rounds that it takes part in and that are neither final nor closed, ascending.
+    pub fn open_rounds(&self) -> impl ExactSizeIterator<Item = Round> {
+        self.rounds.keys().copied()
+    }
+
     /// This meter's place in the log, by the registration that its state knows; it may
     /// have left.
     fn index(&self) -> Option<MemberIndex> {
@@ -384,14 +412,14 @@ impl Meter {
 
     /// Takes part no more: nothing is repeated, submitted or revealed again.
     fn stop(&mut self, alarm: Alarm) {
-        if !self.stopped {
-            self.stopped = true;
+        if self.stopped.is_none() {
             self.repeats.retain(|_| false);
             self.due = None;
-            // A floor may be lowered by the owner; everything else outlives a restart.
-            if !matches!(alarm, Alarm::Floor { .. }) {
+            let stopped = Stopped::By(alarm.clone());
+            if stopped.is_for_good() {
                 self.persist(Store::Net, saved::STOPPED.to_vec(), Some(vec![1]));
             }
+            self.stopped = Some(stopped);
             self.alarm(alarm);
         }
     }
@@ -456,7 +484,7 @@ impl Meter {
 
     /// Registers, unless this meter is a member already.
     fn register(&mut self, now: Now) {
-        if self.index().is_some() || self.stopped || self.is_leaving() {
+        if self.index().is_some() || self.stopped.is_some() || self.is_leaving() {
             return;
         }
         let frame = match self.registration.clone() {
@@ -521,7 +549,7 @@ impl Meter {
 
     fn connected(&mut self, now: Now) {
         self.connected_since = Some(now.monotonic);
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         self.close_windows(now);

@@ -67,6 +67,12 @@ impl RevocationList {
         self.number
     }
 
+    /// Whether it takes the place of the list in force: of none always, else only with a
+    /// higher number.
+    pub fn replaces(&self, in_force: Option<&Self>) -> bool {
+        in_force.is_none_or(|old| self.number > old.number)
+    }
+
     /// Whether a device is revoked.
     pub fn contains(&self, id: &DeviceId) -> bool {
         self.revoked.contains(id)
@@ -100,4 +106,21 @@ pub fn verify_revocation(
     let device = DeviceId(fields.fixed("device")?);
     fields.end()?;
     Ok(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_higher_number_replaces_the_list_in_force() {
+        let list = |number, devices: &[u8]| {
+            RevocationList::new(number, devices.iter().map(|d| DeviceId([*d; 16])).collect())
+        };
+        let in_force = list(2, &[1, 2]);
+        assert!(list(0, &[]).replaces(None));
+        assert!(list(3, &[]).replaces(Some(&in_force)));
+        assert!(!list(2, &[1, 2, 3]).replaces(Some(&in_force)));
+        assert!(!list(1, &[1, 2, 3]).replaces(Some(&in_force)));
+    }
 }

@@ -1,6 +1,8 @@
 //! Members leave, come back, lose their state, are revoked or lapse, and the provider
 //! changes its key: every aggregate stays true, and nobody can do it for another.
 
+mod support;
+
 use std::time::Duration;
 
 use dcnet::alarm::{Alarm, Silence};
@@ -8,13 +10,14 @@ use dcnet::cbor;
 use dcnet::frame::{FrameError, Notification};
 use dcnet::identity::{DeviceId, Role};
 use dcnet::membership::{EntryError, EntryKind, Member, Policy, sign_exit};
-use dcnet::meter::{MeterCommand, MeterEvent};
-use dcnet::output::{Input, Store};
+use dcnet::meter::{ExitProgress, MeterEvent, Stopped};
+use dcnet::output::Input;
 use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::topic::{All, Topic, Up};
 use simulation::network::{Faults, Network};
 use simulation::world::{World, at, policy};
+use support::{append, entry, join_of, leave, pair_keys};
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 86_400_000;
@@ -52,34 +55,15 @@ fn included_after(network: &mut Network, minutes: u64) -> Vec<usize> {
     included
 }
 
-fn leave(network: &mut Network, meter: usize) {
-    network.input_meter(meter, Input::Command(MeterCommand::Leave));
-}
-
-fn join_of(network: &Network, meter: usize) -> [u8; 32] {
-    let log = network.provider.membership();
-    let place = log.member(network.member(meter)).unwrap();
-    log.hash_at(place.joined).unwrap()
-}
-
 /// What the provider would get for an entry of its own making.
-fn append(network: &Network, kind: EntryKind, body: ciborium::Value) -> Result<(), EntryError> {
-    let mut log = network.provider.membership().clone();
-    let entry = log.sign_next(&network.world.provider.key, kind, body, at(network.now).utc);
-    log.append(&entry).map(|_| ())
-}
-
-fn edge_records(network: &Network, meter: usize) -> usize {
-    let records = network.saved[meter].keys();
-    records
-        .filter(|(store, key)| *store == Store::Net && key.starts_with(b"edge/"))
-        .count()
+fn outcome(network: &Network, kind: EntryKind, body: ciborium::Value) -> Result<(), EntryError> {
+    entry(network, kind, body).map(drop)
 }
 
 #[test]
 fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
     let mut network = running(8, policy(4));
-    assert_eq!(edge_records(&network, 7), 7);
+    assert_eq!(pair_keys(&network, 7), 7);
     leave(&mut network, 7);
     assert_eq!(included_after(&mut network, 3), [0, 1, 2, 3, 4, 5, 6]);
     assert!(network.heard(7, &MeterEvent::Left));
@@ -88,20 +72,24 @@ fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
         neighbours: 7,
     };
     assert!(network.heard(7, &done), "{:?}", network.meter_events[7]);
-    assert_eq!(edge_records(&network, 7), 0);
+    let progress = ExitProgress {
+        left: true,
+        neighbours: 7,
+        awaited: 0,
+        done: true,
+    };
+    assert_eq!(network.meters[7].exit(), Some(progress));
+    assert_eq!(pair_keys(&network, 7), 0);
     let kept = |key: &[u8]| key == b"device" || key.starts_with(b"round/");
     assert!(!network.saved[7].keys().any(|(_, key)| kept(key)));
     for meter in 0..7 {
-        assert_eq!(
-            edge_records(&network, meter),
-            6,
-            "meter {meter} keeps a key"
-        );
+        assert_eq!(pair_keys(&network, meter), 6, "meter {meter} keeps a key");
     }
     assert_eq!(network.provider.membership().size(), 7);
     // A restart does not bring it back.
     network.restart_meter(7);
     assert_eq!(included_after(&mut network, 3).len(), 7);
+    assert_eq!(network.meters[7].exit(), Some(progress));
 }
 
 #[test]
@@ -122,13 +110,19 @@ fn a_meter_that_leaves_after_its_submission_still_reveals() {
     network.run_until(network.now + 15_000);
     assert!(network.submitted(2, round) && !network.revealed(2, round));
     leave(&mut network, 2);
+    let asked = network.meters[2].exit().unwrap();
+    assert!(!asked.left && !asked.done);
     network.run_until(network.now + 1000);
     assert!(network.heard(2, &MeterEvent::Left) && !network.revealed(2, round));
+    let exit = network.meters[2].exit().unwrap();
+    assert!(exit.left && !exit.done && exit.neighbours == 5);
+    assert!(network.meters[2].open_rounds().eq([round]));
     network.filter = None;
     network.set_online(2, false);
     network.set_online(2, true);
     network.run_until(network.now + 2 * MINUTE);
     assert!(network.revealed(2, round));
+    assert_eq!(network.meters[2].open_rounds().len(), 0);
     network.check_aggregates();
     let of_round = network.aggregates.iter().find(|a| a.round == round);
     assert_eq!(of_round.unwrap().included.len(), 6);
@@ -164,14 +158,14 @@ fn only_the_meter_itself_ends_its_membership_and_only_the_present_one() {
     let unknown = Err(EntryError::Rule(
         "the exit names no membership of its sender",
     ));
-    assert_eq!(append(&network, EntryKind::Leave, body(&foreign)), unknown);
+    assert_eq!(outcome(&network, EntryKind::Leave, body(&foreign)), unknown);
     let forged = exit_by(&network.world.provider.key);
     assert_eq!(
-        append(&network, EntryKind::Leave, body(&forged)),
+        outcome(&network, EntryKind::Leave, body(&forged)),
         Err(EntryError::Frame(FrameError::Sender))
     );
     let own = exit_by(&network.world.meters[0].key);
-    assert_eq!(append(&network, EntryKind::Leave, body(&own)), Ok(()));
+    assert_eq!(outcome(&network, EntryKind::Leave, body(&own)), Ok(()));
 
     // Its state is lost, so it leaves and joins anew: the old exit ends nothing any more,
     // and the old registration begins nothing.
@@ -179,12 +173,12 @@ fn only_the_meter_itself_ends_its_membership_and_only_the_present_one() {
     network.saved[0].clear();
     network.restart_meter(0);
     assert_eq!(included_after(&mut network, 4).len(), 6);
-    assert_eq!(append(&network, EntryKind::Leave, body(&own)), unknown);
+    assert_eq!(outcome(&network, EntryKind::Leave, body(&own)), unknown);
     let registration = network.sent(0, Up::Register).pop().unwrap();
     leave(&mut network, 0);
     network.run_until(network.now + MINUTE);
     assert_eq!(
-        append(&network, EntryKind::Join, body(&registration)),
+        outcome(&network, EntryKind::Join, body(&registration)),
         Err(EntryError::Rule("a registration is used twice"))
     );
 }
@@ -221,6 +215,11 @@ fn a_key_that_is_used_elsewhere_stops_the_meter() {
     network.deliver_up(topic, exit);
     assert_eq!(included_after(&mut network, 3), [1, 2, 3, 4, 5]);
     assert_eq!(network.alarms(0), [Alarm::KeyUsedElsewhere]);
+    let stopped = Stopped::By(Alarm::KeyUsedElsewhere);
+    assert_eq!(network.meters[0].stopped(), Some(&stopped));
+    assert_eq!(network.meters[1].stopped(), None);
+    network.restart_meter(0);
+    assert_eq!(network.meters[0].stopped(), Some(&Stopped::Earlier));
 }
 
 #[test]
@@ -229,18 +228,18 @@ fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
     let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
     let (device, utc) = (network.meters[6].id(), at(network.now).utc);
     let revocation = sign_revocation(&key, device, utc);
-    let entry = |certificate: &dcnet::identity::Certificate, revocation: &[u8]| {
+    let body = |certificate: &dcnet::identity::Certificate, revocation: &[u8]| {
         cbor::array([cbor::bytes(certificate.der()), cbor::bytes(revocation)])
     };
     let provider = &network.world.provider;
     let forged = sign_revocation(&provider.key, device, utc);
     for body in [
-        entry(&administrator, &forged),
-        entry(&provider.certificate, &forged),
-        entry(&network.world.meters[0].certificate, &revocation),
+        body(&administrator, &forged),
+        body(&provider.certificate, &forged),
+        body(&network.world.meters[0].certificate, &revocation),
     ] {
         assert!(matches!(
-            append(&network, EntryKind::Revoke, body),
+            outcome(&network, EntryKind::Revoke, body),
             Err(EntryError::Frame(_))
         ));
     }
@@ -260,7 +259,7 @@ fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
             .contains(&ProviderEvent::Revoked { meter, members })
     );
     for meter in 0..6 {
-        assert_eq!(edge_records(&network, meter), 5);
+        assert_eq!(pair_keys(&network, meter), 5);
     }
     network.saved[6].clear();
     network.restart_meter(6);
@@ -326,15 +325,7 @@ fn a_false_lapse_is_an_alarm_and_no_more_than_a_fifth_can_lapse() {
         ),
     ] {
         let body = lapse(&network, meter);
-        assert_eq!(append(&network, EntryKind::Lapsed, body.clone()), outcome);
-        if outcome.is_ok() {
-            let key = network.world.provider.key.clone();
-            let mut log = network.provider.membership().clone();
-            let entry = log.sign_next(&key, EntryKind::Lapsed, body, at(network.now).utc);
-            log.append(&entry).unwrap();
-            network.saved_net.entries.push(entry);
-            network.restart_provider();
-        }
+        assert_eq!(append(&mut network, EntryKind::Lapsed, body), outcome);
     }
     network.run_until(network.now + MINUTE);
     let accused: Vec<DeviceId> = (0..2).map(|meter| network.meters[meter].id()).collect();
@@ -366,7 +357,7 @@ fn the_provider_changes_its_key_and_the_old_one_is_worth_nothing() {
 
     // The old key signs nothing that anybody takes any more.
     let body = cbor::array([cbor::bytes(&join_of(&network, 0))]);
-    let by_old = append(&network, EntryKind::Lapsed, body);
+    let by_old = outcome(&network, EntryKind::Lapsed, body);
     assert_eq!(by_old, Err(EntryError::Frame(FrameError::Signature)));
     let mut roster = network.newest_roster();
     roster.round.0 += 1;
@@ -412,7 +403,7 @@ fn a_handover_needs_both_keys() {
     // Consent by another key than the certificate's.
     let forged = log.succession(&network.world.provider.key, &certificate, utc);
     assert_eq!(
-        append(&network, EntryKind::ProviderKey, forged),
+        outcome(&network, EntryKind::ProviderKey, forged),
         Err(EntryError::Frame(FrameError::Sender))
     );
     let (meter_key, meter) = (
@@ -420,9 +411,9 @@ fn a_handover_needs_both_keys() {
         &network.world.meters[0].certificate,
     );
     let of_a_meter = log.succession(meter_key, meter, utc);
-    assert!(append(&network, EntryKind::ProviderKey, of_a_meter).is_err());
+    assert!(outcome(&network, EntryKind::ProviderKey, of_a_meter).is_err());
     let right = log.succession(&key, &certificate, utc);
-    assert_eq!(append(&network, EntryKind::ProviderKey, right), Ok(()));
+    assert_eq!(outcome(&network, EntryKind::ProviderKey, right), Ok(()));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Properties of random nets: pads cancel, every sum is the truth, and only meters
 //! that saw one roster give a sum. Failing cases print their seed.
 
+mod support;
+
 use std::collections::BTreeSet;
 
 use dcnet::commitment::Commitment;
@@ -12,11 +14,12 @@ use dcnet::reveal::Reveal;
 use dcnet::secret::Secret;
 use dcnet::superposition::Submission;
 use dcnet::time::{Day, Round};
-use dcnet::topic::{All, Inbox, NetId, Topic, Up};
+use dcnet::topic::{NetId, Topic, Up};
 use proptest::prelude::*;
 
 use simulation::network::{Faults, Network};
 use simulation::world::{World, at, policy};
+use support::is_roster;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -111,19 +114,6 @@ fn the_sum_is_true_for_every_set_of_absent_meters() {
         absent.iter().for_each(|m| network.set_online(*m, true));
     }
     network.check_aggregates();
-}
-
-fn is_roster(topic: &Topic) -> bool {
-    matches!(
-        topic,
-        Topic::All {
-            kind: All::Roster,
-            ..
-        } | Topic::Inbox {
-            kind: Inbox::Roster,
-            ..
-        }
-    )
 }
 
 #[test]

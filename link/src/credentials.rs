@@ -4,7 +4,7 @@
 //! does not fit, such as "enrol this meter again". A message reads "what is wrong
 //! with which file; advice".
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -139,13 +139,36 @@ fn not_pem(path: &Path, advice: &str) -> String {
     format!("{} is not text in the form PEM; {advice}", path.display())
 }
 
+/// A file at one time: as long as this is the same, the file is taken for unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    inode: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    length: u64,
+}
+
+impl FileVersion {
+    /// The version that a file's metadata tell of.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            length: metadata.len(),
+        }
+    }
+}
+
+/// Name of the revocation list in a directory of what the administrator issued.
+pub const REVOCATION_LIST: &str = "revoked.cbor";
+
 /// What to do about a revocation list that cannot be used.
 const ASK: &str = "ask the gateway administrator for the newest list";
 
 /// The file of the administrator's revocation list, read whenever it changed.
 ///
-/// A file is opened only if its inode, time of modification or length is not what it
-/// was at the last look, so it can be asked every few seconds.
+/// A file is opened only if its [`FileVersion`] is not what it was at the last look, so
+/// it can be asked every few seconds.
 #[derive(Clone, Debug)]
 pub struct RevocationFile {
     path: PathBuf,
@@ -158,11 +181,7 @@ pub struct RevocationFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     Missing,
-    File {
-        inode: u64,
-        modified: (i64, i64),
-        length: u64,
-    },
+    File(FileVersion),
 }
 
 impl RevocationFile {
@@ -193,7 +212,7 @@ impl RevocationFile {
         }
         let frame = match look {
             Look::Missing => None,
-            Look::File { .. } => Some(bytes(&self.path, ASK)?),
+            Look::File(_) => Some(bytes(&self.path, ASK)?),
         };
         self.last_look = Some(look);
         let path = self.path.display();
@@ -240,10 +259,6 @@ impl RevocationFile {
             "{} is not a regular file; {ASK}",
             self.path.display()
         );
-        Ok(Look::File {
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            length: metadata.len(),
-        })
+        Ok(Look::File(FileVersion::of(&metadata)))
     }
 }

@@ -7,11 +7,10 @@ mod power;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use dcnet::output::{Record, Store};
 use link::{Journal, MeterJournal};
-use power::{Disk, Image, Operation, Random};
+use power::{Disk, Image, Operation, Random, said};
 use tempfile::TempDir;
 
 const DIRECTORY: &str = "LINK_POWER_DIRECTORY";
@@ -110,25 +109,12 @@ fn child() {
     }
 }
 
-fn said(operation: &Operation, what: &str) -> Option<u64> {
-    match operation {
-        // The test harness may have begun the line.
-        Operation::Said(line) => line.split_once(what)?.1.trim().parse().ok(),
-        _ => None,
-    }
-}
-
 /// Every write, truncation, sync, creation and removal that SQLite does, from the creation of the
 /// files on.
 #[test]
 fn power_that_fails_at_any_write_leaves_a_commit_that_had_returned_or_was_begun() {
     let recorded = directory();
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child
-        .args(["child", "--exact", "--ignored", "--nocapture"])
-        .env(DIRECTORY, recorded.path());
-    let Some(operations) = power::record(&mut child, recorded.path()) else {
-        eprintln!("SKIPPED: there is no strace here, or it may not trace");
+    let Some(operations) = power::record(DIRECTORY, recorded.path()) else {
         return;
     };
     let images = fail_everywhere(&operations);

@@ -35,7 +35,7 @@ use crate::identity::Identity;
 use crate::pulse::{self, PulseSource};
 use crate::register::counting::{CountError, SavePolicy, count};
 use crate::register::{Register, RegisterChannel};
-use crate::standing::{HasLeft, Notes, Standing, Watched};
+use crate::standing::{HasLeft, Standing, Watched};
 
 mod log;
 mod net;
@@ -456,7 +456,6 @@ pub(crate) fn open_meter(
     let journal = MeterJournal::open(&net_file, &directory.join("register").join("ledger.db"))?;
     let mut saved = journal.load(Store::Net)?;
     saved.extend(journal.load(Store::Register)?);
-    let notes = Notes::of(&saved);
     let mut seed = zeroize::Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice()).context("the operating system gives no random numbers")?;
     let meter = Meter::new(config, saved, *seed, now).with_context(|| {
@@ -466,7 +465,7 @@ pub(crate) fn open_meter(
             net_file.display()
         )
     })?;
-    Ok((Watched::new(meter, notes), journal))
+    Ok((Watched::new(meter), journal))
 }
 
 /// Tells the meter the list of revoked devices whenever it has changed.

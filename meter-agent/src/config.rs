@@ -81,7 +81,7 @@ impl IdentityFiles {
 
     /// The signed list of revoked devices; it may be absent.
     pub fn revoked(&self) -> PathBuf {
-        self.directory.join("revoked.cbor")
+        self.directory.join(link::credentials::REVOCATION_LIST)
     }
 
     /// The six that must be there.

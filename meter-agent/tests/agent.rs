@@ -1,8 +1,9 @@
 //! Real `meter-agent run` processes over real TLS with the project's broker and a provider.
 
+mod street;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use dcnet::output::Store;
 use dcnet::provider::{
     Provider, ProviderCommand, ProviderConfig, ProviderEvent, ProviderRecord, Published, SavedNet,
 };
-use dcnet::time::{Period, Round, Timestamp};
+use dcnet::time::{Round, Timestamp};
 use dcnet::topic::NetId;
 use dcnet::units::ImpulsesPerKwh;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
@@ -29,26 +30,7 @@ use meter_agent::config::IdentityFiles;
 use meter_agent::pulse::profile::{Profile, ProfileSource};
 use meter_agent::pulse::{Channel, NextBatch, PulseError, PulseSource};
 use meter_agent::register::{Register, RegisterChannel};
-
-/// Longer than anything takes, even on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
-const ROWS: u64 = 64;
-
-fn period() -> Period {
-    Period::from_secs(2).unwrap()
-}
-
-async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, work)
-        .await
-        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
-}
-
-/// Wh of a meter in a row: enough pulses that half an interval differs from a whole one,
-/// and no two rows or sets of meters with equal sums by accident.
-fn watt_hours(row: u64, meter: usize) -> u64 {
-    6 + (row * 7) % 29 + (40 << meter)
-}
+use street::{ROWS, configuration, period, soon, watt_hours};
 
 /// A gateway administrator, a net, and a broker's certificate.
 struct Office {
@@ -264,41 +246,16 @@ impl Street {
     fn configure(&self, id: &DeviceId) -> PathBuf {
         let (index, home) = &self.homes[id];
         let path = home.join("meter-agent.toml");
-        let begin = jiff::Timestamp::from_millisecond(self.begin.as_millis() as i64).unwrap();
-        let text = format!(
+        let export = format!(
             r#"
-            state_directory = "state"
-            [broker]
-            host = "127.0.0.1"
-            port = {port}
-            [identity]
-            directory = "identity"
-            [clock]
-            assume_synchronised = true
-            [floors]
-            minimum_group = 4
-            minimum_period = 1
-            # On a busy machine a submission may come after its window.
-            max_exclusions_per_day = 86400
-            max_exclusions_per_month_percent = 100
             [[channel]]
             name = "export"
             impulses_per_kwh = 500
             [channel.simulated]
             seed = {index}
-            [[channel]]
-            name = "import"
-            impulses_per_kwh = 1000
-            [channel.replay]
-            file = "../loads.csv"
-            column = {column}
-            period = 2
-            after_last_row = "wrap"
-            begin = {begin}
-            "#,
-            port = self.port,
-            column = index + 1,
+            "#
         );
+        let text = configuration(self.port, self.begin, *index, &export);
         std::fs::write(&path, text).unwrap();
         path
     }

@@ -5,13 +5,12 @@
 mod power;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, Pulses};
 use meter_agent::pulse::{Batch, Channel};
 use meter_agent::register::{Register, RegisterChannel};
-use power::{Disk, Image, Operation, Random};
+use power::{Disk, Image, Operation, Random, said};
 
 const DIRECTORY: &str = "METER_AGENT_POWER_DIRECTORY";
 
@@ -52,14 +51,6 @@ fn child() {
         println!("BEGUN {}", total(&register));
         register.save().unwrap();
         println!("RETURNED {}", total(&register));
-    }
-}
-
-fn said(operation: &Operation, what: &str) -> Option<u64> {
-    match operation {
-        // The test harness may have begun the line.
-        Operation::Said(line) => line.split_once(what)?.1.trim().parse().ok(),
-        _ => None,
     }
 }
 
@@ -137,12 +128,7 @@ fn power_that_fails_at_any_write_leaves_one_of_the_last_two_totals() {
 #[test]
 fn a_register_is_saved_as_it_is_described() {
     let recorded = tempfile::tempdir().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child
-        .args(["child", "--exact", "--ignored", "--nocapture"])
-        .env(DIRECTORY, recorded.path());
-    let Some(operations) = power::record(&mut child, recorded.path()) else {
-        eprintln!("SKIPPED: there is no strace here, or it may not trace");
+    let Some(operations) = power::record(DIRECTORY, recorded.path()) else {
         return;
     };
     let saves = operations

@@ -7,17 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use dcnet::identity::Certificate;
 use dcnet::provider::ProviderCommand;
 use dcnet::revocation::{RevocationList, verify_revocation};
-use link::credentials::{self, RevocationFile};
+use link::credentials::{self, FileVersion, REVOCATION_LIST, RevocationFile};
 
-/// The signed list; may be absent.
-pub const LIST: &str = "revoked.cbor";
 /// The directory of the signed statements, `*.cbor`; may be absent.
 pub const STATEMENTS: &str = "revocations";
 
@@ -37,13 +34,10 @@ pub struct Revocations {
 
 #[derive(Clone, Debug)]
 struct Statement {
-    version: Version,
+    version: FileVersion,
     /// `None` if it is not signed by the administrator.
     frame: Option<Vec<u8>>,
 }
-
-/// A file at one time: inode, modification, length.
-type Version = (u64, (i64, i64), u64);
 
 /// What a look at the files found.
 #[derive(Debug, Default)]
@@ -58,7 +52,7 @@ impl Revocations {
     /// The files of an identity directory, not looked at yet.
     pub fn new(identity: &Path, administrator: Certificate) -> Self {
         Self {
-            list_file: RevocationFile::new(identity.join(LIST), administrator.clone()),
+            list_file: RevocationFile::new(identity.join(REVOCATION_LIST), administrator.clone()),
             administrator,
             list: None,
             directory: identity.join(STATEMENTS),
@@ -121,8 +115,7 @@ impl Revocations {
     fn read_statements(&mut self, files: Vec<(PathBuf, Metadata)>, look: &mut Look) {
         let mut before = std::mem::take(&mut self.statements);
         for (path, metadata) in files {
-            let modified = (metadata.mtime(), metadata.mtime_nsec());
-            let version = (metadata.ino(), modified, metadata.len());
+            let version = FileVersion::of(&metadata);
             let known = before.remove(&path).filter(|old| old.version == version);
             let statement = known.unwrap_or_else(|| {
                 let frame = match self.read_statement(&path, &metadata) {

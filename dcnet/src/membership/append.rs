@@ -11,6 +11,9 @@ use crate::identity::{Certificate, MAX_CERTIFICATE};
 use crate::revocation::verify_revocation;
 use crate::time::Timestamp;
 
+/// A draw is opened that nobody was invited to, or that is done.
+pub(crate) const NO_SUCH_INVITE: &str = "no such invite is open";
+
 /// An exit of a membership that has ended, or never was.
 pub(crate) const NO_SUCH_MEMBERSHIP: &str = "the exit names no membership of its sender";
 
@@ -308,7 +311,7 @@ impl Membership {
             .invites
             .get(&member)
             .filter(|invite| invite.hash == invite_hash);
-        let invite = *invite.ok_or(EntryError::Rule("no such invite is open"))?;
+        let invite = *invite.ok_or(EntryError::Rule(NO_SUCH_INVITE))?;
         if graph::draw_commitment(self.genesis.net, id, &nonce) != invite.commitment {
             return Err(EntryError::Rule("the nonce is not the one committed to"));
         }

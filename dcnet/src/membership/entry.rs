@@ -140,8 +140,7 @@ pub fn sign_registration(
     net: NetId,
     at: Timestamp,
 ) -> Vec<u8> {
-    let data = cbor::array([cbor::bytes(certificate.der())]);
-    frame::sign(key, net, at, Notification::Register, data)
+    sign_certificate(key, certificate, net, at, Notification::Register)
 }
 
 /// Verifies a registration: a meter's certificate for this net, issued by the CA,
@@ -155,21 +154,8 @@ pub fn verify_registration(
     ca: &CaCertificate,
     at: Timestamp,
 ) -> Result<Certificate, EntryError> {
-    let frame = Unverified::parse(input)?;
-    let mut claimed = Fields::of(frame.claimed_data().clone(), "data")?;
-    let der = claimed.bytes("certificate", MAX_CERTIFICATE)?;
-    claimed.end()?;
-    let certificate = Certificate::verify(&der, ca, at)?;
-    if certificate.role() != Role::Meter {
-        return Err(IdentityError::Role.into());
-    }
-    if certificate.net() != Some(net) {
-        return Err(IdentityError::Net.into());
-    }
-    frame
-        .verify(certificate.key())?
-        .open(net, Notification::Register)?;
-    Ok(certificate)
+    let (role, notification) = (Role::Meter, Notification::Register);
+    verify_certificate(input, net, ca, at, role, notification)
 }
 
 /// Signs a meter's exit: notification 3, naming the hash of the Join entry it ends, so
@@ -186,8 +172,7 @@ pub(super) fn sign_succession(
     net: NetId,
     at: Timestamp,
 ) -> Vec<u8> {
-    let data = cbor::array([cbor::bytes(certificate.der())]);
-    frame::sign(key, net, at, Notification::ProviderKey, data)
+    sign_certificate(key, certificate, net, at, Notification::ProviderKey)
 }
 
 /// Verifies [`sign_succession`]: a provider's certificate, issued by the CA, valid at
@@ -198,16 +183,43 @@ pub(super) fn verify_succession(
     ca: &CaCertificate,
     at: Timestamp,
 ) -> Result<Certificate, EntryError> {
+    let (role, notification) = (Role::Provider, Notification::ProviderKey);
+    verify_certificate(input, net, ca, at, role, notification)
+}
+
+/// Signs a device's own certificate.
+fn sign_certificate(
+    key: &DeviceKey,
+    certificate: &Certificate,
+    net: NetId,
+    at: Timestamp,
+    notification: Notification,
+) -> Vec<u8> {
+    let data = cbor::array([cbor::bytes(certificate.der())]);
+    frame::sign(key, net, at, notification, data)
+}
+
+/// Verifies [`sign_certificate`]: a certificate for a role (a meter's is for this net),
+/// issued by the CA, valid at `at`, whose key signed the frame.
+fn verify_certificate(
+    input: &[u8],
+    net: NetId,
+    ca: &CaCertificate,
+    at: Timestamp,
+    role: Role,
+    notification: Notification,
+) -> Result<Certificate, EntryError> {
     let frame = Unverified::parse(input)?;
     let mut claimed = Fields::of(frame.claimed_data().clone(), "data")?;
     let der = claimed.bytes("certificate", MAX_CERTIFICATE)?;
     claimed.end()?;
     let certificate = Certificate::verify(&der, ca, at)?;
-    if certificate.role() != Role::Provider {
+    if certificate.role() != role {
         return Err(IdentityError::Role.into());
     }
-    frame
-        .verify(certificate.key())?
-        .open(net, Notification::ProviderKey)?;
+    if role == Role::Meter && certificate.net() != Some(net) {
+        return Err(IdentityError::Net.into());
+    }
+    frame.verify(certificate.key())?.open(net, notification)?;
     Ok(certificate)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Meter, MeterEvent, Purpose, checks, saved};
+use super::{Meter, MeterEvent, Purpose, saved};
 use crate::alarm::Alarm;
 use crate::cbor;
 use crate::frame::{self, Notification};
@@ -70,15 +70,16 @@ impl Meter {
             return;
         }
         let clock_right = self.clock.check(now).is_ok();
-        if self.stopped || !clock_right || membership.open_invite(own).is_some() {
+        if self.stopped.is_some() || !clock_right || membership.open_invite(own).is_some() {
             return;
         }
         let members = membership.size();
         let (left, lapsed) = (
-            membership.graph().drawn(own, u64::MAX).len(),
+            self.drawn().len(),
             membership.member(own).is_some_and(Member::is_lapsed),
         );
-        let floor = self.least_neighbours();
+        // The fewest full drawn edges that any draw must allow.
+        let floor = self.required(0);
         let candidates = members.saturating_sub(1);
         if candidates < self.minimum_group() {
             return;
@@ -133,7 +134,7 @@ impl Meter {
             return;
         };
         let data = cbor::array([cbor::bytes(&invite.hash), cbor::bytes(draw.nonce.expose())]);
-        if invite.commitment != draw_commitment(self.net, self.id, draw.nonce.expose()) {
+        if invite.commitment != draw.commitment(self.net, self.id) {
             return;
         }
         let key = &self.config.key;
@@ -146,7 +147,7 @@ impl Meter {
         let (Some(draw), Some(own)) = (&self.draw, self.index()) else {
             return;
         };
-        let commitment = draw_commitment(self.net, self.id, draw.nonce.expose());
+        let commitment = draw.commitment(self.net, self.id);
         let finished = self.membership.as_ref().is_some_and(|membership| {
             membership.open_invite(own).is_none() && membership.knows_draw_request(&commitment)
         });
@@ -178,15 +179,6 @@ impl Meter {
         }
     }
 
-    /// The fewest full drawn edges that any draw must allow.
-    fn least_neighbours(&self) -> u32 {
-        let policy = self
-            .membership
-            .as_ref()
-            .map_or(0, |m| m.genesis().policy.minimum_neighbours);
-        checks::required_neighbours(self.config.floors.minimum_neighbours, policy, 0)
-    }
-
     /// Tells the owner once if too few drawn neighbours are left to take part.
     pub(super) fn check_emergency(&mut self) {
         let (Some(membership), Some(own)) = (&self.membership, self.active_index()) else {
@@ -195,11 +187,8 @@ impl Meter {
         if self.emergency || membership.graph().newest(own, u64::MAX).is_none() {
             return;
         }
-        let left = membership.graph().drawn(own, u64::MAX).len();
-        let (neighbours, required) = (
-            u32::try_from(left).unwrap_or(u32::MAX),
-            self.least_neighbours(),
-        );
+        let neighbours = u32::try_from(self.drawn().len()).unwrap_or(u32::MAX);
+        let required = self.required(0);
         if neighbours < required {
             self.emergency = true;
             self.alarm(Alarm::Emergency {
@@ -207,16 +196,5 @@ impl Meter {
                 required,
             });
         }
-    }
-
-    /// The members that this meter's newest draw named, less those that left since.
-    pub(super) fn drawn_neighbours(&self) -> Vec<(MemberIndex, DeviceId)> {
-        let (Some(membership), Some(own)) = (&self.membership, self.index()) else {
-            return Vec::new();
-        };
-        let drawn = membership.graph().drawn(own, u64::MAX).into_iter();
-        drawn
-            .filter_map(|i| membership.member(i).map(|m| (i, m.id)))
-            .collect()
     }
 }

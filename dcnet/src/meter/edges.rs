@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CLOSED_AFTER, Meter, MeterEvent, Purpose, checks, saved};
+use super::{CLOSED_AFTER, Meter, MeterEvent, Purpose, saved};
 use crate::alarm::{Alarm, Refusal};
 use crate::cbor;
 use crate::frame::{self, Notification};
@@ -230,10 +230,15 @@ impl Meter {
             .copied()
             .collect();
         for key in gone {
-            self.edges.remove(&key);
-            self.repeats.stop(&Purpose::Edge(key));
-            self.save_edge(key);
+            self.forget_edge(key);
         }
+    }
+
+    /// Erases the key of an edge, and repeats nothing of its handshake.
+    pub(super) fn forget_edge(&mut self, key: EdgeKey) {
+        self.edges.remove(&key);
+        self.repeats.stop(&Purpose::Edge(key));
+        self.persist(Store::Net, saved::edge_key(&key), None);
     }
 
     fn offer(&mut self, key: EdgeKey, origin: [u8; 32], now: Now) {
@@ -263,7 +268,7 @@ impl Meter {
 
     /// One half of a handshake, relayed by the provider.
     pub(super) fn on_handshake(&mut self, topic: Topic, peer: DeviceId, payload: &[u8], now: Now) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         if self.is_revoked(&peer) {
@@ -493,27 +498,36 @@ impl Meter {
         }
     }
 
+    /// The live edges to members among `drawn`, which ascends.
+    fn live_of(&self, drawn: &[MemberIndex]) -> impl Iterator<Item = (EdgeKey, MemberIndex)> {
+        self.live_edges()
+            .map(|(key, index, _)| (key, index))
+            .filter(|(_, index)| drawn.binary_search(index).is_ok())
+    }
+
+    /// Ids of the drawn neighbours that could take part now, in the order of the log, for
+    /// the household's page.
+    pub fn live_neighbours(&self) -> Vec<DeviceId> {
+        let drawn = self.drawn();
+        let live = self.live_of(&drawn).map(|(key, index)| (index, key.peer));
+        live.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     /// Drawn neighbours, and how many of them have a key.
     pub(super) fn drawn_and_live(&self) -> (usize, usize) {
         let drawn = self.drawn();
-        let live = self.live_edges();
-        let live = live.filter(|(_, index, _)| drawn.binary_search(index).is_ok());
-        (drawn.len(), live.count())
+        let live = self.live_of(&drawn).count();
+        (drawn.len(), live)
     }
 
     /// Tells the provider once enough handshakes are done (notification 2).
     pub(super) fn consider_entered(&mut self, now: Now) {
-        let Some(membership) = &self.membership else {
-            return;
-        };
         if self.entered || self.draw.is_some() {
             return;
         }
-        let policy = membership.genesis().policy.minimum_neighbours;
         let (drawn, live) = self.drawn_and_live();
-        let required =
-            checks::required_neighbours(self.config.floors.minimum_neighbours, policy, drawn);
-        if drawn == 0 || live < usize::try_from(required).unwrap_or(usize::MAX) {
+        let required = usize::try_from(self.required(drawn)).unwrap_or(usize::MAX);
+        if drawn == 0 || live < required {
             return;
         }
         self.entered = true;

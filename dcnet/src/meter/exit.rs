@@ -38,7 +38,32 @@ pub(super) struct Exit {
     pub(super) done: bool,
 }
 
+/// How far the exit that the owner asked for is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitProgress {
+    /// Whether the log says so.
+    pub left: bool,
+    /// Former neighbours, once it left.
+    pub neighbours: u32,
+    /// Those that have not confirmed that they erased the pair key.
+    pub awaited: u32,
+    /// Whether everything is done and erased.
+    pub done: bool,
+}
+
 impl Meter {
+    /// How far the exit is; `None` without one, and for one after which the meter joins
+    /// anew, which is no wish of its owner.
+    pub fn exit(&self) -> Option<ExitProgress> {
+        let exit = self.exit.as_ref().filter(|exit| !exit.again)?;
+        Some(ExitProgress {
+            left: exit.left.is_some(),
+            neighbours: exit.neighbours,
+            awaited: u32::try_from(exit.awaited.len()).unwrap_or(u32::MAX),
+            done: exit.done,
+        })
+    }
+
     /// Whether this meter leaves, or has left.
     pub(super) fn is_leaving(&self) -> bool {
         self.exit.is_some()
@@ -87,7 +112,7 @@ impl Meter {
     /// open draw, that it does not know. Its neighbours have keys that it has not, or it
     /// can never open its draw, so it leaves and joins anew.
     pub(super) fn consider_joining_anew(&mut self, now: Now) {
-        if self.stopped || self.is_leaving() || !self.checkpoint_seen {
+        if self.stopped.is_some() || self.is_leaving() || !self.checkpoint_seen {
             return;
         }
         let Some(membership) = &self.membership else {
@@ -236,9 +261,7 @@ impl Meter {
         self.save_exit();
         let keys: Vec<_> = self.edges.keys().copied().collect();
         for key in keys {
-            self.edges.remove(&key);
-            self.repeats.stop(&Purpose::Edge(key));
-            self.persist(Store::Net, saved::edge_key(&key), None);
+            self.forget_edge(key);
         }
         self.device = None;
         self.persist(Store::Net, saved::DEVICE.to_vec(), None);

@@ -16,7 +16,7 @@ use crate::topic::{Topic, Up};
 impl Meter {
     /// Takes one entry, from wherever it came, and those that waited for it.
     pub(super) fn on_entry(&mut self, topic: Topic, payload: &[u8], now: Now) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         match self.apply_entry(payload) {
@@ -87,7 +87,7 @@ impl Meter {
     }
 
     fn take_early_entries(&mut self, now: Now) {
-        while !self.stopped {
+        while self.stopped.is_none() {
             let next = self
                 .membership
                 .as_ref()
@@ -204,8 +204,7 @@ impl Meter {
 
     /// Takes the administrator's newest list of revoked devices.
     pub(super) fn on_revocations(&mut self, list: RevocationList) {
-        let newer = |old: &RevocationList| list.number() > old.number();
-        if self.config.revoked.as_ref().is_none_or(newer) {
+        if list.replaces(self.config.revoked.as_ref()) {
             self.config.revoked = Some(list);
         }
     }
@@ -238,7 +237,7 @@ impl Meter {
         let Some(membership) = &self.membership else {
             return;
         };
-        if self.stopped || self.connected_since.is_none() {
+        if self.stopped.is_some() || self.connected_since.is_none() {
             return;
         }
         let head = membership.head().index;

@@ -1,6 +1,5 @@
 //! A meter in a round: boundary, submission, roster, reveal, aggregate.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chacha20::rand_core::Rng;
@@ -13,7 +12,6 @@ use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
 use crate::graph::MemberIndex;
-use crate::identity::DeviceId;
 use crate::membership::Membership;
 use crate::opening::{Opening, PadSum};
 use crate::output::Store;
@@ -131,7 +129,7 @@ impl Meter {
     /// The rules before a submission but for the edges, which [`Self::blind`] counts as it
     /// uses them.
     fn may_submit_with_edges(&self, round: Round, now: Now) -> Result<(), Silence> {
-        if self.stopped {
+        if self.stopped.is_some() {
             return Err(Silence::Stopped);
         }
         self.clock.check(now)?;
@@ -160,7 +158,9 @@ impl Meter {
         Ok(())
     }
 
-    fn required(&self, drawn: usize) -> u32 {
+    /// L for a draw of which `drawn` members are left; of none the least that holds for
+    /// any draw.
+    pub(super) fn required(&self, drawn: usize) -> u32 {
         let policy = self
             .membership
             .as_ref()
@@ -301,7 +301,7 @@ impl Meter {
 
     /// Takes a roster, in the order of the chain.
     pub(super) fn on_roster(&mut self, topic: Topic, payload: Vec<u8>, now: Now) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         let Some(membership) = &self.membership else {
@@ -387,7 +387,7 @@ impl Meter {
 
     /// Tries rosters again that came before what they build on.
     pub(super) fn retry_buffered_rosters(&mut self, now: Now) {
-        if self.stopped || !self.rosters_due || self.clock.check(now).is_err() {
+        if self.stopped.is_some() || !self.rosters_due || self.clock.check(now).is_err() {
             return;
         }
         self.rosters_due = false;
@@ -685,15 +685,5 @@ impl Meter {
         for round in closed {
             self.forget(round);
         }
-    }
-
-    /// Ids of the neighbours that could take part now, for the household's page.
-    pub fn live_neighbours(&self) -> Vec<DeviceId> {
-        let live: BTreeSet<MemberIndex> = self.live_edges().map(|(_, index, _)| index).collect();
-        let drawn = self.drawn_neighbours().into_iter();
-        drawn
-            .filter(|(index, _)| live.contains(index))
-            .map(|(_, id)| id)
-            .collect()
     }
 }

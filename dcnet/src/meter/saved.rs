@@ -8,7 +8,7 @@ use super::draws::OpenDraw;
 use super::edges::{Edge, EdgeKey, Stage};
 use super::exit::Exit;
 use super::rounds::{OwnRound, RoundStage};
-use super::{DeviceSecrets, Meter, Purpose};
+use super::{DeviceSecrets, Meter, Purpose, Stopped};
 use crate::bitmap::Bitmap;
 use crate::cbor::{self, Fields};
 use crate::frame::{FrameError, MAX_FRAME};
@@ -443,7 +443,7 @@ impl Meter {
 
     fn restore_record(&mut self, key: &str, value: &[u8]) -> Result<(), FrameError> {
         if key.as_bytes() == STOPPED {
-            self.stopped = true;
+            self.stopped = Some(Stopped::Earlier);
         } else if key.as_bytes() == CLOCK_JUMP {
             self.clock.require_confirmation();
         } else if key.as_bytes() == REGISTRATION {
@@ -495,7 +495,7 @@ impl Meter {
 
     /// Takes up everything that was under way, to be published at the next connection.
     pub(super) fn resume(&mut self, now: Now) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         self.register(now);

@@ -12,7 +12,7 @@ use crate::frame::{Frame, Notification};
 use crate::graph::MemberIndex;
 use crate::identity::{Certificate, DeviceId};
 use crate::membership::{
-    Applied, EntryError, EntryKind, Member, NO_SUCH_MEMBERSHIP, verify_registration,
+    Applied, EntryError, EntryKind, Member, NO_SUCH_INVITE, NO_SUCH_MEMBERSHIP, verify_registration,
 };
 use crate::meter::SHORTEST_LAPSE;
 use crate::revocation::{RevocationList, verify_revocation};
@@ -122,8 +122,7 @@ impl Provider {
         revocations: &[Vec<u8>],
         now: Now,
     ) {
-        let newer = |old: &RevocationList| list.number() > old.number();
-        if self.config.revoked.as_ref().is_none_or(newer) {
+        if list.replaces(self.config.revoked.as_ref()) {
             self.config.revoked = Some(list);
         }
         for revocation in revocations {
@@ -243,7 +242,7 @@ impl Provider {
     ) -> Result<(), Refusal> {
         match self.membership.verify_open(&open) {
             Ok(_) => {}
-            Err(EntryError::Rule("no such invite is open")) => {
+            Err(EntryError::Rule(NO_SUCH_INVITE)) => {
                 self.send_log(sender, usize::MAX);
                 return Ok(());
             }

@@ -272,14 +272,11 @@ impl Provider {
     pub(super) fn advance_rounds(&mut self, now: Now) {
         let rounds: Vec<Round> = self.rounds.keys().copied().collect();
         for round in rounds {
-            let window_over = now.utc >= self.end(round).plus(self.window());
             match self.rounds.get(&round) {
                 Some(ProviderRound::Open(taken)) => {
-                    // Who is barred is not waited for, and does not count either.
-                    let barred = self.barred(round);
-                    let here = taken.keys().filter(|m| !barred.contains(m)).count();
-                    let all_here = here >= self.expected(&barred);
-                    if window_over || (all_here && now.utc >= self.end(round)) {
+                    let end = self.end(round);
+                    let window_over = now.utc >= end.plus(self.window());
+                    if window_over || (now.utc >= end && self.all_here(round, taken)) {
                         self.close_window(round, now);
                     }
                 }
@@ -287,6 +284,14 @@ impl Provider {
                 None => {}
             }
         }
+    }
+
+    /// Whether every submission that can come has come. Who is barred is not waited for,
+    /// and does not count either.
+    fn all_here(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> bool {
+        let barred = self.barred(round);
+        let not_counted = barred.iter().filter(|member| taken.contains_key(member));
+        taken.len().saturating_sub(not_counted.count()) >= self.expected(&barred)
     }
 
     /// How many submissions can come: members with a draw that owe nothing.

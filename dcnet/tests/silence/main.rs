@@ -5,6 +5,9 @@ mod exclusions;
 mod members;
 mod reveal;
 mod submission;
+#[path = "../support/mod.rs"]
+mod support;
+
 use std::collections::BTreeSet;
 
 use dcnet::alarm::{Alarm, Refusal, Silence};
@@ -26,6 +29,7 @@ use dcnet::units::MilliwattHours;
 
 use simulation::network::{Faults, Network};
 use simulation::world::{START, World, at, policy};
+use support::is_roster;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -43,20 +47,6 @@ fn start(world: World) -> Network {
     let mut network = Network::new(world, Faults::default(), 1);
     network.keep_published = true;
     network
-}
-
-fn is_roster(topic: &Topic) -> bool {
-    use dcnet::topic::All;
-    matches!(
-        topic,
-        Topic::All {
-            kind: All::Roster,
-            ..
-        } | Topic::Inbox {
-            kind: Inbox::Roster,
-            ..
-        }
-    )
 }
 
 /// The meter that a message comes from, and its kind.

@@ -1,37 +1,19 @@
 //! The rules about members that come, leave, lapse or are revoked, and about the
 //! provider's key.
 
+use dcnet::aggregate::Aggregate;
 use dcnet::frame::{self, Notification};
 use dcnet::identity::Certificate;
 use dcnet::membership::{EntryError, sign_exit};
 use dcnet::output::Message;
 use dcnet::revocation::{RevocationList, sign_revocation};
+use dcnet::topic::All;
 
+use super::support::{append, join_of, leave, pair_keys};
 use super::*;
-
-fn leave(network: &mut Network, meter: usize) {
-    network.input_meter(meter, Input::Command(MeterCommand::Leave));
-}
-
-fn join_of(network: &Network, meter: usize) -> [u8; 32] {
-    let log = network.provider.membership();
-    let place = log.member(network.member(meter)).unwrap();
-    log.hash_at(place.joined).unwrap()
-}
 
 fn one(bytes: &[u8]) -> ciborium::Value {
     cbor::array([cbor::bytes(bytes)])
-}
-
-/// Appends an entry of the provider's own making to its log.
-fn append(network: &mut Network, kind: EntryKind, body: ciborium::Value) -> Result<(), EntryError> {
-    let mut log = network.provider.membership().clone();
-    let utc = at(network.now).utc;
-    let entry = log.sign_next(&network.world.provider.key, kind, body, utc);
-    log.append(&entry)?;
-    network.saved_net.entries.push(entry);
-    network.restart_provider();
-    Ok(())
 }
 
 fn rule(rule: &'static str) -> Result<(), EntryError> {
@@ -58,13 +40,6 @@ fn erased(network: &Network, meter: usize) -> usize {
             let frame = Frame::verify(&message.payload, &key).unwrap();
             frame.header().notification == Notification::Erased
         })
-        .count()
-}
-
-fn pair_keys(network: &Network) -> usize {
-    let records = network.saved[VICTIM].keys();
-    records
-        .filter(|(store, key)| *store == Store::Net && key.starts_with(b"edge/"))
         .count()
 }
 
@@ -167,11 +142,11 @@ fn a_neighbour_says_that_a_key_is_erased_once_it_is() {
     leave(&mut network, 6);
     network.run_until(4 * MINUTE + 25 * SECOND);
     assert!(network.heard(6, &MeterEvent::Left));
-    assert_eq!((pair_keys(&network), erased(&network, 6)), (6, 0));
+    assert_eq!((pair_keys(&network, VICTIM), erased(&network, 6)), (6, 0));
     network.filter = None;
     network.show_roster(VICTIM, issued);
     network.run_until(6 * MINUTE);
-    assert_eq!(pair_keys(&network), 5);
+    assert_eq!(pair_keys(&network, VICTIM), 5);
     assert!(erased(&network, 6) > 0);
 }
 
@@ -194,7 +169,7 @@ fn nobody_says_erased_to_a_member_that_did_not_leave() {
     // The provider relays it, but has no Leave for it.
     network.deliver(VICTIM, topic, exit);
     network.run_until(4 * MINUTE + 30 * SECOND);
-    assert_eq!((pair_keys(&network), erased(&network, 6)), (6, 0));
+    assert_eq!((pair_keys(&network, VICTIM), erased(&network, 6)), (6, 0));
 }
 
 #[test]
@@ -331,6 +306,40 @@ fn a_key_of_the_provider_does_not_come_back() {
     let back = log.succession(&old, &certificate, utc);
     let twice = rule("a provider key is used twice");
     assert_eq!(append(&mut network, EntryKind::ProviderKey, back), twice);
+}
+
+#[test]
+fn an_aggregate_is_signed_with_the_key_in_force_since_its_head() {
+    let mut network = start(world());
+    network.run_until(2 * MINUTE);
+    let old = network.world.provider.key.clone();
+    network.change_provider_key();
+    let aggregate = |topic: &Topic| {
+        let all = matches!(topic, Topic::All { kind, .. } if *kind == All::Aggregate);
+        all || matches!(topic, Topic::Inbox { kind, .. } if *kind == Inbox::Aggregate)
+    };
+    network.filter = Some(Box::new(move |topic, receiver, _| {
+        receiver != Some(VICTIM) || !aggregate(topic)
+    }));
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let published = network.aggregates.last().unwrap().clone();
+    let (round, net) = (published.round, network.world.net);
+    assert!(round == network.last_round() && network.revealed(VICTIM, round));
+    let read = Aggregate::verify_in(&published.frame, network.provider.membership()).unwrap();
+    let by_old = read.sign(&old, net, at(network.now).utc);
+    let kind = All::Aggregate;
+    for (frame, taken) in [(by_old, false), (published.frame, true)] {
+        network.deliver(VICTIM, Topic::All { net, kind }, frame);
+        let events = &network.meter_events[VICTIM];
+        let of_round =
+            |event: &MeterEvent| matches!(event, MeterEvent::Final { round: r, .. } if *r == round);
+        assert_eq!(events.iter().any(of_round), taken);
+    }
+    let refused = MeterEvent::Refused {
+        topic: Topic::All { net, kind },
+        reason: Refusal::Frame(FrameError::Signature),
+    };
+    assert!(network.heard(VICTIM, &refused));
 }
 
 #[test]

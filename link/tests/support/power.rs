@@ -30,20 +30,27 @@ pub enum Operation {
     Said(String),
 }
 
-/// Runs a program under strace; `None` if there is none, or it may not trace.
-pub fn record(program: &mut Command, directory: &Path) -> Option<Vec<Operation>> {
+/// Runs the ignored test `child` of this program under strace, with the directory that is
+/// watched in the variable; `None`, with a note, if there is no strace, or it may not trace.
+pub fn record(variable: &str, directory: &Path) -> Option<Vec<Operation>> {
+    let operations = trace(variable, directory);
+    if operations.is_none() {
+        eprintln!("SKIPPED: there is no strace here, or it may not trace");
+    }
+    operations
+}
+
+fn trace(variable: &str, directory: &Path) -> Option<Vec<Operation>> {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut traced = Command::new("strace");
     traced
         .args(["-f", "-xx", "-s", "100000000", "-e", CALLS, "-o"])
         .arg(log.path())
-        .arg(program.get_program())
-        .args(program.get_args())
+        .arg(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .env(variable, directory)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    for (name, value) in program.get_envs() {
-        traced.env(name, value.unwrap());
-    }
     let status = traced.status().ok()?;
     let text = std::fs::read_to_string(log.path()).unwrap();
     if !text.contains("openat(") {
@@ -52,6 +59,15 @@ pub fn record(program: &mut Command, directory: &Path) -> Option<Vec<Operation>>
     assert!(status.success(), "the recorded process failed");
     let root = directory.canonicalize().unwrap();
     Some(Recorder::new(root.to_str().unwrap()).operations(&text))
+}
+
+/// The number behind `what` in a line that was said.
+pub fn said(operation: &Operation, what: &str) -> Option<u64> {
+    match operation {
+        // The test harness may have begun the line.
+        Operation::Said(line) => line.split_once(what)?.1.trim().parse().ok(),
+        _ => None,
+    }
 }
 
 struct Recorder {

@@ -26,7 +26,8 @@ use tempfile::TempDir;
 /// Longer than anything takes, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-const ROWS: u64 = 64;
+/// Rows of the load file.
+pub const ROWS: u64 = 64;
 const COLUMNS: usize = 6;
 
 pub fn period() -> Period {
@@ -44,9 +45,46 @@ pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
 }
 
-/// Wh of a household in a row: no two sets of households have equal sums by accident.
-fn watt_hours(row: u64, household: usize) -> u64 {
+/// Wh of a household in a row: enough pulses that half an interval differs from a whole one,
+/// and no two sets of households with equal sums by accident.
+pub fn watt_hours(row: u64, household: usize) -> u64 {
     6 + (row * 7) % 29 + (40 << household)
+}
+
+/// The configuration of a household that replays its column of `loads.csv` from `begin` on,
+/// with other `channels` before it.
+pub fn configuration(port: u16, begin: Timestamp, household: usize, channels: &str) -> String {
+    let begin = i64::try_from(begin.as_millis()).unwrap();
+    let begin = jiff::Timestamp::from_millisecond(begin).unwrap();
+    let column = household + 1;
+    format!(
+        r#"
+        state_directory = "state"
+        [broker]
+        host = "127.0.0.1"
+        port = {port}
+        [identity]
+        directory = "identity"
+        [clock]
+        assume_synchronised = true
+        [floors]
+        minimum_group = 4
+        minimum_period = 1
+        # On a busy machine a submission may come after its window.
+        max_exclusions_per_day = 86400
+        max_exclusions_per_month_percent = 100
+        {channels}
+        [[channel]]
+        name = "import"
+        impulses_per_kwh = 1000
+        [channel.replay]
+        file = "../loads.csv"
+        column = {column}
+        period = 2
+        after_last_row = "wrap"
+        begin = {begin}
+        "#
+    )
 }
 
 /// A household: its enrolment, its configuration, its process.
@@ -203,42 +241,10 @@ impl Street {
             directory,
             process: None,
         };
-        std::fs::write(household.config(), self.configuration(index)).unwrap();
+        let text = configuration(self.port, self.begin, index, "");
+        std::fs::write(household.config(), text).unwrap();
         self.households.insert(id, household);
         id
-    }
-
-    fn configuration(&self, index: usize) -> String {
-        let begin = i64::try_from(self.begin.as_millis()).unwrap();
-        let begin = jiff::Timestamp::from_millisecond(begin).unwrap();
-        let (port, column) = (self.port, index + 1);
-        format!(
-            r#"
-            state_directory = "state"
-            [broker]
-            host = "127.0.0.1"
-            port = {port}
-            [identity]
-            directory = "identity"
-            [clock]
-            assume_synchronised = true
-            [floors]
-            minimum_group = 4
-            minimum_period = 1
-            # On a busy machine a submission may come after its window.
-            max_exclusions_per_day = 86400
-            max_exclusions_per_month_percent = 100
-            [[channel]]
-            name = "import"
-            impulses_per_kwh = 1000
-            [channel.replay]
-            file = "../loads.csv"
-            column = {column}
-            period = 2
-            after_last_row = "wrap"
-            begin = {begin}
-            "#
-        )
     }
 
     /// Who is enrolled.
