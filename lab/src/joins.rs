@@ -1,8 +1,10 @@
 //! The command `joins`: how many handshakes and meters a join, an exit and a return
 //! after a loss of state concern, and what one round costs, in a simulated net.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use clap::Args;
@@ -24,10 +26,34 @@ pub struct JoinsArguments {
     meters: u32,
 }
 
-/// What was published for handshakes.
+/// Handshakes by their offers, each once, and who took part in them.
+#[derive(Default)]
 struct Counted {
-    handshakes: usize,
+    handshakes: BTreeSet<(DeviceId, DeviceId)>,
     meters: BTreeSet<DeviceId>,
+    /// A meter that is to stay away.
+    away: Option<DeviceId>,
+}
+
+impl Counted {
+    /// Counts a message that is delivered; false if it is not to be.
+    fn see(&mut self, topic: &Topic, payload: &[u8]) -> bool {
+        if let Topic::UpPair { meter, peer, .. } = topic
+            && Unverified::parse(payload)
+                .is_ok_and(|frame| frame.claimed().notification == Notification::Offer)
+        {
+            self.handshakes.insert((*meter, *peer));
+            self.meters.extend([*meter, *peer]);
+        }
+        !matches!(topic, Topic::Up { meter, .. } if Some(*meter) == self.away)
+    }
+
+    /// What was counted; begins anew.
+    fn take(&mut self) -> (usize, usize) {
+        let handshakes = std::mem::take(&mut self.handshakes);
+        let meters = std::mem::take(&mut self.meters);
+        (handshakes.len(), meters.len())
+    }
 }
 
 impl JoinsArguments {
@@ -41,21 +67,21 @@ impl JoinsArguments {
             meter.floors.exclusions_per_day = 1000;
         }
         let mut network = Network::new(world, Faults::default(), 1);
-        network.keep_published = true;
-        let Some(last) = network.meters.last().map(dcnet::meter::Meter::id) else {
-            return ExitCode::FAILURE;
-        };
-        network.filter = Some(Box::new(
-            move |topic, _, _| !matches!(topic, Topic::Up { meter, .. } if *meter == last),
-        ));
+        let counted = Rc::new(RefCell::new(Counted {
+            away: network.meters.last().map(dcnet::meter::Meter::id),
+            ..Counted::default()
+        }));
+        let seeing = Rc::clone(&counted);
+        network.filter = Some(Box::new(move |topic, _, payload| {
+            seeing.borrow_mut().see(topic, payload)
+        }));
         let began = Instant::now();
         network.run_until(5 * MINUTE);
         println!(
             "{members} members, draws of {degree}: {} handshakes to begin with, {:.0} s of computing for all of it",
-            counted(&network).handshakes,
+            counted.borrow_mut().take().0,
             began.elapsed().as_secs_f64()
         );
-        network.published.clear();
         let round = Instant::now();
         network.run_until(6 * MINUTE);
         println!(
@@ -66,8 +92,12 @@ impl JoinsArguments {
             "{:<28} {:>11} {:>22}",
             "", "handshakes", "meters with a new key"
         );
-        network.filter = None;
-        network.published.clear();
+        let tell = |network: &mut Network, what: &str, until: u64| {
+            network.run_until(until.saturating_mul(MINUTE));
+            let (handshakes, meters) = counted.borrow_mut().take();
+            println!("{what:<28} {handshakes:>11} {meters:>22}");
+        };
+        counted.borrow_mut().away = None;
         network.set_online(members, false);
         network.set_online(members, true);
         tell(&mut network, "a join", 8);
@@ -85,32 +115,4 @@ impl JoinsArguments {
             }
         }
     }
-}
-
-fn tell(network: &mut Network, what: &str, until: u64) {
-    network.run_until(until.saturating_mul(MINUTE));
-    let Counted { handshakes, meters } = counted(network);
-    println!("{what:<28} {handshakes:>11} {:>22}", meters.len());
-    network.published.clear();
-}
-
-/// Handshakes by their offers, each once, and who took part in them.
-fn counted(network: &Network) -> Counted {
-    let mut counted = Counted {
-        handshakes: 0,
-        meters: BTreeSet::new(),
-    };
-    let mut seen = BTreeSet::new();
-    for (_, message) in &network.published {
-        let Topic::UpPair { meter, peer, .. } = message.topic else {
-            continue;
-        };
-        let offer = Unverified::parse(&message.payload)
-            .is_ok_and(|frame| frame.claimed().notification == Notification::Offer);
-        if offer && seen.insert((meter, peer)) {
-            counted.handshakes = counted.handshakes.saturating_add(1);
-            counted.meters.extend([meter, peer]);
-        }
-    }
-    counted
 }

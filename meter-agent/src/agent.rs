@@ -311,6 +311,8 @@ impl Agent {
 
         let counters = Arc::new(Counters::default());
         let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
+        let counted = watch::Sender::default();
+        let counted_seen = counted.subscribe();
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
         let counting = tokio::spawn(
@@ -318,7 +320,16 @@ impl Agent {
                 let stop = async {
                     let _ = counting_stopped.await;
                 };
-                count(register, sources, save, period, boundary_sender, stop).await
+                count(
+                    register,
+                    sources,
+                    save,
+                    period,
+                    boundary_sender,
+                    counted,
+                    stop,
+                )
+                .await
             }
             .instrument(span.clone()),
         );

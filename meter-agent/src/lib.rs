@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod leave;
+pub mod power;
 pub mod pulse;
 pub mod register;
 pub mod standing;

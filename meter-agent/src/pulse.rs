@@ -9,9 +9,11 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
 use dcnet::time::Timestamp;
 use dcnet::units::Pulses;
+use tokio::sync::watch;
 
 pub mod edge;
 #[cfg(feature = "gpiocdev")]
@@ -41,6 +43,7 @@ pub struct Batch {
     from: Timestamp,
     until: Timestamp,
     pulses: Pulses,
+    last_pulse: Option<Duration>,
 }
 
 impl Batch {
@@ -56,7 +59,20 @@ impl Batch {
             from,
             until,
             pulses,
+            last_pulse: None,
         })
+    }
+
+    /// The same batch, with the monotonic time at which its last pulse began, if that is
+    /// known and it has any.
+    #[must_use]
+    pub fn with_last_pulse(self, last_pulse: Option<Duration>) -> Self {
+        Self { last_pulse, ..self }
+    }
+
+    /// When its last pulse began, on the clock of [`crate::clock::monotonic`].
+    pub fn last_pulse(&self) -> Option<Duration> {
+        self.last_pulse
     }
 
     /// Whose pulses.
@@ -93,8 +109,24 @@ pub(crate) fn second_after(at: Timestamp) -> Timestamp {
 /// What [`PulseSource::next`] returns.
 pub type NextBatch<'a> = Pin<Box<dyn Future<Output = Result<Batch, PulseError>> + Send + 'a>>;
 
+/// What can be seen of a GPIO line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineView {
+    /// Pulses and rejected, lost and missed edges since the line was opened.
+    pub statistics: edge::EdgeStatistics,
+    /// Whether the line is at its active level, which it is during a pulse.
+    pub is_active: bool,
+    /// Whether it has been for longer than any pulse lasts.
+    pub is_stuck: bool,
+}
+
 /// Where the pulses of one channel come from.
 pub trait PulseSource: Send {
+    /// The GPIO line, if it reads one.
+    fn line(&self) -> Option<watch::Receiver<LineView>> {
+        None
+    }
+
     /// Waits for the next batch; at least every second there is one, with or
     /// without pulses, while the UTC clock runs.
     ///

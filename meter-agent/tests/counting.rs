@@ -12,7 +12,7 @@ use meter_agent::pulse::loads::{Energies, Loads};
 use meter_agent::pulse::profile::ProfileSource;
 use meter_agent::pulse::replay::{AfterLastRow, Replay};
 use meter_agent::pulse::{self, Channel, PulseSource, begin_at};
-use meter_agent::register::counting::{SavePolicy, count};
+use meter_agent::register::counting::{Counted, SavePolicy, count};
 use meter_agent::register::{Register, RegisterChannel};
 use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -162,12 +162,15 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
     let (sender, mut receiver) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel::<()>();
     let state = directory.path().join("register");
+    let counted = watch::Sender::new(Counted::default());
+    let seen = counted.subscribe();
     let task = tokio::spawn(count(
         register(&state, 1000),
         sources,
         SavePolicy::default(),
         round.subscribe(),
         sender,
+        counted,
         async {
             let _ = stopped.await;
         },
@@ -206,6 +209,10 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
     stop.send(()).unwrap();
     let register = task.await.unwrap().unwrap();
     assert_eq!(register.totals(), [Pulses(5019)]);
+    let seen = seen.borrow();
+    assert_eq!(seen.channels[0].pulses, Pulses(5019));
+    assert_eq!(seen.channels[0].energy, MilliwattHours(5_019_000));
+    assert!(seen.channels[0].power.at(clock::monotonic()).is_some());
 }
 
 struct Failing;
@@ -226,6 +233,7 @@ async fn a_failing_source_ends_the_count_with_its_error() {
         SavePolicy::default(),
         watch::channel(None).1,
         sender,
+        watch::Sender::default(),
         std::future::pending(),
     )
     .await;

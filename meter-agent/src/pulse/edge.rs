@@ -37,6 +37,10 @@ pub struct Edge {
     pub at: Duration,
     /// Whether the line became active.
     pub active: bool,
+    /// Its number among the edges of the line, as the kernel counts them; one more than
+    /// that of the edge before, unless edges got lost. It begins again after 2³² edges.
+    /// `None` from a kernel that does not count them (before 5.10).
+    pub sequence: Option<u32>,
 }
 
 /// What a filter has seen; totals since it was made.
@@ -46,7 +50,9 @@ pub struct EdgeStatistics {
     pub pulses: u64,
     /// Edges of pulses or pauses that were too short.
     pub rejected: u64,
-    /// Edges that must have got lost: two in a row to the same level.
+    /// Edges that got lost: the kernel's buffer was full, so numbers are missing.
+    pub lost: u64,
+    /// Edges to the level that the line had already, so that one between them is missing.
     pub missed: u64,
 }
 
@@ -60,6 +66,8 @@ pub struct EdgeFilter {
     /// A change that has not held long enough yet, and when it came.
     candidate: Option<Duration>,
     now: Duration,
+    /// Number of the edge before.
+    sequence: Option<u32>,
     stuck_told: bool,
     statistics: EdgeStatistics,
 }
@@ -73,6 +81,7 @@ impl EdgeFilter {
             held: (active, at),
             candidate: None,
             now: at,
+            sequence: None,
             stuck_told: false,
             statistics: EdgeStatistics::default(),
         }
@@ -83,6 +92,12 @@ impl EdgeFilter {
     pub fn edge(&mut self, edge: Edge) -> Option<Duration> {
         let pulse = self.advance(edge.at);
         let at = self.now;
+        let numbers = self.sequence.zip(edge.sequence);
+        self.sequence = edge.sequence;
+        let lost = numbers.map_or(0, |(before, this)| {
+            this.wrapping_sub(before).wrapping_sub(1)
+        });
+        self.statistics.lost = self.statistics.lost.saturating_add(u64::from(lost));
         if edge.active == self.level() {
             self.statistics.missed = self.statistics.missed.saturating_add(1);
         } else if self.candidate.take().is_some() {
@@ -124,16 +139,25 @@ impl EdgeFilter {
         }
     }
 
+    /// Whether the line has been active for longer than any pulse lasts.
+    pub fn is_stuck(&self) -> bool {
+        let (active, since) = self.held;
+        active && self.now.saturating_sub(since) >= self.limits.stuck
+    }
+
     /// True once per time that the line is stuck at the active level.
     pub fn newly_stuck(&mut self) -> bool {
-        let (active, since) = self.held;
-        let stuck = active && self.now.saturating_sub(since) >= self.limits.stuck;
-        stuck && !std::mem::replace(&mut self.stuck_told, true)
+        self.is_stuck() && !std::mem::replace(&mut self.stuck_told, true)
     }
 
     /// Totals so far.
     pub fn statistics(&self) -> EdgeStatistics {
         self.statistics
+    }
+
+    /// Whether the level that last held long enough is the active one.
+    pub fn is_active(&self) -> bool {
+        self.held.0
     }
 
     fn level(&self) -> bool {
@@ -157,6 +181,7 @@ mod tests {
             pulses.extend(filter.edge(Edge {
                 at: at * MS,
                 active: index % 2 == 0,
+                sequence: None,
             }));
         }
         pulses.extend(filter.advance(end * MS));
@@ -201,12 +226,32 @@ mod tests {
     }
 
     #[test]
+    fn gaps_in_the_numbers_are_lost_edges() {
+        let mut filter = EdgeFilter::new(EdgeLimits::default(), false, Duration::ZERO);
+        let mut edge = |at, active, sequence| {
+            filter.edge(Edge {
+                at: at * MS,
+                active,
+                sequence,
+            });
+            filter.statistics().lost
+        };
+        assert_eq!(edge(100, true, Some(u32::MAX - 1)), 0);
+        assert_eq!(edge(140, false, Some(u32::MAX)), 0);
+        assert_eq!(edge(200, true, Some(0)), 0, "the numbers begin again");
+        assert_eq!(edge(300, false, Some(5)), 4);
+        assert_eq!(edge(400, true, None), 4, "a kernel that does not count");
+        assert_eq!(edge(500, false, Some(9)), 4);
+    }
+
+    #[test]
     fn a_line_that_is_active_at_the_start_is_no_pulse() {
         let mut filter = EdgeFilter::new(EdgeLimits::default(), true, Duration::ZERO);
         assert_eq!(filter.advance(1000 * MS), None);
         let edge = |at, active| Edge {
             at: at * MS,
             active,
+            sequence: None,
         };
         assert_eq!(filter.edge(edge(1000, false)), None);
         assert_eq!(filter.edge(edge(1100, true)), None);
@@ -239,6 +284,7 @@ mod tests {
         let up = |at| Edge {
             at: at * MS,
             active: true,
+            sequence: None,
         };
         assert_eq!(filter.edge(up(100)), None);
         assert_eq!(filter.edge(up(200)), Some(100 * MS));

@@ -113,6 +113,8 @@ impl EdgeReader for Reader {
                 at: Duration::from_nanos(event.timestamp_ns),
                 // The kernel reports logical edges: rising means becoming active.
                 active: event.kind == EdgeKind::Rising,
+                // The kernel begins with 1; the older interface leaves it at 0.
+                sequence: Some(event.line_seqno).filter(|number| *number > 0),
             },
         )))
     }

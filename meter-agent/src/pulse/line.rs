@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use dcnet::units::Pulses;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::edge::{Edge, EdgeFilter, EdgeLimits, EdgeStatistics};
-use super::{Batch, Channel, NextBatch, PulseError, PulseSource, second_after};
+use super::edge::{Edge, EdgeFilter, EdgeLimits};
+use super::{Batch, Channel, LineView, NextBatch, PulseError, PulseSource, second_after};
 use crate::clock::{self, UtcMap};
 
 /// How long an edge may take from the wire into this process. A boundary is complete
@@ -171,6 +171,7 @@ pub struct LineSource {
     /// Pulses that are in no batch yet, by monotonic time.
     pulses: VecDeque<Duration>,
     batches: VecDeque<Batch>,
+    view: watch::Sender<LineView>,
 }
 
 impl LineSource {
@@ -186,12 +187,22 @@ impl LineSource {
             reports,
             pulses: VecDeque::new(),
             batches: VecDeque::new(),
+            view: watch::Sender::default(),
         }
     }
 
-    /// What the filter accepted and rejected.
-    pub fn statistics(&self) -> EdgeStatistics {
-        self.filter.statistics()
+    /// Lets others see what the filter has seen.
+    fn show(&self) {
+        let view = LineView {
+            statistics: self.filter.statistics(),
+            is_active: self.filter.is_active(),
+            is_stuck: self.filter.is_stuck(),
+        };
+        self.view.send_if_modified(|old| {
+            let changed = *old != view;
+            *old = view;
+            changed
+        });
     }
 
     fn take(&mut self, report: Report) -> Result<(), PulseError> {
@@ -214,6 +225,7 @@ impl LineSource {
     fn drained(&mut self, at: Duration, monotonic_now: Duration, utc_now: Duration) {
         let complete = at.saturating_sub(SLACK);
         self.pulses.extend(self.filter.advance(complete));
+        self.show();
         if self.filter.newly_stuck() {
             tracing::warn!(
                 line = self.name,
@@ -234,22 +246,24 @@ impl LineSource {
         let mut from = stretch.from;
         while from < stretch.until {
             let until = stretch.until.min(second_after(from));
-            let mut count = 0;
-            while self
-                .pulses
-                .pop_front_if(|at| stretch.utc_of(*at) < until)
-                .is_some()
-            {
+            let (mut count, mut last) = (0, None);
+            while let Some(at) = self.pulses.pop_front_if(|at| stretch.utc_of(*at) < until) {
                 count += 1;
+                last = Some(at);
             }
+            let batch = Batch::new(self.channel, from, until, Pulses(count));
             self.batches
-                .extend(Batch::new(self.channel, from, until, Pulses(count)));
+                .extend(batch.map(|batch| batch.with_last_pulse(last)));
             from = until;
         }
     }
 }
 
 impl PulseSource for LineSource {
+    fn line(&self) -> Option<watch::Receiver<LineView>> {
+        Some(self.view.subscribe())
+    }
+
     fn next(&mut self) -> NextBatch<'_> {
         Box::pin(async {
             loop {
@@ -305,6 +319,7 @@ mod tests {
             let edge = Edge {
                 at: at * MS,
                 active,
+                sequence: None,
             };
             source.take(Report::Edge(edge)).unwrap();
         }
@@ -350,6 +365,7 @@ mod tests {
         let edge = Edge {
             at: 995 * MS,
             active: true,
+            sequence: None,
         };
         source.take(Report::Edge(edge)).unwrap();
         source.drained(1110 * MS, 1110 * MS, 11_110 * MS);
@@ -404,7 +420,12 @@ mod tests {
         let now = clock::monotonic();
         for (line, after, active) in [(1, 10, true), (1, 40, false)] {
             let at = now + after * MS;
-            wire.send(Ok((line, Edge { at, active }))).unwrap();
+            let edge = Edge {
+                at,
+                active,
+                sequence: None,
+            };
+            wire.send(Ok((line, edge))).unwrap();
         }
         let until = clock::utc_timestamp().plus(Duration::from_millis(300));
         for (source, expected) in sources.iter_mut().zip([0, 1]) {

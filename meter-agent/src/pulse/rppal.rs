@@ -101,6 +101,7 @@ impl EdgeReader for Reader {
             let edge = Edge {
                 at: event.timestamp,
                 active: (event.trigger == Trigger::FallingEdge) == *active_low,
+                sequence: Some(event.seqno),
             };
             Some((index, edge))
         }))

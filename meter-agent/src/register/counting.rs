@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use dcnet::reading::Boundary;
 use dcnet::time::Period;
+use dcnet::units::{MilliwattHours, Pulses};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Register, RegisterError};
+use crate::clock;
+use crate::power::PowerMeter;
 use crate::pulse::{Batch, PulseError, PulseSource};
 
 /// When a register is saved, apart from every boundary and the end.
@@ -43,6 +46,64 @@ pub enum CountError {
     Register(#[from] RegisterError),
 }
 
+/// What has been counted, for those who watch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// One per channel, in the order of the register; empty before counting begins.
+    pub channels: Vec<CountedChannel>,
+    /// Pulses that a crash would lose.
+    pub unsaved: u64,
+    /// Why the register cannot be saved at present; it is tried again.
+    pub save_error: Option<String>,
+}
+
+/// What has been counted on one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountedChannel {
+    /// The total.
+    pub pulses: Pulses,
+    /// The same as energy.
+    pub energy: MilliwattHours,
+    /// Its power.
+    pub power: PowerMeter,
+}
+
+impl Counted {
+    fn of(register: &Register) -> Self {
+        let start = clock::monotonic();
+        let mut counted = Self::default();
+        counted
+            .channels
+            .extend(register.channels().iter().map(|channel| CountedChannel {
+                pulses: Pulses(0),
+                energy: MilliwattHours(0),
+                power: PowerMeter::new(channel.constant, start),
+            }));
+        counted.totals(register);
+        counted
+    }
+
+    fn totals(&mut self, register: &Register) {
+        let totals = register.totals().iter().zip(register.energies());
+        for (channel, (pulses, energy)) in self.channels.iter_mut().zip(totals) {
+            (channel.pulses, channel.energy) = (*pulses, energy);
+        }
+        self.unsaved = register.unsaved();
+    }
+
+    fn power(&mut self, batch: &Batch) {
+        let Some(channel) = self.channels.get_mut(batch.channel().0) else {
+            return;
+        };
+        let at = batch.last_pulse().unwrap_or_else(|| {
+            // Of a source that counts by UTC: as long ago on either clock.
+            let ago = clock::utc_timestamp().since(batch.until());
+            clock::monotonic().saturating_sub(ago)
+        });
+        channel.power.count(batch.pulses(), at);
+    }
+}
+
 /// Boundaries that wait for the disk; older ones are given up.
 const WAITING: usize = 4096;
 /// After a failed save the next one is tried so much later.
@@ -55,7 +116,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// to `boundaries` any more, counting goes on just the same; if the listener falls so
 /// far behind that the channel is full, boundaries are dropped with a warning.
 ///
-/// `period` is the length of a round; it may become known, or change, later.
+/// `period` is the length of a round; it may become known, or change, later. `counted` tells
+/// others what has been counted, whether they look or not.
 ///
 /// # Errors
 /// [`CountError`] when a source fails, after a save; or if the last save fails.
@@ -65,6 +127,7 @@ pub async fn count(
     policy: SavePolicy,
     mut period: watch::Receiver<Option<Period>>,
     boundaries: mpsc::Sender<Boundary>,
+    counted: watch::Sender<Counted>,
     stop: impl Future<Output = ()>,
 ) -> Result<Register, CountError> {
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
@@ -79,13 +142,22 @@ pub async fn count(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
+    counted.send_replace(Counted::of(&register));
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
             Ok(()) = period.changed() => register.set_period(*period.borrow_and_update()),
             received = batches.recv() => match received {
-                Some(Ok(batch)) => waiting.extend(record(&mut register, &batch)),
+                Some(Ok(batch)) => {
+                    waiting.extend(record(&mut register, &batch));
+                    if batch.pulses().0 > 0 {
+                        counted.send_modify(|counted| {
+                            counted.totals(&register);
+                            counted.power(&batch);
+                        });
+                    }
+                }
                 Some(Err(error)) => {
                     register.save()?;
                     return Err(error.into());
@@ -111,9 +183,14 @@ pub async fn count(
                 Ok(()) => {
                     saved = Instant::now();
                     hand_on(&mut waiting, &boundaries);
+                    counted.send_modify(|counted| {
+                        counted.totals(&register);
+                        counted.save_error = None;
+                    });
                 }
                 Err(error) => {
                     tracing::error!(%error, "trying again");
+                    counted.send_modify(|counted| counted.save_error = Some(error.to_string()));
                     retry = Instant::now() + RETRY;
                 }
             }
