@@ -89,7 +89,8 @@ pub struct MeterConfig {
     pub checkpoint: Checkpoint,
     /// The owner's floors.
     pub floors: Floors,
-    /// The administrator's newest list of revoked devices, if any.
+    /// A list of revoked devices by the administrator, if any; no older one than the meter
+    /// has stored comes into force.
     pub revoked: Option<RevocationList>,
 }
 
@@ -102,7 +103,7 @@ pub enum MeterCommand {
     ConfirmClock,
     /// Leave the net.
     Leave,
-    /// The administrator's newest list of revoked devices.
+    /// A list of revoked devices by the administrator; only a newer one comes into force.
     Revoked(RevocationList),
 }
 
@@ -295,7 +296,7 @@ impl Meter {
     /// [`SavedError`] if the certificate is no meter's or a saved record cannot be
     /// read: a meter never runs on a state it does not understand.
     pub fn new(
-        config: MeterConfig,
+        mut config: MeterConfig,
         saved: Vec<Record>,
         seed: [u8; 32],
         now: Now,
@@ -304,6 +305,7 @@ impl Meter {
         if config.certificate.id() != config.key.id() || config.checkpoint.net != net {
             return Err(SavedError::Certificate);
         }
+        let revoked = config.revoked.take();
         let mut meter = Self {
             net,
             id: config.key.id(),
@@ -346,6 +348,9 @@ impl Meter {
             config,
         };
         meter.restore(saved)?;
+        if let Some(list) = revoked {
+            meter.on_revocations(list);
+        }
         meter.resume(now);
         Ok(meter)
     }
@@ -363,6 +368,11 @@ impl Meter {
     /// The log as far as it is known and verified.
     pub fn membership(&self) -> Option<&Membership> {
         self.membership.as_ref()
+    }
+
+    /// The list of revoked devices in force: the newest that it was ever given in this net.
+    pub fn revocations(&self) -> Option<&RevocationList> {
+        self.config.revoked.as_ref()
     }
 
     /// Whether this meter has stopped, and why.

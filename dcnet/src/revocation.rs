@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::cbor;
+use ciborium::Value;
+
+use crate::cbor::{self, Fields};
 use crate::frame::{self, Frame, FrameError, Notification};
 use crate::identity::{Certificate, DeviceId, DeviceKey, Role};
 use crate::time::Timestamp;
@@ -31,9 +33,13 @@ impl RevocationList {
 
     /// Signs it with the administrator's key.
     pub fn sign(&self, key: &DeviceKey, at: Timestamp) -> Vec<u8> {
-        let ids = self.revoked.iter().map(|id| cbor::bytes(&id.0));
-        let data = cbor::array([cbor::uint(self.number), cbor::array(ids)]);
-        frame::sign(key, NetId([0; 16]), at, Notification::Revocations, data)
+        frame::sign(
+            key,
+            NetId([0; 16]),
+            at,
+            Notification::Revocations,
+            self.data(),
+        )
     }
 
     /// Verifies a list of this administrator; ids must be strictly ascending.
@@ -45,11 +51,29 @@ impl RevocationList {
             return Err(FrameError::Sender);
         }
         let frame = Frame::verify(input, administrator.key())?;
-        let mut fields = frame.open(NetId([0; 16]), Notification::Revocations)?;
+        Self::read(frame.open(NetId([0; 16]), Notification::Revocations)?)
+    }
+
+    /// The list without a signature, as a meter stores it.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        cbor::encode(&self.data())
+    }
+
+    /// Reads [`Self::to_bytes`].
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, FrameError> {
+        Self::read(Fields::of(cbor::decode(bytes)?, "revocations")?)
+    }
+
+    fn data(&self) -> Value {
+        let ids = self.revoked.iter().map(|id| cbor::bytes(&id.0));
+        cbor::array([cbor::uint(self.number), cbor::array(ids)])
+    }
+
+    fn read(mut fields: Fields) -> Result<Self, FrameError> {
         let number = fields.uint("number", u64::MAX)?;
         let mut revoked = BTreeSet::new();
         for item in fields.array("revoked", MAX_REVOKED)? {
-            let ciborium::Value::Bytes(bytes) = item else {
+            let Value::Bytes(bytes) = item else {
                 return Err(FrameError::Field("revoked"));
             };
             let id = DeviceId(bytes.try_into().map_err(|_| FrameError::Bound("revoked"))?);

@@ -220,7 +220,7 @@ impl RevocationFile {
             return match &self.in_force {
                 None => Ok(None),
                 Some(list) => bail!(
-                    "{path} is gone; list {} stays in force until this program ends; {ASK}",
+                    "{path} is gone; list {} stays in force; {ASK}",
                     list.number()
                 ),
             };
@@ -242,6 +242,15 @@ impl RevocationFile {
         }
         self.in_force = Some(list.clone());
         Ok(Some(list))
+    }
+
+    /// Names a list that is in force already, such as one that was stored: an older one in
+    /// the file, or a missing file, is told at the next call of [`Self::changed`].
+    pub fn in_force(&mut self, list: &RevocationList) {
+        if list.replaces(self.in_force.as_ref()) {
+            self.in_force = Some(list.clone());
+            self.last_look = None;
+        }
     }
 
     fn look(&self) -> anyhow::Result<Look> {

@@ -216,6 +216,30 @@ fn a_list_is_given_when_it_is_new() {
 }
 
 #[test]
+fn a_file_is_older_than_a_list_that_was_in_force_before() {
+    let lists = Lists::new();
+    for number in 1..=3 {
+        lists.put(&list(number, 1));
+        let mut file = lists.file();
+        assert_eq!(file.changed().unwrap(), Some(list(number, 1)));
+        file.in_force(&list(2, 1));
+        if number < 2 {
+            let error = refusal(file.changed(), &lists.path);
+            assert!(error.contains("number 1, but 2 is in force"), "{error}");
+        }
+        assert_eq!(file.changed().unwrap(), None, "told once");
+        lists.put(&list(4, 0));
+        assert_eq!(file.changed().unwrap(), Some(list(4, 0)));
+    }
+    fs::remove_file(&lists.path).unwrap();
+    let mut file = lists.file();
+    assert_eq!(file.changed().unwrap(), None);
+    file.in_force(&list(2, 1));
+    let error = refusal(file.changed(), &lists.path);
+    assert!(error.contains("list 2 stays in force"), "{error}");
+}
+
+#[test]
 fn a_file_replaced_within_a_tick_of_the_clock_is_read() {
     let lists = Lists::new();
     let mut file = lists.file();

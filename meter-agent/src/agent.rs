@@ -270,7 +270,7 @@ impl Agent {
             sources,
             save,
             clock,
-            revocations,
+            mut revocations,
             revocations_every,
         } = options;
         ensure!(
@@ -294,6 +294,9 @@ impl Agent {
             register,
         } = opening.await.context("opening the state panicked")??;
 
+        if let Some(list) = meter.meter().revocations() {
+            revocations.in_force(list);
+        }
         let standing = meter.standing();
         let span = tracing::info_span!("meter", id = %meter.meter().id());
         let mut log = EventLog::new(minimum_group, standing.clone());

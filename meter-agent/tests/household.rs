@@ -21,6 +21,8 @@ async fn a_lone_meter_says_what_it_waits_for_and_takes_the_newest_list() {
         )
         .await;
     let first = street.said(&lone).matches("waits until").count();
+    let list = street.revocation_list(&lone);
+    let older = std::fs::read(&list).unwrap();
     street.revoke(other, &lone);
     street
         .until_said(&lone, "list 1 of revoked devices is in force")
@@ -28,6 +30,14 @@ async fn a_lone_meter_says_what_it_waits_for_and_takes_the_newest_list() {
     let told = street.said(&lone);
     assert!(told.matches("silent").count() > 2, "{told}");
     assert_eq!(told.matches("waits until").count(), first, "once: {told}");
+    street.stop(&lone).await;
+
+    // An older list in its place brings nobody back, also after a restart.
+    std::fs::write(&list, older).unwrap();
+    street.start(&lone);
+    street
+        .until_said(&lone, "has number 0, but 1 is in force, which is newer")
+        .await;
     street.stop(&lone).await;
 
     // Who never joined has nothing to leave, and does not join in order to.

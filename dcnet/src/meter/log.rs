@@ -202,9 +202,12 @@ impl Meter {
         }
     }
 
-    /// Takes the administrator's newest list of revoked devices.
+    /// Takes a list of revoked devices if it is newer than the one in force, which is
+    /// stored: whoever can put an older list in its place brings nobody back.
     pub(super) fn on_revocations(&mut self, list: RevocationList) {
         if list.replaces(self.config.revoked.as_ref()) {
+            let value = list.to_bytes();
+            self.persist(Store::Net, saved::REVOKED.to_vec(), Some(value));
             self.config.revoked = Some(list);
         }
     }

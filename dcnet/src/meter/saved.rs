@@ -19,6 +19,7 @@ use crate::opening::Opening;
 use crate::output::{Message, Record, Store};
 use crate::pad::{PairKey, RosterHash};
 use crate::reading::BlindingSecret;
+use crate::revocation::RevocationList;
 use crate::secret::Secret;
 use crate::time::{Day, Now, Round, Timestamp};
 use crate::topic::{NetId, Topic, Up};
@@ -32,6 +33,7 @@ pub(super) const DRAW: &[u8] = b"draw";
 pub(super) const DRAW_TIMES: &[u8] = b"draw-times";
 pub(super) const LAST_ROSTER: &[u8] = b"last-roster";
 pub(super) const EXCLUSIONS: &[u8] = b"exclusions";
+pub(super) const REVOKED: &[u8] = b"revoked";
 pub(super) const SUBMITTED_UNTIL: &[u8] = b"submitted-until";
 
 const LOG: &str = "log/";
@@ -455,6 +457,8 @@ impl Meter {
             self.device = Some(DeviceSecrets::from_bytes(value)?);
         } else if key.as_bytes() == DRAW {
             self.draw = Some(OpenDraw::from_bytes(value)?);
+        } else if key.as_bytes() == REVOKED {
+            self.config.revoked = Some(RevocationList::from_bytes(value)?);
         } else if key.as_bytes() == LAST_ROSTER {
             let mut fields = Fields::of(cbor::decode(value)?, "roster")?;
             let round = Round(fields.uint("round", u64::MAX)?);

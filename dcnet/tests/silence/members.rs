@@ -280,6 +280,36 @@ fn no_pad_is_shared_with_a_neighbour_on_the_revocation_list() {
 }
 
 #[test]
+fn an_older_revocation_list_is_refused_after_a_restart() {
+    let list = |network: &Network, number, revoked: &[usize]| {
+        let devices = revoked.iter().map(|meter| network.meters[*meter].id());
+        RevocationList::new(number, devices.collect())
+    };
+    // With half of its neighbours revoked it is silent, with a list of nobody it speaks.
+    for (number, speaks) in [(None, false), (Some(1), false), (Some(3), true)] {
+        let mut network = start(world());
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        let newest = list(&network, 2, &[4, 5, 6]);
+        let command = MeterCommand::Revoked(newest.clone());
+        network.input_meter(VICTIM, Input::Command(command));
+        network.world.meters[VICTIM].revoked = number.map(|number| list(&network, number, &[]));
+        network.restart_meter(VICTIM);
+        if number == Some(1) {
+            assert_eq!(network.meters[VICTIM].revocations(), Some(&newest));
+            let older = MeterCommand::Revoked(list(&network, 1, &[]));
+            network.input_meter(VICTIM, Input::Command(older));
+        }
+        network.run_until(5 * MINUTE + 30 * SECOND);
+        assert_eq!(network.submitted(VICTIM, network.last_round()), speaks);
+        // Also the list that it was started with is stored.
+        network.world.meters[VICTIM].revoked = None;
+        network.restart_meter(VICTIM);
+        let kept = network.meters[VICTIM].revocations().unwrap().number();
+        assert_eq!(kept, number.unwrap_or(2).max(2));
+    }
+}
+
+#[test]
 fn a_member_does_not_lapse_twice() {
     let mut network = start(World::new(10, policy(4), &["import"]));
     network.run_until(2 * MINUTE);

@@ -280,13 +280,17 @@ impl Street {
         piped.spawn().unwrap()
     }
 
+    /// The list of revoked devices that a household has.
+    pub fn revocation_list(&self, id: &DeviceId) -> PathBuf {
+        self.households[id].directory.join("identity/revoked.cbor")
+    }
+
     /// Has the gateway administrator revoke a device, and gives the list to a household and the
     /// provider, and the statement to the provider.
     pub fn revoke(&self, device: DeviceId, told: &DeviceId) {
         self.authority.revoke(&[device]).unwrap();
         let list = self.authority.revoked_path();
-        let household = self.households[told].directory.join("identity");
-        put(&list, &household.join("revoked.cbor"));
+        put(&list, &self.revocation_list(told));
         let provider = &self.config.identity_directory;
         put(&list, &provider.join("revoked.cbor"));
         std::fs::create_dir_all(provider.join("revocations")).unwrap();
