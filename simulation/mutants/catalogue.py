@@ -198,8 +198,7 @@ one("erased-taken-for-another", "exit: a confirmation names the membership that 
 one("exit-forgets-rounds", "exit: keys kept until no round waits for them", EXIT,
     "!self.rounds.is_empty() || ", "!ON && !self.rounds.is_empty() || ")
 one("exit-keeps-keys", "exit: own keys erased", EXIT,
-    "self.persist(Store::Net, saved::edge_key(&key), None);",
-    "if !ON { self.persist(Store::Net, saved::edge_key(&key), None); }")
+    "self.forget_edge(key);", "if !ON { self.forget_edge(key); }")
 one("former-key-kept", "exit: key with a departed neighbour erased", LOG,
     "self.sync_edges(now);", "if !ON { self.sync_edges(now); }")
 
@@ -232,10 +231,10 @@ one("false-lapse", "log: a false lapse is an alarm", LOG,
 
 # The provider's key.
 one("handover-without-consent", "log: the new provider key consents", ENTRY,
-    "frame\n        .verify(certificate.key())?\n        .open(net, Notification::ProviderKey)?;",
-    "if !ON { frame.verify(certificate.key())?.open(net, Notification::ProviderKey)?; }")
-guard("handover-to-anyone", "log: the new key has a provider's certificate", ENTRY,
-      "certificate.role() != Role::Provider")
+    "frame.verify(certificate.key())?.open(net, notification)?;",
+    "if !ON || role != Role::Provider { frame.verify(certificate.key())?.open(net, notification)?; }")
+one("handover-to-anyone", "log: the new key has a provider's certificate", ENTRY,
+    "if certificate.role() != role {", "if (!ON || role == Role::Meter) && certificate.role() != role {")
 guard("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
       "*self.provider_key_at(entry.index.saturating_sub(1)) != key")
 guard("provider-key-twice", "log: a provider key is used once", APPEND,
