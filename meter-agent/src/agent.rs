@@ -32,8 +32,8 @@ use tracing::Instrument;
 use crate::clock;
 use crate::config::{Config, IdentityFiles};
 use crate::identity::Identity;
-use crate::pulse::{self, PulseSource};
-use crate::register::counting::{CountError, SavePolicy, count};
+use crate::pulse::{self, LineView, PulseSource};
+use crate::register::counting::{CountError, Counted, SavePolicy, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Standing, Watched};
 
@@ -189,6 +189,8 @@ pub struct AgentControl {
     commands: mpsc::Sender<MeterCommand>,
     link: watch::Receiver<LinkState>,
     standing: watch::Receiver<Standing>,
+    counted: watch::Receiver<Counted>,
+    lines: Vec<Option<watch::Receiver<LineView>>>,
     link_counters: Arc<link::Counters>,
     counters: Arc<Counters>,
 }
@@ -235,6 +237,16 @@ impl AgentControl {
     /// Where the meter stands in its net, and the changes.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
+    }
+
+    /// What has been counted, and the changes.
+    pub fn counted(&self) -> watch::Receiver<Counted> {
+        self.counted.clone()
+    }
+
+    /// The GPIO line of each channel that has one, in the order of the configuration.
+    pub fn lines(&self) -> &[Option<watch::Receiver<LineView>>] {
+        &self.lines
     }
 
     /// The counters at this moment.
@@ -315,7 +327,8 @@ impl Agent {
         let counters = Arc::new(Counters::default());
         let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
         let counted = watch::Sender::default();
-        let counted_seen = counted.subscribe();
+        let watched = counted.subscribe();
+        let lines = sources.iter().map(|source| source.line()).collect();
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
         let counting = tokio::spawn(
@@ -372,6 +385,8 @@ impl Agent {
                 commands,
                 link,
                 standing,
+                counted: watched,
+                lines,
                 link_counters,
                 counters,
             },
