@@ -45,6 +45,10 @@ counters! {
     bytes_in,
     /// Transactions of the journal.
     commits,
+    /// Times that the journal could not be written or opened.
+    journal_failures,
+    /// Inputs that came while there was no journal.
+    dropped_no_journal,
     /// Records in them.
     records,
     /// Received, but the topic is none of the protocol's.

@@ -4,8 +4,9 @@
 //! Everything that one call of [`StateMachine::handle`] persists is committed in one
 //! transaction, and everything it publishes leaves after that. So a message never
 //! leaves before an earlier `Persist` is durable. If the commit fails, the machine's
-//! memory is ahead of the disk: nothing is published any more and the driver ends
-//! with an error. Starting again from the journal is the only safe way on.
+//! memory is ahead of the disk and nothing of that step is published; starting again
+//! from the journal is the only safe way on. The driver does that by itself if it was told
+//! how ([`Driver::with_reopen`]), else it ends with an error.
 //!
 //! The machine is called on tokio's blocking threads, since signatures and fsync
 //! take long. The driver waits for nobody but the journal: messages that a slow
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dcnet::output::{Input, Message, Output, StateMachine};
+use dcnet::time::Now;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -37,13 +39,19 @@ pub const BATCH: usize = 512;
 /// For sending what is queued, and the farewell, when the driver is stopped.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// After a journal could not be written or opened, the next try.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
+
+/// Opens a journal again, and makes the machine from what it holds.
+pub type Reopen<M, J> = Box<dyn FnMut(Now) -> anyhow::Result<(M, J)> + Send>;
+
 /// A state machine with its journal and connection, ready to run.
-#[derive(Debug)]
 pub struct Driver<M, J> {
     machine: M,
     journal: J,
     connection: Connection,
     clock: Clock,
+    reopen: Option<Reopen<M, J>>,
 }
 
 /// The owner's end of a running driver. Keep `control`: the driver stops when it is
@@ -129,7 +137,16 @@ where
             journal,
             connection,
             clock: Clock::system(),
+            reopen: None,
         }
+    }
+
+    /// What to do once the journal could not be written, a full disk being the usual
+    /// reason: machine and journal are dropped, and every few seconds it is tried to get
+    /// them anew. Inputs in between are lost, as they are while a process is down.
+    pub fn with_reopen(mut self, reopen: Reopen<M, J>) -> Self {
+        self.reopen = Some(reopen);
+        self
     }
 
     /// Uses this clock instead of [`Clock::system`].
@@ -184,6 +201,10 @@ where
             events,
             counters: Arc::clone(&counters),
             wake: None,
+            reopen: self.reopen,
+            retry: None,
+            problem: String::new(),
+            up: None,
         };
         let task = tokio::spawn(async move {
             let end = running.run(incoming, commands, stopped, network).await;
@@ -244,7 +265,7 @@ where
         if !records.is_empty() {
             self.journal.commit(&records).context(
                 "the journal could not be written, so nothing more is published; \
-                 mend the cause (disk full, disk failing?) and start again",
+                 mend the cause (disk full, disk failing?)",
             )?;
             count(&self.counters.commits);
             add(&self.counters.records, records.len());
@@ -286,13 +307,20 @@ impl Outbox {
 }
 
 struct Running<M: StateMachine, J> {
-    /// Absent only while a step runs.
+    /// Absent while a step runs, and while the journal cannot be opened.
     engine: Option<Engine<M, J>>,
     clock: Arc<Clock>,
     outbox: Outbox,
     events: mpsc::Sender<M::Event>,
     counters: Arc<Counters>,
     wake: Option<tokio::time::Instant>,
+    reopen: Option<Reopen<M, J>>,
+    /// When the journal is to be opened again.
+    retry: Option<tokio::time::Instant>,
+    /// Why it could not be opened, as it was told last.
+    problem: String,
+    /// The connection that is up.
+    up: Option<u64>,
 }
 
 impl<M, J> Running<M, J>
@@ -350,6 +378,7 @@ where
                     self.wake = None;
                     self.step(Input::Tick).await?;
                 }
+                () = sleep_until(self.retry), if self.retry.is_some() => self.reopen().await?,
             }
         }
     }
@@ -366,6 +395,7 @@ where
                 FromNetwork::Down => (None, Input::Disconnected),
             };
             self.received(&mut messages).await?;
+            self.up = input.0;
             self.outbox.connection = input.0;
             self.step(input.1).await?;
         }
@@ -383,15 +413,25 @@ where
     }
 
     async fn step(&mut self, input: Input<M::Command>) -> anyhow::Result<()> {
+        if self.retry.is_some() {
+            count(&self.counters.dropped_no_journal);
+            return Ok(());
+        }
         let mut engine = self.engine.take().context("a step was abandoned")?;
-        let (engine, step) = tokio::task::spawn_blocking(move || {
-            let step = engine.step(input);
-            (engine, step)
-        })
-        .await
-        .context("the state machine or the journal panicked")?;
-        self.engine = Some(engine);
-        let step = step?;
+        let stepping = tokio::task::spawn_blocking(move || {
+            // Machine and journal are dropped with a step that failed.
+            engine.step(input).map(|step| (engine, step))
+        });
+        let stepped = stepping
+            .await
+            .context("the state machine or the journal panicked")?;
+        let step = match stepped {
+            Ok((engine, step)) => {
+                self.engine = Some(engine);
+                step
+            }
+            Err(error) => return self.lost_journal(error),
+        };
         for message in step.publish {
             self.outbox.publish(message);
         }
@@ -404,6 +444,59 @@ where
             self.wake = self.clock.instant(at).map(tokio::time::Instant::from_std);
         }
         Ok(())
+    }
+}
+
+impl<M, J> Running<M, J>
+where
+    M: StateMachine + Send + 'static,
+    J: Journal<Record = M::Persist>,
+{
+    /// A commit failed, or the journal cannot be opened again.
+    fn lost_journal(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        if self.reopen.is_none() {
+            return Err(error);
+        }
+        count(&self.counters.journal_failures);
+        let problem = format!("{error:#}");
+        if problem != self.problem {
+            tracing::error!(error = problem, "waiting for the journal");
+            self.problem = problem;
+        }
+        self.wake = None;
+        self.retry = Some(tokio::time::Instant::now() + REOPEN_AFTER);
+        Ok(())
+    }
+
+    /// Makes machine and journal anew; for the machine it is as after a restart.
+    async fn reopen(&mut self) -> anyhow::Result<()> {
+        let Some(mut reopen) = self.reopen.take() else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let opening = tokio::task::spawn_blocking(move || {
+            let opened = reopen(now);
+            (reopen, opened)
+        });
+        let (reopen, opened) = opening.await.context("opening the journal panicked")?;
+        self.reopen = Some(reopen);
+        let (machine, journal) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.lost_journal(error),
+        };
+        tracing::info!("the journal is open again");
+        self.retry = None;
+        self.problem.clear();
+        self.engine = Some(Engine {
+            machine,
+            journal,
+            clock: Arc::clone(&self.clock),
+            counters: Arc::clone(&self.counters),
+        });
+        match self.up {
+            Some(_) => self.step(Input::Connected).await,
+            None => Ok(()),
+        }
     }
 }
 

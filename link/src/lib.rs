@@ -21,6 +21,6 @@ pub mod permissions;
 pub use clock::Clock;
 pub use connection::Connection;
 pub use counters::{Counters, Totals};
-pub use driver::{Control, Driver, Handle};
+pub use driver::{Control, Driver, Handle, Reopen};
 pub use journal::{Journal, MeterJournal};
 pub use network::LinkState;

@@ -274,6 +274,55 @@ async fn a_failed_commit_ends_all_publishing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_fails_for_a_while_is_opened_again() {
+    let testbed = Testbed::start().await;
+    let mut observer = testbed.observer().await;
+    let machine = || Probe {
+        filters: vec![PUBLIC.to_owned()],
+        outputs: VecDeque::new(),
+    };
+    let journal = |fails_at| Memory {
+        commits: 0,
+        fails_at,
+    };
+    let mut tries = 0;
+    let mut handle = Driver::new(machine(), journal(2), testbed.connection())
+        .with_clock(Clock::assume_synchronised())
+        .with_reopen(Box::new(move |_| {
+            tries += 1;
+            if tries == 1 {
+                bail!("still no space left on device");
+            }
+            Ok((machine(), journal(0)))
+        }))
+        .start();
+    assert_eq!(next(&mut handle).await, Seen::Connected);
+    let both = |text: &str| vec![Output::Persist(0), Output::Publish(message(text))];
+    command(&handle, both("one")).await;
+    assert_eq!(observer.next().await, b"one");
+    command(&handle, both("two")).await;
+    soon("the commit fails", async {
+        while handle.control.totals().journal_failures == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // As long as nothing can be kept, nothing is handled.
+    command(&handle, both("three")).await;
+    let mut seen = next(&mut handle).await;
+    while matches!(seen, Seen::Received(_)) {
+        seen = next(&mut handle).await;
+    }
+    assert_eq!(seen, Seen::Connected, "the new machine begins anew");
+    command(&handle, both("four")).await;
+    assert_eq!(observer.next().await, b"four");
+    let totals = handle.control.totals();
+    assert_eq!((totals.journal_failures, totals.connects), (2, 1));
+    assert!(totals.dropped_no_journal >= 1);
+    handle.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_topics_and_long_payloads_are_counted_and_dropped() {
     let testbed = Testbed::start().await;
     let mut handle = connect(testbed.connection()).await;

@@ -297,6 +297,7 @@ impl Agent {
         );
         let net = Arc::new(NetView::new(&channels));
         let (now, minimum_group) = (clock.now(), meter.floors.minimum_group);
+        let (directory, config) = (state_directory.clone(), meter.clone());
         let opening = tokio::task::spawn_blocking(move || {
             State::open(&state_directory, channels, meter, now)
         });
@@ -317,7 +318,13 @@ impl Agent {
             log.open(&genesis.policy);
             span.in_scope(|| net.open(genesis.policy.period, &genesis.channels));
         }
-        let driver = Driver::new(meter, journal, connection).with_clock(clock);
+        let teller = meter.teller();
+        let driver = Driver::new(meter, journal, connection)
+            .with_clock(clock)
+            .with_reopen(Box::new(move |now| {
+                let (meter, journal) = open_meter(&directory, config.clone(), now)?;
+                Ok((Watched::told_to(meter, teller.clone()), journal))
+            }));
         let link::Handle {
             commands,
             events,
@@ -462,6 +469,7 @@ impl State {
         let net = config.checkpoint.net;
         // First, because it makes the directories closed to others.
         let (meter, journal) = open_meter(directory, config, now)?;
+        let meter = Watched::new(meter);
         let exit = meter.standing().borrow().exit;
         if exit.is_some_and(|exit| exit.done) {
             return Err(HasLeft(net).into());
@@ -480,7 +488,7 @@ pub(crate) fn open_meter(
     directory: &Path,
     config: MeterConfig,
     now: dcnet::time::Now,
-) -> anyhow::Result<(Watched, MeterJournal)> {
+) -> anyhow::Result<(Meter, MeterJournal)> {
     let net_file = directory.join(format!("{}.db", config.checkpoint.net));
     let journal = MeterJournal::open(&net_file, &directory.join("register").join("ledger.db"))?;
     let mut saved = journal.load(Store::Net)?;
@@ -494,7 +502,7 @@ pub(crate) fn open_meter(
             net_file.display()
         )
     })?;
-    Ok((Watched::new(meter), journal))
+    Ok((meter, journal))
 }
 
 /// Tells the meter the list of revoked devices whenever it has changed.

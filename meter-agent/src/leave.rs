@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::{AgentOptions, open_meter};
 use crate::config::Config;
-use crate::standing::{HasLeft, Standing};
+use crate::standing::{HasLeft, Standing, Watched};
 
 /// Leaves the net of a configuration and tells on `out` what happens and what it waits for.
 /// With `wait` it returns when everything is erased here, else when the log says that the
@@ -45,6 +45,7 @@ pub async fn leave(
         .await
         .context("opening the state panicked")?
         .context("if the agent of this meter runs, stop its service first, then leave")?;
+    let meter = Watched::new(meter);
 
     let mut standing = meter.standing();
     let before = standing.borrow_and_update().clone();

@@ -41,12 +41,19 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(meter: Meter) -> Self {
-        let watched = Self {
-            meter,
-            standing: watch::Sender::default(),
-        };
+        Self::told_to(meter, watch::Sender::default())
+    }
+
+    /// As [`Self::new`], for those who watch another one already.
+    pub(crate) fn told_to(meter: Meter, standing: watch::Sender<Standing>) -> Self {
+        let watched = Self { meter, standing };
         watched.publish();
         watched
+    }
+
+    /// For the meter that takes this one's place.
+    pub(crate) fn teller(&self) -> watch::Sender<Standing> {
+        self.standing.clone()
     }
 
     pub(crate) fn meter(&self) -> &Meter {
