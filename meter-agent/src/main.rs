@@ -1,13 +1,15 @@
 //! The daemon `meter-agent`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use dcnet::units::MilliwattHours;
 use meter_agent::config::{Config, check};
-use meter_agent::{agent, leave, pulse};
+use meter_agent::register::{Register, readings};
+use meter_agent::{agent, clock, leave, pulse};
 use tracing_subscriber::EnvFilter;
 
 /// Reads an electricity meter and takes part in a DC-net.
@@ -46,6 +48,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Say what the meter's own display shows now, in kWh, while the agent's service is stopped.
+    /// What was counted, and what is billed, stays as it is; each setting is kept in a log
+    SetReading {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The channel, such as import
+        channel: String,
+        /// What the display shows, such as 12345.6
+        #[arg(value_name = "KWH", value_parser = readings::parse_kwh)]
+        reading: MilliwattHours,
+    },
     /// Count pulses for a while and print them; neither register nor broker are touched
     Count {
         /// The configuration file
@@ -82,6 +96,11 @@ fn main() -> ExitCode {
                 leave::leave(&config, !no_wait, interrupted, std::io::stdout()).await
             })
         }),
+        Command::SetReading {
+            config,
+            channel,
+            reading,
+        } => set_reading(&config, &channel, reading),
         Command::Count { config, seconds } => start(&config, move |config| {
             Box::pin(count(config, Duration::from_secs(seconds)))
         }),
@@ -98,7 +117,7 @@ fn main() -> ExitCode {
 
 type Work = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
-fn start(path: &std::path::Path, work: impl FnOnce(Config) -> Work) -> anyhow::Result<()> {
+fn start(path: &Path, work: impl FnOnce(Config) -> Work) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -107,7 +126,7 @@ fn start(path: &std::path::Path, work: impl FnOnce(Config) -> Work) -> anyhow::R
     runtime.block_on(work(config))
 }
 
-fn check_config(path: &std::path::Path) -> ExitCode {
+fn check_config(path: &Path) -> ExitCode {
     let report = check::check(path);
     for note in &report.notes {
         println!("note: {note}");
@@ -121,6 +140,21 @@ fn check_config(path: &std::path::Path) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let directory = config.state_directory.join("register");
+    let mut register = Register::open(&directory, config.register_channels())?;
+    let place = register.channels().iter().position(|c| c.name == channel);
+    let before = place.and_then(|place| register.readings().get(place).copied());
+    register.set_reading(channel, reading, clock::utc_timestamp())?;
+    println!(
+        "{channel}: the reading is {} kWh now; it was {} kWh",
+        readings::kwh(reading),
+        readings::kwh(before.unwrap_or_default())
+    );
+    Ok(())
 }
 
 /// Counts from the sources alone and says what that is in power.

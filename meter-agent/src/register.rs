@@ -21,9 +21,11 @@ use crate::pulse::Batch;
 mod boundaries;
 pub mod counting;
 mod file;
+pub mod readings;
 
 use boundaries::Boundaries;
 pub use file::{Files, RegisterError};
+use readings::Readings;
 
 /// What a register counts on one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub struct Register {
     channels: Vec<RegisterChannel>,
     totals: Vec<Pulses>,
     files: Files,
+    readings: Readings,
     boundaries: Boundaries,
     unsaved: u64,
 }
@@ -59,6 +62,7 @@ impl Register {
             channels,
             totals,
             files,
+            readings: Readings::open(directory)?,
             unsaved: 0,
         })
     }
@@ -128,6 +132,41 @@ impl Register {
             .zip(&self.totals)
             .map(|(channel, total)| channel.constant.energy(*total).unwrap_or_default())
             .collect()
+    }
+
+    /// What the meter's own display should show, per channel: the total, or what was set
+    /// last by [`Self::set_reading`] and the energy counted since.
+    pub fn readings(&self) -> Vec<MilliwattHours> {
+        let channels = self.channels.iter().zip(&self.totals);
+        channels
+            .map(|(channel, total)| {
+                let reading = self.readings.of(&channel.name, channel.constant, *total);
+                reading.unwrap_or_default()
+            })
+            .collect()
+    }
+
+    /// Says what the meter's display shows now. The total stays as it is: it never
+    /// decreases, and rounds and bills are made of it. Durable when this returns, and kept
+    /// in a log.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoChannel`]; [`RegisterError::Write`].
+    pub fn set_reading(
+        &mut self,
+        channel: &str,
+        reading: MilliwattHours,
+        at: Timestamp,
+    ) -> Result<(), RegisterError> {
+        let channels = self.channels.iter().zip(&self.totals);
+        let found = channels
+            .filter(|(known, _)| known.name == channel)
+            .map(|(_, total)| *total)
+            .next();
+        let Some(total) = found else {
+            return Err(RegisterError::NoChannel(channel.to_owned()));
+        };
+        self.readings.set(channel, reading, total, at)
     }
 
     /// The latest boundary that has got a value.

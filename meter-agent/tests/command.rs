@@ -29,6 +29,42 @@ fn write(directory: &Path, source: &str) -> std::path::PathBuf {
     path
 }
 
+#[test]
+fn a_reading_is_set_while_no_agent_holds_the_register() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "[channel.simulated]\nseed = 1\n");
+    let config = path.to_str().unwrap();
+    let set = |channel: &str, reading: &str| {
+        let output = run(&["set-reading", "--config", config, channel, reading]);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, text) = set("import", "12345.6");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("is 12345.6 kWh now; it was 0 kWh"), "{text}");
+    let (code, text) = set("import", "12346");
+    assert!(code == 0 && text.contains("it was 12345.6 kWh"), "{text}");
+    let (code, text) = set("export", "1");
+    assert!(
+        code == 1 && text.contains("no channel \"export\""),
+        "{text}"
+    );
+    let (code, text) = set("import", "12,5");
+    assert!(code == 2 && text.contains("write it as 12345.6"), "{text}");
+    let log = directory.path().join("state/register/readings.log");
+    let kept = std::fs::read_to_string(log).unwrap();
+    assert_eq!(kept.matches("channel import reads").count(), 2, "{kept}");
+    // As a running agent does.
+    let lock = directory.path().join("state/register/register.lock");
+    let held = std::fs::File::open(lock).unwrap();
+    held.lock().unwrap();
+    let (code, text) = set("import", "1");
+    assert!(
+        code == 1 && text.contains("in use by another process"),
+        "{text}"
+    );
+}
+
 #[cfg(feature = "gpiocdev")]
 #[test]
 fn the_example_passes() {

@@ -109,6 +109,45 @@ fn two_damaged_generations_are_an_error_and_never_zero() {
 }
 
 #[test]
+fn a_reading_that_was_set_goes_on_with_what_is_counted_and_leaves_the_total_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut register = open(directory.path()).unwrap();
+    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(7_000)]);
+    let set = |register: &mut Register, channel: &str, reading| {
+        register.set_reading(channel, MilliwattHours(reading), Timestamp(0))
+    };
+    set(&mut register, "import", 12_345_600_000).unwrap();
+    register.record(&batch(0, 1000, 2000, 3)).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(12_345_603_000)]);
+    assert_eq!(register.totals(), [Pulses(10)]);
+    register.save().unwrap();
+    drop(register);
+
+    let mut register = open(directory.path()).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(12_345_603_000)]);
+    assert!(matches!(
+        set(&mut register, "export", 1),
+        Err(RegisterError::NoChannel(_))
+    ));
+    drop(register);
+
+    // Power was lost in the middle of a line; the next one is whole, and both are kept.
+    let log = directory.path().join("readings.log");
+    let mut text = std::fs::read_to_string(&log).unwrap();
+    text.push_str("2026-11-22T18:30:00Z channel imp");
+    std::fs::write(&log, &text).unwrap();
+    let mut register = open(directory.path()).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(12_345_603_000)]);
+    set(&mut register, "import", 500).unwrap();
+    drop(register);
+    let register = open(directory.path()).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(500)], "also downwards");
+    let kept = std::fs::read_to_string(&log).unwrap();
+    assert!(kept.starts_with(&text), "nothing is overwritten");
+}
+
+#[test]
 fn an_unsaved_temporary_file_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();

@@ -52,6 +52,8 @@ pub struct EdgeStatistics {
     pub rejected: u64,
     /// Edges that got lost: the kernel's buffer was full, so numbers are missing.
     pub lost: u64,
+    /// How long the newest pulse was that has ended.
+    pub last_width: Option<Duration>,
     /// Edges to the level that the line had already, so that one between them is missing.
     pub missed: u64,
 }
@@ -122,6 +124,9 @@ impl EdgeFilter {
             return None;
         }
         self.candidate = None;
+        if self.held.0 && !active {
+            self.statistics.last_width = Some(since.saturating_sub(self.held.1));
+        }
         self.held = (active, since);
         self.stuck_told = false;
         if !active {
@@ -222,6 +227,11 @@ mod tests {
             assert_eq!(&found, pulses, "{what}");
             assert_eq!(filter.statistics().rejected, *rejected, "{what}");
             assert_eq!(filter.statistics().pulses, pulses.len() as u64, "{what}");
+            let width = filter.statistics().last_width;
+            assert!(
+                width.is_none_or(|width| width >= 20 * MS),
+                "{what}: {width:?}"
+            );
         }
     }
 

@@ -64,6 +64,8 @@ pub struct CountedChannel {
     pub pulses: Pulses,
     /// The same as energy.
     pub energy: MilliwattHours,
+    /// What the meter's own display should show.
+    pub reading: MilliwattHours,
     /// Its power.
     pub power: PowerMeter,
 }
@@ -77,6 +79,7 @@ impl Counted {
             .extend(register.channels().iter().map(|channel| CountedChannel {
                 pulses: Pulses(0),
                 energy: MilliwattHours(0),
+                reading: MilliwattHours(0),
                 power: PowerMeter::new(channel.constant, start),
             }));
         counted.totals(register);
@@ -85,8 +88,9 @@ impl Counted {
 
     fn totals(&mut self, register: &Register) {
         let totals = register.totals().iter().zip(register.energies());
-        for (channel, (pulses, energy)) in self.channels.iter_mut().zip(totals) {
-            (channel.pulses, channel.energy) = (*pulses, energy);
+        let totals = totals.zip(register.readings());
+        for (channel, ((pulses, energy), reading)) in self.channels.iter_mut().zip(totals) {
+            (channel.pulses, channel.energy, channel.reading) = (*pulses, energy, reading);
         }
         self.unsaved = register.unsaved();
     }

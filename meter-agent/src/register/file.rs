@@ -89,6 +89,9 @@ pub enum RegisterError {
     /// A batch for a channel that the register does not have.
     #[error("register: there is no channel number {0}")]
     UnknownChannel(usize),
+    /// A reading of a channel that is not configured.
+    #[error("register: there is no channel {0:?} in the configuration")]
+    NoChannel(String),
     /// The total of a channel does not fit into 64 bits of mWh.
     #[error("register: the total of channel {0} would exceed 2^64 mWh; the batch is not counted")]
     Overflow(String),
