@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod identity;
 pub mod leave;
 pub mod power;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use dcnet::units::MilliwattHours;
 use meter_agent::config::{Config, check};
+use meter_agent::doctor::{self, Verdict};
 use meter_agent::register::{Register, readings};
 use meter_agent::{agent, clock, leave, pulse};
 use tracing_subscriber::EnvFilter;
@@ -47,6 +48,17 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Look at everything from the wiring to the broker, and say what is wrong and what to do; exit
+    /// code 1 if anything keeps the agent from working
+    Doctor {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// How long each channel is watched
+        #[arg(long, value_name = "N", default_value_t = 10,
+              value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
     },
     /// Say what the meter's own display shows now, in kWh, while the agent's service is stopped.
     /// What was counted, and what is billed, stays as it is; each setting is kept in a log
@@ -96,6 +108,9 @@ fn main() -> ExitCode {
                 leave::leave(&config, !no_wait, interrupted, std::io::stdout()).await
             })
         }),
+        Command::Doctor { config, seconds } => {
+            return examine(&config, Duration::from_secs(seconds));
+        }
         Command::SetReading {
             config,
             channel,
@@ -140,6 +155,27 @@ fn check_config(path: &Path) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn examine(path: &Path, duration: Duration) -> ExitCode {
+    let mut worst = ExitCode::SUCCESS;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("meter-agent: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(doctor::examine(path, duration, |finding| {
+        if finding.verdict == Verdict::Problem {
+            worst = ExitCode::FAILURE;
+        }
+        println!("{finding}");
+    }));
+    worst
 }
 
 fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::Result<()> {
