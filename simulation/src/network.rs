@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
+use ciborium::Value;
 use dcnet::alarm::{Alarm, Silence};
+use dcnet::cbor;
 use dcnet::identity::{Certificate, DeviceId, DeviceKey, Role};
-use dcnet::membership::Membership;
+use dcnet::membership::{EntryKind, Membership};
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
 use dcnet::provider::{
@@ -145,6 +147,8 @@ pub struct Network {
     /// Milliseconds since the start.
     pub now: u64,
     administrator: Option<(DeviceKey, Certificate)>,
+    /// Keys that the provider signed with before.
+    old_keys: Vec<DeviceKey>,
     /// Signed revocations of single devices.
     revocations: Vec<Vec<u8>>,
     rng: ChaCha20Rng,
@@ -249,6 +253,7 @@ impl Network {
             saved: vec![BTreeMap::new(); count],
             saved_net,
             administrator: None,
+            old_keys: Vec::new(),
             revocations: Vec::new(),
             provider_events: Vec::new(),
             meter_events: vec![Vec::new(); count],
@@ -634,8 +639,42 @@ impl Network {
         self.restart_provider();
         self.input_provider(Input::Tick);
         let config = &mut self.world.provider;
+        self.old_keys.push(config.key.clone());
         (config.key, config.certificate) = successor;
         config.successor = None;
+    }
+
+    /// The provider's key that signs with the log at an entry; a provider that lies keeps
+    /// its old ones.
+    pub fn provider_key_at(&self, index: u64) -> &DeviceKey {
+        let in_force = self.provider.membership().provider_key_at(index);
+        let mut old = self.old_keys.iter();
+        let old = old.find(|key| key.public() == *in_force);
+        old.unwrap_or(&self.world.provider.key)
+    }
+
+    /// Writes an entry into the log that the provider's machine would not write, and starts
+    /// that again with it; false if the log's rules refuse the entry.
+    pub fn force_entry(&mut self, kind: EntryKind, body: Value) -> bool {
+        let mut log = self.provider.membership().clone();
+        let key = self.provider_key_at(log.head().index);
+        let entry = log.sign_next(key, kind, body, at(self.now).utc);
+        let fits = log.append(&entry).is_ok();
+        if fits {
+            self.saved_net.entries.push(entry);
+            self.restart_provider();
+        }
+        fits
+    }
+
+    /// Marks a meter as lapsed although it is here; false if the log's rules refuse that.
+    pub fn lapse(&mut self, meter: usize) -> bool {
+        let log = self.provider.membership();
+        let place = log.active(&self.meters[meter].id());
+        let join = place.and_then(|place| log.hash_at(log.member(place)?.joined));
+        join.is_some_and(|join| {
+            self.force_entry(EntryKind::Lapsed, cbor::array([cbor::bytes(&join)]))
+        })
     }
 
     /// Shows a roster to one meter.
@@ -662,10 +701,11 @@ impl Network {
         Roster::verify(&saved.frame, self.provider.membership()).unwrap()
     }
 
-    /// Signs a roster with the provider's key, whatever it says.
+    /// Signs a roster with the provider's key at its log head, whatever it says.
     pub fn sign_roster(&self, roster: &Roster) -> Vec<u8> {
-        let utc = at(self.now).utc;
-        roster.sign(&self.world.provider.key, self.provider.membership(), utc)
+        let (log, utc) = (self.provider.membership(), at(self.now).utc);
+        let head = log.index_of_entry(&roster.log_head).unwrap_or(u64::MAX);
+        roster.sign(self.provider_key_at(head), log, utc)
     }
 
     /// The log up to and with entry `index`, as a provider that lies may continue it.

@@ -355,6 +355,7 @@ impl Played {
             roster: self.account.name(name.as_bytes()),
             drawn_full: full.intersection(&self.drawn[meter]).copied().collect(),
             full,
+            departed: 0,
             required: self.protocol_required(meter),
             readings: submitted.readings.clone(),
         };
