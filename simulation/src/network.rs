@@ -672,9 +672,13 @@ impl Network {
         let log = self.provider.membership();
         let place = log.active(&self.meters[meter].id());
         let join = place.and_then(|place| log.hash_at(log.member(place)?.joined));
-        join.is_some_and(|join| {
-            self.force_entry(EntryKind::Lapsed, cbor::array([cbor::bytes(&join)]))
-        })
+        let body = |join: [u8; 32]| cbor::array([cbor::bytes(&join)]);
+        let done = join.is_some_and(|join| self.force_entry(EntryKind::Lapsed, body(join)));
+        if done {
+            let meter = self.meters[meter].id();
+            self.provider_events.push(ProviderEvent::Lapsed { meter });
+        }
+        done
     }
 
     /// Shows a roster to one meter.
