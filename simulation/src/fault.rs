@@ -141,23 +141,8 @@ impl Fault {
         "clock unsynchronised",
     ];
 
-    /// Names of all kinds.
-    pub const ALL: &[&str] = &[
-        "bad network",
-        "partition, noticed",
-        "partition, silent",
-        "broker restart",
-        "meter crash",
-        "provider crash",
-        "lost last commit",
-        "old disk image",
-        "new disk",
-        "exit",
-        "revocation",
-        "provider key change",
-        "clock step",
-        "clock drift",
-        "clock unsynchronised",
+    /// Names of the kinds that only a provider or a network that lies makes happen.
+    pub const LIES: &[&str] = &[
         "withheld messages",
         "replayed frames",
         "garbage",
@@ -165,6 +150,11 @@ impl Fault {
         "second roster",
         "forked log",
     ];
+
+    /// Names of all kinds.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        Self::HONEST.iter().chain(Self::LIES).copied()
+    }
 
     /// The name of its kind.
     pub fn kind(&self) -> &'static str {

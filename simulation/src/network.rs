@@ -29,6 +29,7 @@ use dcnet::time::{Now, Round, Timestamp};
 use dcnet::topic::{All, Topic, Up};
 use dcnet::units::MilliwattHours;
 
+use crate::death::dies_before;
 use crate::world::{START, World, at};
 
 pub use disks::LyingDisk;
@@ -362,15 +363,16 @@ impl Network {
         let Some(crash) = &mut self.crash else {
             return false;
         };
-        if crash.process != process || !matches!(output, Output::Persist(_) | Output::Publish(_)) {
+        if crash.process != process {
             return false;
         }
-        if crash.after == 0 {
-            self.crash = None;
-            return true;
+        let mut left = Some(crash.after);
+        let dies = dies_before(&mut left, output);
+        match left {
+            Some(left) => crash.after = left,
+            None => self.crash = None,
         }
-        crash.after -= 1;
-        false
+        dies
     }
 
     /// Hands an input to a meter and does what it asks for.
