@@ -94,12 +94,12 @@ impl Ord for Scheduled {
 /// the provider) and payload.
 pub type Filter = Box<dyn FnMut(&Topic, Option<usize>, &[u8]) -> bool>;
 
-/// How the clock of a meter differs from the true one.
+/// How the clock of a process differs from the true one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skew {
     /// UTC ahead of the truth, in milliseconds.
     pub ahead: i64,
-    /// Whether the meter is told that its clock is not synchronised.
+    /// Whether the process is told that its clock is not synchronised.
     pub unsynchronised: bool,
     /// How much faster than the truth UTC runs, in millionths.
     pub drift: i64,
@@ -171,6 +171,8 @@ pub struct Network {
     pub filter: Option<Filter>,
     /// How each meter's clock differs from the true one.
     pub skews: Vec<Skew>,
+    /// How the provider's does.
+    pub provider_skew: Skew,
     /// A crash that is still to come.
     pub crash: Option<Crash>,
     /// Whether the provider is connected.
@@ -249,6 +251,7 @@ impl Network {
             asleep: vec![false; count],
             filter: None,
             skews: vec![Skew::default(); count],
+            provider_skew: Skew::default(),
             crash: None,
             faults,
             saved: vec![BTreeMap::new(); count],
@@ -297,7 +300,8 @@ impl Network {
 
     /// Hands an input to the provider and does what it asks for.
     pub fn input_provider(&mut self, input: Input<ProviderCommand>) {
-        self.provider.handle(input, at(self.now));
+        let now = skewed(self.now, self.provider_skew);
+        self.provider.handle(input, now);
         while let Some(output) = self.provider.poll_output() {
             if self.crashes(None, &output) {
                 return self.restart_provider();
@@ -349,13 +353,7 @@ impl Network {
 
     /// Both clocks as a meter sees them.
     pub fn clock(&self, meter: usize) -> Now {
-        let mut now = at(self.now);
-        let skew = self.skews[meter];
-        let drifted = i64::try_from(self.now.saturating_sub(skew.drifts_since)).unwrap();
-        let ahead = skew.ahead + drifted * skew.drift / 1_000_000;
-        now.utc = Timestamp(now.utc.as_millis().checked_add_signed(ahead).unwrap());
-        now.synchronised = !skew.unsynchronised;
-        now
+        skewed(self.now, self.skews[meter])
     }
 
     /// Counts an output of a process that is going to crash; true if it dies before it.
@@ -792,6 +790,16 @@ impl Network {
     pub fn included(&self, published: &Published) -> Vec<usize> {
         published.included.iter().map(|id| self.index[id]).collect()
     }
+}
+
+/// Both clocks of a process whose UTC is wrong.
+fn skewed(millis: u64, skew: Skew) -> Now {
+    let mut now = at(millis);
+    let drifted = i64::try_from(millis.saturating_sub(skew.drifts_since)).unwrap();
+    let ahead = skew.ahead + drifted * skew.drift / 1_000_000;
+    now.utc = Timestamp(now.utc.as_millis().checked_add_signed(ahead).unwrap());
+    now.synchronised = !skew.unsynchronised;
+    now
 }
 
 fn ceil(time: Duration) -> u64 {
