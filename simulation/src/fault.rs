@@ -260,8 +260,9 @@ impl Fault {
                 drift: choice.signed(1, 40_000),
                 lasts,
             },
-            // A day costs as much time as all the rest of a run.
-            15 if choice.percent(60) => Self::Absence {
+            // A day takes as long as all the rest of a run, and longer if a lie makes meters
+            // ask for what they never get.
+            15 if choice.percent(if hostile { 20 } else { 60 }) => Self::Absence {
                 meter: cast.anybody(choice),
             },
             16 => Self::ProviderClockStep {

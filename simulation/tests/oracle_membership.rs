@@ -69,6 +69,15 @@ fn no_change_helps_a_provider_that_wants_a_small_sum() {
     }
 }
 
+/// With everybody drawn by everybody, one full edge less than L is one meter less in a sum.
+#[test]
+fn false_lapses_that_last_do_not_lower_the_bound() {
+    let runs = (500..506)
+        .map(|seed| membership::hostile_only(seed, Change::FalseLapse, Move::LeaveAlmostAlone));
+    let reports = check(runs);
+    assert!(changes(&reports)["lapses"] > 6, "{:?}", changes(&reports));
+}
+
 /// The bound counts fewer neighbours once some of a draw have left, and is reached.
 #[test]
 fn the_bound_is_reached_after_exits() {

@@ -26,6 +26,8 @@ use crate::network::Network;
 pub struct Blocked {
     /// Whether the rosters of the network's own provider are withheld.
     pub rosters: bool,
+    /// Whether the provider takes no part in draws: who is marked as lapsed stays so.
+    pub draws: bool,
     /// Meters that the provider does not answer: they have not joined yet.
     pub ignored: BTreeSet<DeviceId>,
     /// Pairs whose handshakes are not relayed, lower id first.
@@ -53,6 +55,7 @@ impl Blocked {
             return !self.rosters;
         }
         match topic {
+            Topic::Up { kind: Up::Draw, .. } if self.draws => false,
             Topic::Up { meter, .. } => !self.ignored.contains(meter),
             Topic::UpPair { meter, peer, .. } => {
                 let pair = (*meter.min(peer), *meter.max(peer));

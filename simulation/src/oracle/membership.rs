@@ -146,6 +146,8 @@ fn hostile_with(seed: u64, lie: Choice<Move>, change: Choice<Change>) -> Report 
             if next.happen(&mut provider.trace, &setting.corrupted, &mut dice) {
                 happened.push(format!("{next:?}"));
             }
+            // A meter that draws again is lapsed no more.
+            provider.blocked.borrow_mut().draws = next == Change::FalseLapse && dice.below(3) > 0;
         }
         provider.trace.run_until(end + 12 * SECOND);
         let period = provider.trace.network.world.policy.period;

@@ -282,7 +282,7 @@ impl Hostile {
         };
         for meter in present {
             let honest = !self.corrupted.contains(meter) && *meter != victim;
-            if honest && full(&members) > required && members.len() > 5 {
+            if honest && full(&members) > required && members.len() > 4 {
                 members.remove(meter);
             }
         }
