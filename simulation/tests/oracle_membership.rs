@@ -9,6 +9,7 @@ use dcnet::output::Input;
 use simulation::network::{Faults, Network};
 use simulation::oracle::account::Answer;
 use simulation::oracle::changes::{ALL, Change};
+use simulation::oracle::hostile::{Blocked, Hostile};
 use simulation::oracle::membership;
 use simulation::oracle::moves::Move;
 use simulation::oracle::scenario::Report;
@@ -145,4 +146,33 @@ fn whoever_knows_the_rest_of_a_shrunk_net_learns_the_last_meters_readings() {
             .any(|sum| sum.meters == BTreeSet::from([0, 6, 7, 8]))
     );
     assert!(account.within_assumption(rest).len() < 5);
+}
+
+/// Ten meters that drew each other, two of them falsely marked as lapsed for good: L stays
+/// 6 of d = 9, so the smallest sum that the provider gets is over seven.
+#[test]
+fn two_of_ten_that_have_lapsed_still_count() {
+    let mut world = World::new(10, policy(4), &["import"]);
+    for meter in &mut world.meters {
+        meter.floors.minimum_presence = 0;
+    }
+    let network = Network::new(world, Faults::default(), 1);
+    let blocked = Blocked {
+        rosters: true,
+        ..Blocked::default()
+    };
+    let mut provider = Hostile::new(network, blocked, BTreeSet::new(), 1);
+    provider.trace.run_until(2 * MINUTE + MINUTE / 2);
+    provider.blocked.borrow_mut().draws = true;
+    assert!(provider.trace.network.lapse(3) && provider.trace.network.lapse(7));
+    provider.trace.run_until(3 * MINUTE + MINUTE / 5);
+    let round = provider.trace.network.last_round();
+    provider.play(Move::LeaveAlmostAlone, round);
+    provider.trace.run_until(3 * MINUTE + MINUTE / 2);
+    let verdict = provider.trace.account(1).judge(&BTreeSet::new());
+    assert_eq!(verdict.findings, [], "{verdict}");
+    let of_round = |sum: &&Sum| sum.round == round;
+    let sums: Vec<&Sum> = verdict.sums.iter().filter(of_round).collect();
+    assert_eq!(sums.len(), 1, "{verdict}");
+    assert_eq!((sums[0].meters.len(), sums[0].bound), (7, 7));
 }
