@@ -5,15 +5,15 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::Args;
-use simulation::oracle::scenario;
+use simulation::oracle::{membership, scenario};
 
 use crate::cli::parse_seeds;
 
 /// Options of `oracle`.
 #[derive(Debug, Args)]
 pub struct OracleArguments {
-    /// One run with an honest provider over a bad network and one with a hostile provider per
-    /// seed from A to before B
+    /// Per seed from A to before B one run with an honest provider over a bad network and one with
+    /// a hostile provider, and both again while members come and go
     #[arg(long, value_name = "A..B", value_parser = parse_seeds, default_value = "0..20")]
     seeds: Range<u64>,
 }
@@ -23,7 +23,13 @@ impl OracleArguments {
     pub fn run(&self) -> ExitCode {
         let (mut runs, mut verdicts, mut functions, mut broken) = (0, 0, 0, Vec::new());
         for seed in self.seeds.clone() {
-            for report in [scenario::faulty(seed), scenario::hostile(seed)] {
+            let reports = [
+                scenario::faulty(seed),
+                scenario::hostile(seed),
+                membership::honest(seed),
+                membership::hostile(seed),
+            ];
+            for report in reports {
                 println!("{report}\n");
                 runs += 1;
                 verdicts += report.verdicts.len();

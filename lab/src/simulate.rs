@@ -64,7 +64,7 @@ impl Total {
 
     fn table(&self, out: &mut impl Write, wall: Duration) -> io::Result<()> {
         writeln!(out, "\n{:<52} {:>10}", "fault", "injected")?;
-        for kind in Fault::ALL {
+        for kind in Fault::kinds() {
             let times = self.injected.get(kind).copied().unwrap_or(0);
             writeln!(out, "{kind:<52} {times:>10}")?;
         }

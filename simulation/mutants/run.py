@@ -47,6 +47,7 @@ BEHAVIOUR = [
 ]
 DEEPER = [
     ("oracle", "simulation", "oracle", []),
+    ("oracle, members", "simulation", "oracle_membership", []),
     ("properties", "dcnet", "properties", []),
     ("unit tests", "dcnet", "dcnet", []),
     ("vectors", "dcnet", "vectors", []),

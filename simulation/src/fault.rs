@@ -103,6 +103,14 @@ pub enum Fault {
     },
     /// A clock that has lost its reference.
     Unsynchronised { meter: usize, lasts: u64 },
+    /// More than a day passes. All are quiet most of the time, one meter is away for all of
+    /// it: the provider marks it as lapsed.
+    Absence { meter: usize },
+    /// The provider's clock is wrong for a while. It does not ask whether its clock is
+    /// synchronised.
+    ProviderClockStep { ahead: i64, lasts: u64 },
+    /// The provider's clock runs too fast or too slow, in millionths.
+    ProviderClockDrift { drift: i64, lasts: u64 },
     /// The provider keeps something from meters.
     Withhold {
         meters: Vec<usize>,
@@ -119,6 +127,8 @@ pub enum Fault {
     SecondRoster { meters: Vec<usize>, lie: Lie },
     /// A meter sees a second log entry in one place.
     ForkedLog { meter: usize },
+    /// The provider marks a meter as lapsed that is here.
+    FalseLapse { meter: usize },
 }
 
 impl Fault {
@@ -139,32 +149,26 @@ impl Fault {
         "clock step",
         "clock drift",
         "clock unsynchronised",
+        "day of absence",
+        "provider clock step",
+        "provider clock drift",
     ];
 
-    /// Names of all kinds.
-    pub const ALL: &[&str] = &[
-        "bad network",
-        "partition, noticed",
-        "partition, silent",
-        "broker restart",
-        "meter crash",
-        "provider crash",
-        "lost last commit",
-        "old disk image",
-        "new disk",
-        "exit",
-        "revocation",
-        "provider key change",
-        "clock step",
-        "clock drift",
-        "clock unsynchronised",
+    /// Names of the kinds that only a provider or a network that lies makes happen.
+    pub const LIES: &[&str] = &[
         "withheld messages",
         "replayed frames",
         "garbage",
         "false roster",
         "second roster",
         "forked log",
+        "false lapse",
     ];
+
+    /// Names of all kinds.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        Self::HONEST.iter().chain(Self::LIES).copied()
+    }
 
     /// The name of its kind.
     pub fn kind(&self) -> &'static str {
@@ -186,12 +190,16 @@ impl Fault {
             Self::ClockStep { .. } => "clock step",
             Self::ClockDrift { .. } => "clock drift",
             Self::Unsynchronised { .. } => "clock unsynchronised",
+            Self::Absence { .. } => "day of absence",
+            Self::ProviderClockStep { .. } => "provider clock step",
+            Self::ProviderClockDrift { .. } => "provider clock drift",
             Self::Withhold { .. } => "withheld messages",
             Self::Replay { .. } => "replayed frames",
             Self::Garbage { .. } => "garbage",
             Self::FalseRoster { .. } => "false roster",
             Self::SecondRoster { .. } => "second roster",
             Self::ForkedLog { .. } => "forked log",
+            Self::FalseLapse { .. } => "false lapse",
         }
     }
 
@@ -201,7 +209,7 @@ impl Fault {
             return Self::draw_lie(cast, choice);
         }
         let lasts = choice.within(500, 150_000);
-        match choice.within(0, 15) {
+        match choice.within(0, 18) {
             0 | 1 => Self::Weather(Faults {
                 loss: u32::try_from(choice.within(0, 30)).unwrap(),
                 duplicates: u32::try_from(choice.within(0, 50)).unwrap(),
@@ -244,15 +252,24 @@ impl Fault {
             13 | 14 if !hostile => Self::KeyChange,
             9 => Self::ClockStep {
                 meter: cast.anybody(choice),
-                ahead: if choice.percent(60) {
-                    choice.signed(100, 100_000)
-                } else {
-                    choice.signed(60_000, 30 * 3_600_000)
-                },
+                ahead: draw_step(choice),
                 lasts,
             },
             10 => Self::ClockDrift {
                 meter: cast.anybody(choice),
+                drift: choice.signed(1, 40_000),
+                lasts,
+            },
+            // A day takes as long as all the rest of a run, and longer if a lie makes meters
+            // ask for what they never get.
+            15 if choice.percent(if hostile { 20 } else { 60 }) => Self::Absence {
+                meter: cast.anybody(choice),
+            },
+            16 => Self::ProviderClockStep {
+                ahead: draw_step(choice),
+                lasts,
+            },
+            17 => Self::ProviderClockDrift {
                 drift: choice.signed(1, 40_000),
                 lasts,
             },
@@ -278,7 +295,7 @@ impl Fault {
             Lie::Digest,
             Lie::Chain,
         ][choice.index(5)];
-        match choice.within(0, 9) {
+        match choice.within(0, 10) {
             0..=2 => Self::Withhold {
                 meters: victims,
                 what: [
@@ -301,6 +318,9 @@ impl Fault {
                 meters: victims,
                 lie,
             },
+            9 => Self::FalseLapse {
+                meter: cast.anybody(choice),
+            },
             _ => Self::ForkedLog {
                 meter: cast.frail(choice),
             },
@@ -310,7 +330,11 @@ impl Fault {
     /// The meters that it names.
     pub fn meters(&self) -> Vec<usize> {
         match self {
-            Self::Weather(_) | Self::BrokerRestart { .. } | Self::KeyChange => Vec::new(),
+            Self::Weather(_)
+            | Self::BrokerRestart { .. }
+            | Self::KeyChange
+            | Self::ProviderClockStep { .. }
+            | Self::ProviderClockDrift { .. } => Vec::new(),
             Self::Partition { meters, .. }
             | Self::Withhold { meters, .. }
             | Self::FalseRoster { meters, .. }
@@ -325,6 +349,8 @@ impl Fault {
             | Self::ClockStep { meter, .. }
             | Self::ClockDrift { meter, .. }
             | Self::Unsynchronised { meter, .. }
+            | Self::Absence { meter }
+            | Self::FalseLapse { meter }
             | Self::ForkedLog { meter } => vec![*meter],
         }
     }
@@ -342,6 +368,15 @@ impl Fault {
         }
         let stays = fault.meters().iter().all(|meter| *meter < count);
         stays.then_some(fault)
+    }
+}
+
+/// How far a clock is set ahead, or back.
+fn draw_step(choice: &mut Choice) -> i64 {
+    if choice.percent(60) {
+        choice.signed(100, 100_000)
+    } else {
+        choice.signed(60_000, 30 * 3_600_000)
     }
 }
 
@@ -366,8 +401,16 @@ impl fmt::Display for Fault {
             Self::LostCommit { meter, after } => {
                 write!(f, "meter {meter}, in storing step {after}")
             }
-            Self::NewDisk { meter } | Self::Leave { meter } | Self::Revocation { meter } => {
-                write!(f, "meter {meter}")
+            Self::NewDisk { meter }
+            | Self::Leave { meter }
+            | Self::Revocation { meter }
+            | Self::Absence { meter }
+            | Self::FalseLapse { meter } => write!(f, "meter {meter}"),
+            Self::ProviderClockStep { ahead, lasts } => {
+                write!(f, "{ahead} ms ahead for {lasts} ms")
+            }
+            Self::ProviderClockDrift { drift, lasts } => {
+                write!(f, "by {drift} ppm for {lasts} ms")
             }
             Self::KeyChange => write!(f, "to a successor"),
             Self::OldDisk { meter, back } => write!(f, "meter {meter}, from {back} ms before"),

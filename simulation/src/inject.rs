@@ -183,6 +183,18 @@ impl Injector {
             Fault::Unsynchronised { meter, .. } => {
                 network.skews[*meter].unsynchronised = true;
             }
+            // The run lets the day pass.
+            Fault::Absence { .. } => {}
+            Fault::ProviderClockStep { ahead, .. } => {
+                let ahead = *ahead;
+                set_provider_clock(network, watch, |skew| skew.ahead = ahead);
+            }
+            Fault::ProviderClockDrift { drift, .. } => {
+                let (drift, now) = (*drift, network.now);
+                set_provider_clock(network, watch, |skew| {
+                    (skew.drift, skew.drifts_since) = (drift, now);
+                });
+            }
             Fault::Withhold { meters, what, .. } => {
                 let ids = meters.iter().map(|meter| network.meters[*meter].id());
                 let kept = (ids.collect(), *what);
@@ -213,6 +225,10 @@ impl Injector {
                 }
             }
             Fault::ForkedLog { meter } => show_fork(network, watch, *meter),
+            Fault::FalseLapse { meter } => {
+                watch.harm.false_lapses = true;
+                network.lapse(*meter);
+            }
         }
     }
 
@@ -245,6 +261,9 @@ impl Injector {
             Fault::Unsynchronised { meter, .. } => {
                 network.skews[*meter].unsynchronised = false;
             }
+            Fault::ProviderClockStep { .. } | Fault::ProviderClockDrift { .. } => {
+                set_provider_clock(network, watch, |skew| *skew = Skew::default());
+            }
             Fault::Withhold { .. } => drop(self.withheld.borrow_mut().remove(&number)),
             _ => {}
         }
@@ -259,6 +278,8 @@ impl Injector {
             ..Faults::default()
         };
         network.connect_provider();
+        network.provider_skew = Skew::default();
+        network.input_provider(Input::Tick);
         for meter in 0..network.meters.len() {
             network.cut[meter] = false;
             network.skews[meter] = Skew::default();
@@ -345,6 +366,12 @@ fn set_clock(
     watch.harm.wrong_clock.insert(meter);
     change(&mut network.skews[meter]);
     network.look_at_clock(meter);
+}
+
+fn set_provider_clock(network: &mut Network, watch: &mut Watch, change: impl FnOnce(&mut Skew)) {
+    watch.harm.provider_clock = true;
+    change(&mut network.provider_skew);
+    network.input_provider(Input::Tick);
 }
 
 fn confirm_clock(network: &mut Network, meter: usize) {

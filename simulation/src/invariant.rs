@@ -35,6 +35,8 @@ pub enum Invariant {
     Conserved,
     /// Nobody is accused of what nobody did, and a lie that is seen is named.
     Alarms,
+    /// Once all faults are over, who was marked as lapsed is a candidate again by its own draw.
+    Return,
     /// Once all faults are over, rounds are complete with everybody who can take part.
     Liveness,
     /// No process panics, runs forever or cannot start from its own state.
@@ -57,6 +59,7 @@ impl Invariant {
         Self::Durable,
         Self::Conserved,
         Self::Alarms,
+        Self::Return,
         Self::Liveness,
         Self::Survival,
     ];
@@ -78,6 +81,7 @@ impl fmt::Display for Invariant {
             Self::Durable => "stored before it is sent",
             Self::Conserved => "no more energy than the registers counted",
             Self::Alarms => "alarms exactly where something was done",
+            Self::Return => "who has lapsed comes back by its own draw",
             Self::Liveness => "a quiet net completes its rounds with everybody",
             Self::Survival => "no panic, no endless loop, own state readable",
         })

@@ -6,6 +6,7 @@
 //! A [`plan::Plan`] says what goes wrong, [`run::run`] plays it and holds every event
 //! against the [`invariant::Invariant`]s, and [`shrink::shrink`] makes a failing plan small.
 
+mod death;
 pub mod fault;
 pub mod fuzzing;
 pub mod history;

@@ -50,7 +50,7 @@ pub(crate) fn falsify(
         }
         Lie::Chain => lied.previous = Some([choice.within(0, 255).to_le_bytes()[0]; 32]),
     }
-    let mut included = Bitmap::empty(usize::try_from(log.members_at(roster.head_index)).ok()?);
+    let mut included = Bitmap::empty(usize::try_from(log.places_at(roster.head_index)).ok()?);
     let kept = roster.members().zip(&lied.digests);
     let kept: Vec<_> = kept.filter(|(member, _)| !gone.contains(member)).collect();
     for (member, _) in &kept {
@@ -74,7 +74,7 @@ pub(crate) fn fork(network: &Network) -> Option<(u64, Vec<u8>)> {
     let (key, certificate) = network.world.authority.issue(Role::Meter, Some(net));
     let registration = sign_registration(&key, &certificate, net, utc);
     let body = cbor::array([cbor::bytes(&registration)]);
-    let provider = &network.world.provider.key;
+    let provider = network.provider_key_at(index - 1);
     Some((index, log.sign_next(provider, EntryKind::Join, body, utc)))
 }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcnet::cbor::{self, Fields};
+use dcnet::membership::Member;
 use dcnet::output::Store;
+use dcnet::provider::ProviderEvent;
 
 use crate::network::Network;
 use crate::watch::Harm;
@@ -77,6 +79,31 @@ fn excuse(network: &Network, harm: &Harm, meter: usize, prompt: bool) -> Option<
     let late = prompt && harm.late.contains(&meter);
     late.then_some("it made others wait, and may have to wait itself")
 }
+
+/// Meters that were marked as lapsed at some time.
+pub fn ever_lapsed(network: &Network) -> BTreeSet<usize> {
+    let events = network.provider_events.iter();
+    let lapsed = events.filter_map(|event| match event {
+        ProviderEvent::Lapsed { meter } => network.meter_of(meter),
+        _ => None,
+    });
+    lapsed.collect()
+}
+
+/// Whether a meter is marked as lapsed although it may still draw.
+pub fn is_away(network: &Network, meter: usize) -> bool {
+    let log = network.provider.membership();
+    let id = network.meters[meter].id();
+    let here = log.active(&id).and_then(|place| log.member(place));
+    let places = (0..).zip(log.members()).filter(|(_, place)| place.id == id);
+    let draws: usize = places
+        .map(|(place, _)| log.graph().draws(place).len())
+        .sum();
+    here.is_some_and(Member::is_lapsed) && draws < DRAWS
+}
+
+/// Draws of one meter in a month, which is longer than a run.
+const DRAWS: usize = 4;
 
 /// Takes out, to a fixed point, who lacks neighbours to reveal with.
 fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
+use ciborium::Value;
 use dcnet::alarm::{Alarm, Silence};
+use dcnet::cbor;
 use dcnet::identity::{Certificate, DeviceId, DeviceKey, Role};
-use dcnet::membership::Membership;
+use dcnet::membership::{EntryKind, Membership};
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, Message, Output, Received, Record, StateMachine, Store};
 use dcnet::provider::{
@@ -27,6 +29,7 @@ use dcnet::time::{Now, Round, Timestamp};
 use dcnet::topic::{All, Topic, Up};
 use dcnet::units::MilliwattHours;
 
+use crate::death::dies_before;
 use crate::world::{START, World, at};
 
 pub use disks::LyingDisk;
@@ -91,12 +94,12 @@ impl Ord for Scheduled {
 /// the provider) and payload.
 pub type Filter = Box<dyn FnMut(&Topic, Option<usize>, &[u8]) -> bool>;
 
-/// How the clock of a meter differs from the true one.
+/// How the clock of a process differs from the true one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skew {
     /// UTC ahead of the truth, in milliseconds.
     pub ahead: i64,
-    /// Whether the meter is told that its clock is not synchronised.
+    /// Whether the process is told that its clock is not synchronised.
     pub unsynchronised: bool,
     /// How much faster than the truth UTC runs, in millionths.
     pub drift: i64,
@@ -145,6 +148,8 @@ pub struct Network {
     /// Milliseconds since the start.
     pub now: u64,
     administrator: Option<(DeviceKey, Certificate)>,
+    /// Keys that the provider signed with before.
+    old_keys: Vec<DeviceKey>,
     /// Signed revocations of single devices.
     revocations: Vec<Vec<u8>>,
     rng: ChaCha20Rng,
@@ -166,6 +171,8 @@ pub struct Network {
     pub filter: Option<Filter>,
     /// How each meter's clock differs from the true one.
     pub skews: Vec<Skew>,
+    /// How the provider's does.
+    pub provider_skew: Skew,
     /// A crash that is still to come.
     pub crash: Option<Crash>,
     /// Whether the provider is connected.
@@ -244,11 +251,13 @@ impl Network {
             asleep: vec![false; count],
             filter: None,
             skews: vec![Skew::default(); count],
+            provider_skew: Skew::default(),
             crash: None,
             faults,
             saved: vec![BTreeMap::new(); count],
             saved_net,
             administrator: None,
+            old_keys: Vec::new(),
             revocations: Vec::new(),
             provider_events: Vec::new(),
             meter_events: vec![Vec::new(); count],
@@ -291,7 +300,8 @@ impl Network {
 
     /// Hands an input to the provider and does what it asks for.
     pub fn input_provider(&mut self, input: Input<ProviderCommand>) {
-        self.provider.handle(input, at(self.now));
+        let now = skewed(self.now, self.provider_skew);
+        self.provider.handle(input, now);
         while let Some(output) = self.provider.poll_output() {
             if self.crashes(None, &output) {
                 return self.restart_provider();
@@ -343,13 +353,7 @@ impl Network {
 
     /// Both clocks as a meter sees them.
     pub fn clock(&self, meter: usize) -> Now {
-        let mut now = at(self.now);
-        let skew = self.skews[meter];
-        let drifted = i64::try_from(self.now.saturating_sub(skew.drifts_since)).unwrap();
-        let ahead = skew.ahead + drifted * skew.drift / 1_000_000;
-        now.utc = Timestamp(now.utc.as_millis().checked_add_signed(ahead).unwrap());
-        now.synchronised = !skew.unsynchronised;
-        now
+        skewed(self.now, self.skews[meter])
     }
 
     /// Counts an output of a process that is going to crash; true if it dies before it.
@@ -357,15 +361,16 @@ impl Network {
         let Some(crash) = &mut self.crash else {
             return false;
         };
-        if crash.process != process || !matches!(output, Output::Persist(_) | Output::Publish(_)) {
+        if crash.process != process {
             return false;
         }
-        if crash.after == 0 {
-            self.crash = None;
-            return true;
+        let mut left = Some(crash.after);
+        let dies = dies_before(&mut left, output);
+        match left {
+            Some(left) => crash.after = left,
+            None => self.crash = None,
         }
-        crash.after -= 1;
-        false
+        dies
     }
 
     /// Hands an input to a meter and does what it asks for.
@@ -634,8 +639,46 @@ impl Network {
         self.restart_provider();
         self.input_provider(Input::Tick);
         let config = &mut self.world.provider;
+        self.old_keys.push(config.key.clone());
         (config.key, config.certificate) = successor;
         config.successor = None;
+    }
+
+    /// The provider's key that signs with the log at an entry; a provider that lies keeps
+    /// its old ones.
+    pub fn provider_key_at(&self, index: u64) -> &DeviceKey {
+        let in_force = self.provider.membership().provider_key_at(index);
+        let mut old = self.old_keys.iter();
+        let old = old.find(|key| key.public() == *in_force);
+        old.unwrap_or(&self.world.provider.key)
+    }
+
+    /// Writes an entry into the log that the provider's machine would not write, and starts
+    /// that again with it; false if the log's rules refuse the entry.
+    pub fn force_entry(&mut self, kind: EntryKind, body: Value) -> bool {
+        let mut log = self.provider.membership().clone();
+        let key = self.provider_key_at(log.head().index);
+        let entry = log.sign_next(key, kind, body, at(self.now).utc);
+        let fits = log.append(&entry).is_ok();
+        if fits {
+            self.saved_net.entries.push(entry);
+            self.restart_provider();
+        }
+        fits
+    }
+
+    /// Marks a meter as lapsed although it is here; false if the log's rules refuse that.
+    pub fn lapse(&mut self, meter: usize) -> bool {
+        let log = self.provider.membership();
+        let place = log.active(&self.meters[meter].id());
+        let join = place.and_then(|place| log.hash_at(log.member(place)?.joined));
+        let body = |join: [u8; 32]| cbor::array([cbor::bytes(&join)]);
+        let done = join.is_some_and(|join| self.force_entry(EntryKind::Lapsed, body(join)));
+        if done {
+            let meter = self.meters[meter].id();
+            self.provider_events.push(ProviderEvent::Lapsed { meter });
+        }
+        done
     }
 
     /// Shows a roster to one meter.
@@ -662,10 +705,11 @@ impl Network {
         Roster::verify(&saved.frame, self.provider.membership()).unwrap()
     }
 
-    /// Signs a roster with the provider's key, whatever it says.
+    /// Signs a roster with the provider's key at its log head, whatever it says.
     pub fn sign_roster(&self, roster: &Roster) -> Vec<u8> {
-        let utc = at(self.now).utc;
-        roster.sign(&self.world.provider.key, self.provider.membership(), utc)
+        let (log, utc) = (self.provider.membership(), at(self.now).utc);
+        let head = log.index_of_entry(&roster.log_head).unwrap_or(u64::MAX);
+        roster.sign(self.provider_key_at(head), log, utc)
     }
 
     /// The log up to and with entry `index`, as a provider that lies may continue it.
@@ -746,6 +790,16 @@ impl Network {
     pub fn included(&self, published: &Published) -> Vec<usize> {
         published.included.iter().map(|id| self.index[id]).collect()
     }
+}
+
+/// Both clocks of a process whose UTC is wrong.
+fn skewed(millis: u64, skew: Skew) -> Now {
+    let mut now = at(millis);
+    let drifted = i64::try_from(millis.saturating_sub(skew.drifts_since)).unwrap();
+    let ahead = skew.ahead + drifted * skew.drift / 1_000_000;
+    now.utc = Timestamp(now.utc.as_millis().checked_add_signed(ahead).unwrap());
+    now.synchronised = !skew.unsynchronised;
+    now
 }
 
 fn ceil(time: Duration) -> u64 {

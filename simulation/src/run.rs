@@ -21,6 +21,9 @@ const QUIET_ROUNDS: u64 = 8;
 /// How long a run sleeps until every round of before is closed.
 const UNTIL_CLOSED: u64 = DAY_MS + 20 * ROUND;
 
+/// An hour in milliseconds.
+const HOUR: u64 = 60 * ROUND;
+
 /// Events after which a run is taken for endless, per meter and plan's minute.
 const EVENTS: u64 = 20_000;
 
@@ -58,6 +61,8 @@ struct Run<'a> {
     injector: Injector,
     watch: Watch,
     outcome: Outcome,
+    /// How much later everything is than planned, because days have passed.
+    later: u64,
 }
 
 /// Moments of a fault, in the order in which they come at one time.
@@ -82,6 +87,8 @@ fn moments(plan: &Plan) -> Vec<(u64, Moment, usize)> {
             | Fault::ClockStep { lasts, .. }
             | Fault::ClockDrift { lasts, .. }
             | Fault::Unsynchronised { lasts, .. }
+            | Fault::ProviderClockStep { lasts, .. }
+            | Fault::ProviderClockDrift { lasts, .. }
             | Fault::Withhold { lasts, .. } => moments.push((at + lasts, Moment::End, number)),
             _ => {}
         }
@@ -104,6 +111,7 @@ pub fn run(plan: &Plan, story: bool) -> Outcome {
         meter.floors = floors(plan.policy.minimum_group);
         meter.floors.exclusions_per_day = plan.exclusions_per_day;
     }
+    world.provider.lapse_after = Some(Duration::from_millis(DAY_MS));
     let mut network = Network::traced(world, plan.seed, plan.begin);
     let injector = Injector::new(&mut network, Choice::new(plan.seed, 0xa5));
     let watch = Watch::new(&network, story);
@@ -113,6 +121,7 @@ pub fn run(plan: &Plan, story: bool) -> Outcome {
         injector,
         watch,
         outcome: Outcome::default(),
+        later: 0,
     };
     let played = catch_unwind(AssertUnwindSafe(|| run.play()));
     let time = run.watch.time(&run.network);
@@ -134,7 +143,7 @@ pub fn run(plan: &Plan, story: bool) -> Outcome {
 impl Run<'_> {
     fn play(&mut self) {
         for (time, moment, number) in moments(self.plan) {
-            if !self.until(self.plan.begin + time) {
+            if !self.until(self.plan.begin + self.later + time) {
                 return;
             }
             let fault = &self.plan.faults[number].fault;
@@ -145,8 +154,13 @@ impl Run<'_> {
                 Moment::End => self.injector.end(number, fault, network, watch),
             }
             self.look();
+            if let (Moment::Begin, Fault::Absence { meter }) = (moment, fault)
+                && !self.a_day(*meter)
+            {
+                return;
+            }
         }
-        let end = self.plan.begin + self.plan.length();
+        let end = self.plan.begin + self.later + self.plan.length();
         if self.until(end.max(self.network.now)) {
             self.recover();
         }
@@ -155,6 +169,25 @@ impl Run<'_> {
             .collect();
         let time = self.watch.time(&self.network);
         self.watch.history.conserve(time, &registers);
+    }
+
+    /// More than a day in which a meter is away and the others have a few rounds, shortly
+    /// before its end: the provider, which looks once an hour, then misses that one alone.
+    fn a_day(&mut self, absent: usize) -> bool {
+        let begin = self.network.now;
+        let was_online = self.network.online[absent];
+        self.network.set_online(absent, false);
+        self.network.asleep.fill(true);
+        let quiet = self.until(begin + 23 * HOUR);
+        self.network.asleep.fill(false);
+        self.network.asleep[absent] = true;
+        let awake = quiet && self.until(begin + 23 * HOUR + 4 * ROUND);
+        self.network.asleep.fill(true);
+        let over = awake && self.until(begin + 26 * HOUR);
+        self.network.asleep.fill(false);
+        self.network.set_online(absent, was_online);
+        self.later += self.network.now - begin;
+        over
     }
 
     fn look(&mut self) {
@@ -280,6 +313,7 @@ impl Run<'_> {
                 format!("*** no rounds asked for: {reason}")
             });
         }
+        self.all_returned(&expected);
         let missing = self.missing(&expected);
         let round = self.network.last_round();
         let report = &mut self.watch.history.report;
@@ -287,6 +321,20 @@ impl Run<'_> {
             let late = if prompt { "a few rounds" } else { "a day" };
             format!("{late} after all faults, round {round} has no sum with meters {missing:?}")
         });
+    }
+
+    /// Nobody who can take part is still marked as lapsed.
+    fn all_returned(&mut self, expected: &Expected) {
+        let time = self.watch.time(&self.network);
+        for meter in liveness::ever_lapsed(&self.network) {
+            let away = liveness::is_away(&self.network, meter);
+            if expected.meters.contains(&meter) {
+                let report = &mut self.watch.history.report;
+                report.check(Invariant::Return, time, !away, || {
+                    format!("meter {meter} is still marked as lapsed")
+                });
+            }
+        }
     }
 
     /// Every round of before the day is over for good.

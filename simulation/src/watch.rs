@@ -32,6 +32,10 @@ pub struct Harm {
     pub revoked: BTreeSet<usize>,
     /// Meters whose clock was wrong.
     pub wrong_clock: BTreeSet<usize>,
+    /// Whether the provider's clock was wrong: it took who was here for absent since long.
+    pub provider_clock: bool,
+    /// Whether the provider marked meters as lapsed that were here.
+    pub false_lapses: bool,
     /// Meters that were shown a roster that is not the provider's one.
     pub false_rosters: BTreeSet<usize>,
     /// Meters that were shown a second log.
@@ -329,6 +333,10 @@ impl Watch {
             Alarm::FalseRoster { .. } => is_in(&harm.false_rosters) || is_in(&harm.forgetful),
             Alarm::ClockJump { .. } => is_in(&harm.wrong_clock),
             Alarm::Exclusions { .. } => true,
+            // By its own clock, a meter may have seen another only lately.
+            Alarm::FalseLapse { .. } => {
+                harm.false_lapses || harm.provider_clock || is_in(&harm.wrong_clock)
+            }
             Alarm::StateLost | Alarm::KeyUsedElsewhere => is_in(&harm.forgetful),
             Alarm::Revoked => is_in(&harm.revoked),
             // Who left, for whatever reason, may leave others with too few neighbours.

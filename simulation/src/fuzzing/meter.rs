@@ -19,6 +19,7 @@ use dcnet::units::MilliwattHours;
 
 use super::scene::{Bytes, Changer, Clock, MINUTE, Middle, Scene, VICTIM, next_body};
 use super::{SCENE, STEPS};
+use crate::death::dies_before;
 use crate::network::Saved;
 
 /// A meter and what is known of its promises.
@@ -157,14 +158,8 @@ impl FuzzedMeter<'_> {
     fn input(&mut self, input: Input<MeterCommand>) {
         self.meter.handle(input, self.clock.now());
         while let Some(output) = self.meter.poll_output() {
-            let happens = matches!(output, Output::Persist(_) | Output::Publish(_));
-            match &mut self.dies_after {
-                Some(0) if happens => {
-                    self.dies_after = None;
-                    return self.restart();
-                }
-                Some(left) if happens => *left -= 1,
-                _ => {}
+            if dies_before(&mut self.dies_after, &output) {
+                return self.restart();
             }
             match output {
                 Output::Persist(Record { store, key, value }) => match value {

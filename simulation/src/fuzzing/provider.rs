@@ -20,6 +20,7 @@ use dcnet::topic::{All, Inbox, Topic, Up};
 
 use super::scene::{Bytes, Changer, Clock, MINUTE, Middle, Scene, next_body};
 use super::{SCENE, STEPS};
+use crate::death::dies_before;
 
 /// A provider and what is known of its promises.
 struct FuzzedProvider<'a> {
@@ -90,14 +91,8 @@ impl FuzzedProvider<'_> {
     fn input(&mut self, input: Input<ProviderCommand>) {
         self.provider.handle(input, self.clock.now());
         while let Some(output) = self.provider.poll_output() {
-            let happens = matches!(output, Output::Persist(_) | Output::Publish(_));
-            match &mut self.dies_after {
-                Some(0) if happens => {
-                    self.dies_after = None;
-                    return self.restart();
-                }
-                Some(left) if happens => *left -= 1,
-                _ => {}
+            if dies_before(&mut self.dies_after, &output) {
+                return self.restart();
             }
             match output {
                 Output::Persist(record) => self.persist(record),

@@ -86,7 +86,10 @@ pub struct Answer {
     pub full: BTreeSet<usize>,
     /// Those of them that its newest draw named.
     pub drawn_full: BTreeSet<usize>,
-    /// L by the protocol: of the members that the draw named, whatever the meter counted.
+    /// How many members that the draw named had left or were revoked by the submission's head.
+    pub departed: usize,
+    /// L by the protocol: of the members that the draw named, less the departed, whatever the
+    /// meter counted.
     pub required: usize,
     /// Value and blinding of the reading per channel.
     pub readings: Vec<[Form<Unknown>; 2]>,

@@ -18,7 +18,7 @@ use dcnet::time::Round;
 use dcnet::topic::{All, Inbox, Topic, Up};
 
 use super::saved;
-use super::trace::Trace;
+use super::trace::{Trace, place_at};
 use crate::network::Network;
 
 /// What the provider lets pass.
@@ -26,6 +26,8 @@ use crate::network::Network;
 pub struct Blocked {
     /// Whether the rosters of the network's own provider are withheld.
     pub rosters: bool,
+    /// Whether the provider takes no part in draws: who is marked as lapsed stays so.
+    pub draws: bool,
     /// Meters that the provider does not answer: they have not joined yet.
     pub ignored: BTreeSet<DeviceId>,
     /// Pairs whose handshakes are not relayed, lower id first.
@@ -53,6 +55,7 @@ impl Blocked {
             return !self.rosters;
         }
         match topic {
+            Topic::Up { kind: Up::Draw, .. } if self.draws => false,
             Topic::Up { meter, .. } => !self.ignored.contains(meter),
             Topic::UpPair { meter, peer, .. } => {
                 let pair = (*meter.min(peer), *meter.max(peer));
@@ -77,6 +80,8 @@ impl Blocked {
 /// What a meter submitted, as the provider reads it.
 pub(super) struct Seen {
     pub(super) meter: usize,
+    /// The meter's place as of the log head that it names.
+    pub(super) place: MemberIndex,
     pub(super) used: BTreeSet<MemberIndex>,
     pub(super) submission: Submission,
 }
@@ -90,6 +95,8 @@ pub struct Hostile {
     /// Meters it owns.
     pub corrupted: BTreeSet<usize>,
     rng: ChaCha20Rng,
+    /// An older log head that rosters name, if not the newest.
+    pub(super) head: Option<u64>,
     /// Frames that are shown after the next round's.
     pub(super) later: Vec<(usize, Vec<u8>)>,
     /// The roster before each roster.
@@ -111,6 +118,7 @@ impl Hostile {
             blocked,
             corrupted,
             rng: ChaCha20Rng::seed_from_u64(seed),
+            head: None,
             later: Vec::new(),
             chain: BTreeMap::new(),
         }
@@ -147,10 +155,13 @@ impl Hostile {
                     let submission = Submission::read(frame, network.world.net, channels).ok()?;
                     (submission.round == round).then_some(submission)
                 });
-            let (Some(submission), Some(own)) = (submission, log.index_of(&key.id())) else {
+            let Some(submission) = submission else {
                 continue;
             };
             let head = log.index_of_entry(&submission.log_head).unwrap_or(0);
+            let Some(own) = place_at(log, &key.id(), head) else {
+                continue;
+            };
             let neighbours = log.graph().neighbours(own, head);
             let bitmap = Bitmap::from_bytes(submission.edges.clone(), neighbours.len(), "edges");
             let used = bitmap
@@ -160,6 +171,7 @@ impl Hostile {
             let used = used.copied().collect();
             seen.push(Seen {
                 meter,
+                place: own,
                 used,
                 submission,
             });
@@ -175,16 +187,20 @@ impl Hostile {
     ) -> Roster {
         let network = &self.trace.network;
         let log = network.provider.membership();
-        let head = log.head();
-        let index = |meter: usize| network.member(meter);
-        let mut included: Vec<&Seen> = seen.iter().filter(|s| members.contains(&s.meter)).collect();
-        included.sort_by_key(|seen| index(seen.meter));
-        let mut bitmap = Bitmap::empty(usize::try_from(log.members_at(head.index)).unwrap_or(0));
+        let head = self.head.unwrap_or(log.head().index);
+        // Meters refuse a roster with somebody who was no member at its head.
+        let here = |seen: &&Seen| {
+            let place = log.member(seen.place);
+            members.contains(&seen.meter) && place.is_some_and(|place| place.is_active_at(head))
+        };
+        let mut included: Vec<&Seen> = seen.iter().filter(here).collect();
+        included.sort_by_key(|seen| seen.place);
+        let mut bitmap = Bitmap::empty(usize::try_from(log.places_at(head)).unwrap_or(0));
         let mut half_open = Vec::new();
         for one in &included {
-            bitmap.set(usize::try_from(index(one.meter)).unwrap_or(usize::MAX));
+            bitmap.set(usize::try_from(one.place).unwrap_or(usize::MAX));
             for other in &included {
-                let (user, non_user) = (index(one.meter), index(other.meter));
+                let (user, non_user) = (one.place, other.place);
                 if one.used.contains(&non_user) && !other.used.contains(&user) {
                     half_open.push(HalfOpen { user, non_user });
                 }
@@ -195,8 +211,8 @@ impl Hostile {
             round: included
                 .first()
                 .map_or(Round(0), |seen| seen.submission.round),
-            log_head: head.hash,
-            head_index: head.index,
+            log_head: log.hash_at(head).unwrap_or_default(),
+            head_index: head,
             included: bitmap,
             digests: included
                 .iter()
@@ -238,12 +254,13 @@ impl Hostile {
         for (previous, world) in self.worlds(audience) {
             let members: BTreeSet<usize> = members.intersection(&world).copied().collect();
             let mut roster = self.roster(seen, &members, previous);
-            if members.is_empty() {
+            if roster.digests.is_empty() {
                 continue;
             }
             change(&mut roster);
             let frame = self.trace.network.sign_roster(&roster);
-            let key = self.trace.network.world.provider.key.public();
+            let key = self.trace.network.provider_key_at(roster.head_index);
+            let key = key.public();
             if let Ok(frame) = Frame::verify(&frame, &key) {
                 self.chain.insert(frame.digest(), previous);
             }

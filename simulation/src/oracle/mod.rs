@@ -55,7 +55,9 @@
 //! - that no reading or function of one meter's readings is in the space.
 //!
 //! [`scenario`] makes runs from seeds: a correct provider over a bad network, and a hostile one
-//! ([`hostile`], [`moves`]) that makes every roster itself. Corruption is knowledge, not behaviour, so one
+//! ([`hostile`], [`moves`]) that makes every roster itself. [`membership`] plays both while
+//! meters leave, are revoked, lapse, lose their state, join and draw again ([`changes`]),
+//! and while the provider's key changes. Corruption is knowledge, not behaviour, so one
 //! run is judged for several sets of corrupted meters; the provider's choices aim at one of
 //! them. The tests play weaker protocols with symbols only, which the oracle must find fault
 //! with; `mutants/run.py` takes the rules from the real meter one by one.
@@ -88,9 +90,11 @@
 //! - It proves runs. That all runs behave so is the argument above.
 
 pub mod account;
+pub mod changes;
 pub mod elimination;
 pub mod field;
 pub mod hostile;
+pub mod membership;
 pub mod moves;
 pub mod saved;
 pub mod scenario;

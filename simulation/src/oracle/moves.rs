@@ -37,7 +37,7 @@ pub enum Move {
     FalseClaims,
     /// A digest of another submission than the meter's.
     FalseDigest,
-    /// A log head from before the submissions.
+    /// A log head from before the submissions, or from before the membership changed since.
     OldHead,
     /// A true roster that one meter gets a round later.
     Withhold,
@@ -149,7 +149,7 @@ impl Hostile {
                 self.hand_over(order.concat());
             }
             Move::DenyEdges => {
-                let own = self.trace.network.member(victim);
+                let own = self.place_of(&seen, victim);
                 let used = seen
                     .iter()
                     .find(|seen| seen.meter == victim)
@@ -157,7 +157,7 @@ impl Hostile {
                 let bad = self
                     .corrupted
                     .intersection(&present)
-                    .map(|meter| self.trace.network.member(*meter));
+                    .map(|meter| self.place_of(&seen, *meter));
                 let bad: Vec<MemberIndex> = bad
                     .filter(|index| used.is_some_and(|used| used.contains(index)))
                     .collect();
@@ -169,10 +169,7 @@ impl Hostile {
             }
             Move::FalseClaims => {
                 let other = self.pick(&without).unwrap_or(victim);
-                let (user, non_user) = (
-                    self.trace.network.member(victim),
-                    self.trace.network.member(other),
-                );
+                let (user, non_user) = (self.place_of(&seen, victim), self.place_of(&seen, other));
                 self.show(&seen, &present, &everybody, |roster| {
                     if user != non_user {
                         claim(roster, user, non_user);
@@ -188,19 +185,9 @@ impl Hostile {
                 });
             }
             Move::OldHead => {
-                let log = self.trace.network.provider.membership().clone();
-                let head = log.head().index;
-                let older = (0..head)
-                    .rev()
-                    .find(|index| log.members_at(*index) < log.members_at(head));
-                let older = older.map_or(head.saturating_sub(1), |index| {
-                    (index + 1).min(head.saturating_sub(1))
-                });
-                if log.members_at(older) == log.members_at(head) {
-                    self.show(&seen, &present, &everybody, |roster| {
-                        roster.log_head = log.hash_at(older).unwrap_or(roster.log_head);
-                    });
-                }
+                self.head = Some(self.older_head(&seen));
+                self.show(&seen, &present, &everybody, |_| {});
+                self.head = None;
             }
             Move::Withhold => {
                 let frames = self.frames(&seen, &present, &everybody, |_| {});
@@ -251,6 +238,25 @@ impl Hostile {
         self.hand_over(later);
     }
 
+    /// The place that a meter's submission speaks for.
+    fn place_of(&self, seen: &[Seen], meter: usize) -> MemberIndex {
+        let mut seen = seen.iter();
+        let place = seen.find(|seen| seen.meter == meter).map(|seen| seen.place);
+        place.unwrap_or_else(|| self.trace.network.member(meter))
+    }
+
+    /// An entry between those that the submissions name and the newest, or the one before:
+    /// who has left meanwhile is still a member there.
+    fn older_head(&mut self, seen: &[Seen]) -> u64 {
+        let log = self.trace.network.provider.membership();
+        let newest = log.head().index;
+        let named = seen.iter().map(|seen| &seen.submission.log_head);
+        let oldest = named.filter_map(|head| log.index_of_entry(head)).min();
+        let oldest = oldest.unwrap_or(newest).saturating_sub(1);
+        let span = usize::try_from(newest - oldest).unwrap_or(1);
+        oldest + u64::try_from(self.random(span)).unwrap_or(0)
+    }
+
     /// Leaves out honest neighbours of a meter as long as L of its drawn edges stay full.
     fn almost_alone(
         &self,
@@ -264,19 +270,19 @@ impl Hostile {
         let Some(own) = seen.iter().find(|seen| seen.meter == victim) else {
             return members;
         };
-        let drawn = log.graph().newest(network.member(victim), u64::MAX);
+        let drawn = log.graph().newest(own.place, u64::MAX);
         let drawn = drawn.map_or(&[][..], |draw| &draw.neighbours);
         let required = usize::try_from(own.submission.minimum_neighbours).unwrap_or(usize::MAX);
         let full = |members: &BTreeSet<usize>| {
             let is = |meter: &&usize| {
-                let index = network.member(**meter);
+                let index = self.place_of(seen, **meter);
                 own.used.contains(&index) && drawn.contains(&index)
             };
             members.iter().filter(is).count()
         };
         for meter in present {
             let honest = !self.corrupted.contains(meter) && *meter != victim;
-            if honest && full(&members) > required && members.len() > 5 {
+            if honest && full(&members) > required && members.len() > 4 {
                 members.remove(meter);
             }
         }
@@ -304,7 +310,7 @@ impl Hostile {
         let previous = saved::last_roster(&network.saved[victim]);
         let mut roster = self.roster(seen, present, previous);
         let mut included =
-            Bitmap::empty(usize::try_from(log.members_at(log.head().index)).unwrap_or(0));
+            Bitmap::empty(usize::try_from(log.places_at(log.head().index)).unwrap_or(0));
         roster
             .included
             .iter()

@@ -1,10 +1,11 @@
 //! Runs from seeds, each judged for several sets of corrupted meters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use dcnet::time::Round;
 
+use super::changes;
 use super::hostile::{Blocked, Hostile};
 use super::moves::{MOVES, Move};
 use super::trace::Trace;
@@ -12,11 +13,11 @@ use super::verdict::Verdict;
 use crate::network::{Faults, Network};
 use crate::world::{World, at, policy};
 
-const SECOND: u64 = 1000;
-const MINUTE: u64 = 60 * SECOND;
+pub(super) const SECOND: u64 = 1000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
 
 /// Rounds of a run that are looked at.
-const ROUNDS: u64 = 7;
+pub(super) const ROUNDS: u64 = 7;
 
 /// Sets of corrupted meters per run, besides none.
 const CORRUPTIONS: usize = 3;
@@ -28,6 +29,8 @@ pub struct Report {
     pub seed: u64,
     /// What happened, in words.
     pub story: String,
+    /// How often the membership changed, by kind.
+    pub changes: BTreeMap<&'static str, usize>,
     /// One verdict per set of corrupted meters.
     pub verdicts: Vec<Verdict>,
 }
@@ -44,6 +47,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed {}: {}", self.seed, self.story)?;
+        for (what, times) in self.changes.iter().filter(|(_, times)| **times > 0) {
+            write!(f, "; {what}: {times}")?;
+        }
         self.verdicts
             .iter()
             .try_for_each(|verdict| write!(f, "\n  {verdict}"))
@@ -51,10 +57,10 @@ impl fmt::Display for Report {
 }
 
 /// Decides a run's size and behaviour: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -62,11 +68,11 @@ impl Dice {
         (z ^ (z >> 31)) % bound.max(1)
     }
 
-    fn size(&mut self, bound: u64) -> usize {
+    pub(super) fn size(&mut self, bound: u64) -> usize {
         usize::try_from(self.below(bound)).unwrap_or(0)
     }
 
-    fn meters(&mut self, count: usize, of: usize) -> BTreeSet<usize> {
+    pub(super) fn meters(&mut self, count: usize, of: usize) -> BTreeSet<usize> {
         let bound = u64::try_from(of).unwrap_or(1);
         let mut meters = BTreeSet::new();
         while meters.len() < count.min(of) {
@@ -76,19 +82,25 @@ impl Dice {
     }
 }
 
-/// A net of 8 to 13 meters; up to three more join while it runs.
-struct Setting {
-    world: World,
-    count: usize,
-    blocked: Blocked,
-    faults: Faults,
-    corrupted: BTreeSet<usize>,
-    words: String,
+/// A net, and what is wrong in it from the start.
+pub(super) struct Setting {
+    pub(super) world: World,
+    pub(super) count: usize,
+    pub(super) blocked: Blocked,
+    pub(super) faults: Faults,
+    pub(super) corrupted: BTreeSet<usize>,
+    pub(super) words: String,
 }
 
+/// A net of 8 to 13 meters; up to three more join while it runs.
 fn setting(seed: u64, dice: &mut Dice) -> Setting {
     let early = 8 + dice.size(6);
     let late = dice.size(4);
+    setting_of(seed, early, late, dice)
+}
+
+/// A net of so many meters, and so many that join while it runs.
+pub(super) fn setting_of(seed: u64, early: usize, late: usize, dice: &mut Dice) -> Setting {
     let count = early + late;
     let channels = if dice.below(2) == 0 {
         &["import"][..]
@@ -212,7 +224,7 @@ fn hostile_with(seed: u64, choose: impl Fn(&mut dyn FnMut(usize) -> usize, u64) 
         provider.trace.run_until(end + 11 * SECOND);
         let period = provider.trace.network.world.policy.period;
         let round = Round(period.round_at(at(end).utc).0 - 1);
-        let next = choose(&mut |bound| provider_dice(&mut dice, bound), number);
+        let next = choose(&mut |bound| choice(&mut dice, bound), number);
         provider.play(next, round);
         moves.push(format!("{next:?}"));
         provider.trace.run_until(end + 40 * SECOND);
@@ -235,11 +247,12 @@ fn hostile_with(seed: u64, choose: impl Fn(&mut dyn FnMut(usize) -> usize, u64) 
     )
 }
 
-fn provider_dice(dice: &mut Dice, bound: usize) -> usize {
+pub(super) fn choice(dice: &mut Dice, bound: usize) -> usize {
     dice.size(u64::try_from(bound).unwrap_or(1))
 }
 
-fn judge(
+/// The verdicts on a run.
+pub(super) fn judge(
     seed: u64,
     story: String,
     trace: &Trace,
@@ -259,6 +272,7 @@ fn judge(
     Report {
         seed,
         story,
+        changes: changes::count(trace, &account),
         verdicts,
     }
 }

@@ -373,7 +373,11 @@ impl Trace {
         let (Some(pads), Some(openings), Some(own)) = (
             self.pads(meter, round, secrets),
             self.openings(meter, round, secrets),
-            log.index_of(&self.network.meters[meter].id()),
+            place_at(
+                log,
+                &self.network.meters[meter].id(),
+                self.head_of(meter, secrets),
+            ),
         ) else {
             return false;
         };
@@ -411,13 +415,14 @@ impl Trace {
         let readings = readings.collect();
         let full = pads.iter().filter(|edge| is_full(edge.index));
         let full: BTreeSet<usize> = full.filter_map(|edge| self.meter_of(edge.peer)).collect();
-        let (drawn, required) = self.drawn(meter, own, secrets);
+        let (drawn, departed, required) = self.drawn(meter, own, secrets);
         let answer = Answer {
             meter,
             round,
             roster: account.name(&roster.hash),
             drawn_full: full.intersection(&drawn).copied().collect(),
             full,
+            departed,
             required,
             readings,
         };
@@ -425,10 +430,18 @@ impl Trace {
         true
     }
 
-    /// Whom the meter's newest draw named at the log head of its submission, and L.
-    fn drawn(&self, meter: usize, own: MemberIndex, secrets: &Secrets) -> (BTreeSet<usize>, usize) {
+    /// Whom the meter's newest draw named at the log head of its submission and who was still
+    /// a member there, how many were not, and L.
+    fn drawn(
+        &self,
+        meter: usize,
+        own: MemberIndex,
+        secrets: &Secrets,
+    ) -> (BTreeSet<usize>, usize, usize) {
         let log = self.log(meter);
         let head = self.head_of(meter, secrets);
+        let newest = log.graph().newest(own, head);
+        let all = newest.map_or(0, |draw| draw.neighbours.len());
         let named = log.graph().drawn(own, head);
         let drawn = named
             .iter()
@@ -438,7 +451,8 @@ impl Trace {
         let floor = usize::try_from(policy.max(floor))
             .unwrap_or(usize::MAX)
             .max(3);
-        (drawn.collect(), floor.max((named.len() * 3).div_ceil(5)))
+        let required = floor.max((named.len() * 3).div_ceil(5));
+        (drawn.collect(), all - named.len(), required)
     }
 
     /// The log entry that the submission behind these secrets names.
@@ -457,6 +471,14 @@ impl Trace {
         head.and_then(|head| self.log(meter).index_of_entry(&head))
             .unwrap_or(u64::MAX)
     }
+}
+
+/// The place that a meter had in the log at an entry: one that left and joined anew has
+/// several, and speaks for that of its submission.
+pub(super) fn place_at(log: &Membership, id: &DeviceId, head: u64) -> Option<MemberIndex> {
+    let mut places = (0..).zip(log.members());
+    let here = places.find(|(_, place)| place.id == *id && place.is_active_at(head));
+    here.map_or_else(|| log.index_of(id), |(place, _)| Some(place))
 }
 
 fn distinct(frames: Vec<Vec<u8>>) -> BTreeSet<Vec<u8>> {

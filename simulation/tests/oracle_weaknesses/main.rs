@@ -207,6 +207,98 @@ fn an_old_head_must_not_bring_back_a_smaller_draw() {
     assert!(alone(&verdict, 0));
 }
 
+/// A roster over 0 and five of whom it drew.
+fn five() -> Roster {
+    Roster::over("0 and five others", [0, 6, 7, 8, 9, 10])
+}
+
+#[test]
+fn exits_lower_the_bound_and_not_below_it() {
+    let mut played = Played::complete(11, RIGHT);
+    played.left.extend([1, 2]);
+    played.submit_all();
+    // d = 8, so L = 5.
+    assert_eq!(played.show_all(&five()), 6);
+    let verdict = played.judge([8, 9, 10]);
+    assert_eq!(verdict.findings, []);
+    assert_eq!(
+        (verdict.sums[0].meters.len(), verdict.sums[0].bound),
+        (3, 3)
+    );
+}
+
+#[test]
+fn an_exit_without_the_meters_signature_must_not_lower_d() {
+    let weak = Rules {
+        signed_exits: false,
+        ..RIGHT
+    };
+    let verdict = compare(weak, |rules| {
+        let mut played = Played::complete(11, rules);
+        played.said_to_have_left.extend(1..7);
+        played.submit_all();
+        played.show_all(&surrounded());
+        played.judge(CORRUPTED)
+    });
+    assert!(alone(&verdict, 0));
+}
+
+#[test]
+fn exits_after_the_submission_must_not_lower_d() {
+    let weak = Rules {
+        d_of_submission: false,
+        ..RIGHT
+    };
+    let verdict = compare(weak, |rules| {
+        let mut played = Played::complete(11, rules);
+        played.submit_all();
+        // Honest and signed, each of them.
+        played.left_since.extend(1..6);
+        played.show_all(&surrounded());
+        played.judge(CORRUPTED)
+    });
+    assert!(alone(&verdict, 0));
+}
+
+#[test]
+fn corrupted_meters_must_not_count_after_they_have_left() {
+    let weak = Rules {
+        drops_departed: false,
+        ..RIGHT
+    };
+    let verdict = compare(weak, |rules| {
+        let mut played = Played::complete(11, rules);
+        // d = 6, so L = 4; who has left shares pads with 0 still.
+        played.left.extend(CORRUPTED);
+        played.submit_all();
+        played.show_all(&surrounded());
+        played.judge(CORRUPTED)
+    });
+    assert!(alone(&verdict, 0));
+}
+
+#[test]
+fn edges_of_an_earlier_draw_must_not_count() {
+    let weak = Rules {
+        newest_draw: false,
+        ..RIGHT
+    };
+    let verdict = compare(weak, |rules| {
+        // Everybody drew the first seven anew, after a draw that named the corrupted ones.
+        let drawn = (0..11).map(|meter| (0..7).filter(|other| *other != meter).collect());
+        let mut played = Played::drawn(drawn.collect(), rules);
+        played.drawn_before = vec![Meters::from(CORRUPTED); 11];
+        // The corrupted ones drew nobody whom they can be seen with.
+        for meter in CORRUPTED {
+            played.drawn[meter] = Meters::from(CORRUPTED);
+        }
+        played.submit_all();
+        played.show_all(&surrounded());
+        played.judge(CORRUPTED)
+    });
+    assert!(alone(&verdict, 0));
+}
+
 #[test]
 fn one_register_in_two_nets_gives_two_sums_of_one_reading() {
     let weak = Rules {

@@ -34,6 +34,12 @@ pub struct Rules {
     pub lapse_keeps_d: bool,
     /// d is taken at the head of the submission, not of the roster.
     pub d_of_submission: bool,
+    /// Only an exit that the leaving meter signed, or a revocation, takes a member out of d.
+    pub signed_exits: bool,
+    /// Who has left is on no edge of a new submission, so that edge cannot be full.
+    pub drops_departed: bool,
+    /// Only edges of the newest draw count, not those of an earlier one.
+    pub newest_draw: bool,
     /// An interval of the register is submitted once, in whatever net.
     pub one_register: bool,
     /// ρ depends on the channel.
@@ -59,6 +65,9 @@ pub const RIGHT: Rules = Rules {
     counts_own_only: true,
     lapse_keeps_d: true,
     d_of_submission: true,
+    signed_exits: true,
+    drops_departed: true,
+    newest_draw: true,
     one_register: true,
     blinding_by_channel: true,
     blinding_by_reading: true,
@@ -116,6 +125,12 @@ pub struct Played {
     /// Pairs, lower first, whose handshake never succeeded.
     pub blocked: BTreeSet<(usize, usize)>,
     pub lapsed: Meters,
+    /// Who has left by a signed exit.
+    pub left: Meters,
+    /// Who has left according to the provider alone.
+    pub said_to_have_left: Meters,
+    /// Who has left after the submissions.
+    pub left_since: Meters,
     submitted: BTreeMap<(usize, u64, u64), Submitted>,
     register: BTreeSet<(usize, u64)>,
     judged: BTreeMap<(usize, u64, u64), bool>,
@@ -142,6 +157,9 @@ impl Played {
             drawn,
             blocked: BTreeSet::new(),
             lapsed: Meters::new(),
+            left: Meters::new(),
+            said_to_have_left: Meters::new(),
+            left_since: Meters::new(),
             submitted: BTreeMap::new(),
             register: BTreeSet::new(),
             judged: BTreeMap::new(),
@@ -155,15 +173,27 @@ impl Played {
 
     fn neighbours(&self, meter: usize) -> Meters {
         let named = |other: &usize| {
-            let drawn = self.drawn[meter].contains(other) || self.drawn[*other].contains(&meter);
+            let before =
+                |a: &usize, b: &usize| !self.rules.newest_draw && self.drawn_before[*a].contains(b);
+            let named = |a: &usize, b: &usize| self.drawn[*a].contains(b) || before(a, b);
+            let drawn = named(&meter, other) || named(other, &meter);
+            let gone = self.rules.drops_departed && self.left.contains(other);
             let pair = (meter.min(*other), meter.max(*other));
-            *other != meter && drawn && !self.blocked.contains(&pair)
+            *other != meter && drawn && !gone && !self.blocked.contains(&pair)
         };
         self.meters().into_iter().filter(named).collect()
     }
 
+    /// L by the protocol.
     fn protocol_required(&self, meter: usize) -> usize {
-        share(self.drawn[meter].len())
+        share(self.drawn[meter].difference(&self.left).count())
+    }
+
+    /// The edges that this meter takes for its own draw's.
+    fn counted(&self, meter: usize) -> Meters {
+        let before = &self.drawn_before[meter];
+        let old = before.iter().filter(|_| !self.rules.newest_draw);
+        self.drawn[meter].iter().chain(old).copied().collect()
     }
 
     /// L as this meter takes it.
@@ -176,7 +206,13 @@ impl Played {
         let lapsed = |peer: &&usize| rules.lapse_keeps_d || !self.lapsed.contains(peer);
         let neighbours = self.neighbours(meter);
         let keyed = |peer: &&usize| rules.counts_drawn || neighbours.contains(peer);
-        let d = draw.iter().filter(lapsed).filter(keyed).count();
+        let gone = |peer: &usize| {
+            self.left.contains(peer)
+                || !rules.signed_exits && self.said_to_have_left.contains(peer)
+                || !rules.d_of_submission && self.left_since.contains(peer)
+        };
+        let here = draw.iter().filter(|peer| !gone(peer));
+        let d = here.filter(lapsed).filter(keyed).count();
         if rules.share_of_drawn { share(d) } else { 3 }
     }
 
@@ -209,7 +245,7 @@ impl Played {
     /// as a register that was restored gives it. False if the meter stays silent.
     pub fn submit(&mut self, meter: usize, net: u64, round: u64, version: u64) -> bool {
         let used = self.neighbours(meter);
-        let own = used.intersection(&self.drawn[meter]).count();
+        let own = used.intersection(&self.counted(meter)).count();
         let twice = !self.register.insert((meter, round));
         if own < self.required(meter, false) || twice && self.rules.one_register {
             return false;
@@ -294,7 +330,7 @@ impl Played {
         let full: Meters = submitted.used.iter().filter(is_full).copied().collect();
         let counted = full
             .iter()
-            .filter(|peer| !self.rules.counts_own_only || self.drawn[meter].contains(peer));
+            .filter(|peer| !self.rules.counts_own_only || self.counted(meter).contains(peer));
         let contradicted = roster.half_open.iter().any(|(user, non_user)| {
             *user == meter && !submitted.used.contains(non_user)
                 || *non_user == meter && submitted.used.contains(user)
@@ -355,6 +391,7 @@ impl Played {
             roster: self.account.name(name.as_bytes()),
             drawn_full: full.intersection(&self.drawn[meter]).copied().collect(),
             full,
+            departed: 0,
             required: self.protocol_required(meter),
             readings: submitted.readings.clone(),
         };
