@@ -262,7 +262,7 @@ impl Fault {
             },
             // A day takes as long as all the rest of a run, and longer if a lie makes meters
             // ask for what they never get.
-            15 if choice.percent(if hostile { 20 } else { 60 }) => Self::Absence {
+            15 if choice.percent(if hostile { 5 } else { 10 }) => Self::Absence {
                 meter: cast.anybody(choice),
             },
             16 => Self::ProviderClockStep {
