@@ -67,7 +67,8 @@ pub fn draw_neighbours(
         ranked.select_nth_unstable(degree);
         ranked.truncate(degree);
     }
-    let mut drawn: Vec<MemberIndex> = ranked.into_iter().map(|(_, index)| index).collect();
+    // Copied: made in place it would keep the room of all candidates for as long as the log.
+    let mut drawn: Vec<MemberIndex> = ranked.iter().map(|(_, index)| *index).collect();
     drawn.sort_unstable();
     drawn
 }
@@ -248,6 +249,7 @@ mod tests {
         let one = draw_neighbours(&[1; 32], candidates(), 10);
         assert_eq!(one.len(), 10);
         assert!(one.is_sorted());
+        assert!(one.capacity() < 20, "room for {}", one.capacity());
         assert_ne!(one, draw_neighbours(&[2; 32], candidates(), 10));
         assert_eq!(draw_neighbours(&[1; 32], candidates(), 100).len(), 100);
     }
