@@ -1,4 +1,4 @@
-//! Pulses of a meter, from four kinds of source, in one form: a [`Batch`] says
+//! Pulses of a meter, from every kind of source, in one form: a [`Batch`] says
 //! how many pulses a channel had in `[from, until)` of UTC and that there are no
 //! others before `until`.
 //!
@@ -14,8 +14,10 @@ use dcnet::time::Timestamp;
 use dcnet::units::Pulses;
 
 pub mod edge;
+pub mod energy;
 #[cfg(feature = "gpiocdev")]
 pub mod gpiocdev;
+pub mod input;
 pub mod line;
 pub mod loads;
 mod open;
@@ -27,6 +29,7 @@ pub mod replay;
 ))]
 pub mod rppal;
 pub mod simulated;
+pub mod total;
 
 pub use open::{Begin, begin_at, open};
 
@@ -96,13 +99,18 @@ pub type NextBatch<'a> = Pin<Box<dyn Future<Output = Result<Batch, PulseError>> 
 /// Where the pulses of one channel come from.
 pub trait PulseSource: Send {
     /// Waits for the next batch; at least every second there is one, with or
-    /// without pulses, while the UTC clock runs.
+    /// without pulses, while the UTC clock runs. A source that reads a device's total
+    /// delivers the seconds since the reading before with each reading.
     ///
     /// Cancel-safe: a dropped future has taken nothing out of the source.
     ///
     /// # Errors
     /// After an error the source is of no more use and has to be opened again.
     fn next(&mut self) -> NextBatch<'_>;
+
+    /// Told once before the first [`PulseSource::next`]: the totals of the register's channels, in
+    /// their order. Only a source that reads a device's total needs its own.
+    fn resume(&mut self, _totals: &[Pulses]) {}
 }
 
 /// Why a source cannot be opened or read.
@@ -156,6 +164,9 @@ pub enum PulseError {
         /// What to do.
         advice: &'static str,
     },
+    /// What reads a device's total has ended.
+    #[error("{0}: its reader has ended; restart the agent")]
+    ReaderEnded(String),
     /// The program was built without this kind of source.
     #[error(
         "this meter-agent was built without the {0} source; build it with `--features {0}` \
