@@ -13,6 +13,7 @@ use std::pin::Pin;
 use dcnet::time::Timestamp;
 use dcnet::units::Pulses;
 
+pub mod d0;
 pub mod edge;
 pub mod energy;
 #[cfg(feature = "gpiocdev")]
@@ -20,7 +21,11 @@ pub mod gpiocdev;
 pub mod input;
 pub mod line;
 pub mod loads;
+pub mod mqtt;
+pub mod obis;
 mod open;
+pub mod optical;
+pub mod payload;
 pub mod profile;
 pub mod replay;
 #[cfg(any(
@@ -28,7 +33,9 @@ pub mod replay;
     all(target_os = "linux", any(target_arch = "arm", target_arch = "aarch64"))
 ))]
 pub mod rppal;
+pub mod serial;
 pub mod simulated;
+pub mod sml;
 pub mod total;
 
 pub use open::{Begin, begin_at, open};
@@ -164,9 +171,16 @@ pub enum PulseError {
         /// What to do.
         advice: &'static str,
     },
-    /// What reads a device's total has ended.
-    #[error("{0}: its reader has ended; restart the agent")]
-    ReaderEnded(String),
+    /// What reads a device's total cannot be started, or has ended.
+    #[error("{input}: {problem}. {advice}")]
+    Input {
+        /// The port, or broker and topic.
+        input: String,
+        /// What went wrong.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The program was built without this kind of source.
     #[error(
         "this meter-agent was built without the {0} source; build it with `--features {0}` \

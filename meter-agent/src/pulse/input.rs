@@ -183,7 +183,13 @@ impl PulseSource for TotalSource {
                 }
                 match self.readings.recv().await {
                     Some(reading) => self.take(reading),
-                    None => return Err(PulseError::ReaderEnded(self.name.to_string())),
+                    None => {
+                        return Err(PulseError::Input {
+                            input: self.name.to_string(),
+                            problem: "its reader has ended".to_owned(),
+                            advice: "Restart the agent",
+                        });
+                    }
                 }
             }
         })

@@ -7,7 +7,7 @@ use super::loads::Loads;
 use super::profile::ProfileSource;
 use super::replay::Replay;
 use super::simulated::{Household, Simulated};
-use super::{Channel, PulseError, PulseSource};
+use super::{Channel, PulseError, PulseSource, mqtt, optical};
 use crate::clock;
 use crate::config::{ChannelConfig, ReplayConfig, SourceConfig};
 
@@ -25,6 +25,9 @@ pub fn begin_at(begin: Option<Timestamp>) -> Begin {
 ///
 /// # Errors
 /// The first source that cannot be opened.
+///
+/// # Panics
+/// With a source on an MQTT broker outside a runtime of tokio.
 pub fn open(
     channels: &[ChannelConfig],
     begin: Option<&Begin>,
@@ -37,6 +40,8 @@ pub fn open(
         sources.push(match &config.source {
             SourceConfig::Rppal { .. } => pi.next().ok_or(PulseError::NotBuilt("rppal"))?,
             SourceConfig::Gpiocdev { line, options } => gpiocdev(channel, line, options)?,
+            SourceConfig::Mqtt(topic) => Box::new(mqtt::open(channel, config.constant, topic)?),
+            SourceConfig::Optical(head) => Box::new(optical::open(channel, config.constant, head)?),
             SourceConfig::Replay(replay) => {
                 let loads = Loads::read(&replay.file)?;
                 let profile = Replay::new(
