@@ -77,7 +77,7 @@ fn sml_of_real_meters_is_read_to_the_milliwatt_hour() {
     );
     let (both, _) = sml_totals("dzg-two-tariffs", import);
     let (sum, faults) = sml_totals("dzg-two-tariffs", &["1.8.1", "1.8.2"]);
-    assert_eq!((both.len(), faults), (2, 0));
+    assert_eq!((both.len(), faults), (4, 0));
     // Each tariff is rounded by the meter.
     assert!(
         both.iter()
@@ -97,14 +97,9 @@ fn sml_of_real_meters_is_read_to_the_milliwatt_hour() {
 #[test]
 fn a_recording_with_missing_bytes_is_counted_and_gives_no_wrong_total() {
     let (energies, faults) = sml_totals("emh-damaged", &["1.8.0"]);
-    // The last telegrams show 0x0a472113, so 17 245.6723 kWh; most are damaged.
-    assert!(faults > 5, "{faults}");
-    for energy in energies {
-        assert!(
-            (1_724_567_000_0..1_724_568_000_0).contains(&energy),
-            "{energy}"
-        );
-    }
+    // Of all its telegrams one is whole.
+    assert!(faults >= 1, "{faults}");
+    assert_eq!(energies, [0x0a47_2113 * 100]);
 }
 
 #[test]
@@ -221,7 +216,7 @@ async fn a_head_is_read_through_noise_damage_and_a_pulled_plug() {
     assert!(recorded.len() >= 4);
     let mut source = open(&options(name.clone(), Protocol::Sml, 9600));
     let mut total = 0;
-    let value = |index: u64| 0x0f6e_ec91 + index;
+    let value = |index: usize| 0x0f6e_ec00 + [0x91, 0x92, 0x94][index];
 
     // The port is not there yet when the agent starts.
     let mut line = Line::plug(&name);
@@ -379,7 +374,7 @@ async fn the_register_follows_the_meter_and_no_boundary_lies_in_between() {
     let name = directory.path().join("usb-head");
     let mut line = Line::plug(&name);
     let recorded = telegrams("itron-with-pin");
-    let (first, later) = (0x0f6e_ec91, 0x0f6e_ec94);
+    let (first, later) = (0x0f6e_ec91, 0x0f6e_ec95);
     let before = run(directory.path(), &name, first, &mut line, &recorded[0]).await;
     assert_eq!(before, 0, "the first start takes over the meter's total");
     let mut line = Line::plug(&name);

@@ -15,9 +15,12 @@ use super::optical::{Event, Telegrams};
 /// Telegrams of meters have 200 to 900 bytes.
 const LONGEST: usize = 4096;
 
+/// What every telegram begins with.
+const START: [u8; 8] = [0x1b, 0x1b, 0x1b, 0x1b, 1, 1, 1, 1];
+
 /// Bytes without a telegram after which the decoder is set back: it counts what it skips in
 /// 16 bits.
-const SKIP: u32 = 0x7fff;
+const SKIP: u64 = 0x7fff;
 
 /// Wh in the list of units of DLMS/COSEM (IEC 62056-62).
 const WATT_HOURS: u8 = 30;
@@ -26,7 +29,10 @@ const WATT_HOURS: u8 = 30;
 pub struct SmlTelegrams {
     decoder: Decoder<ArrayBuf<LONGEST>>,
     codes: Vec<Obis>,
-    skipped: u32,
+    /// The last bytes.
+    window: [u8; START.len()],
+    /// Bytes since the last telegram.
+    skipped: u64,
 }
 
 impl SmlTelegrams {
@@ -35,45 +41,72 @@ impl SmlTelegrams {
         Self {
             decoder: Decoder::new(),
             codes,
+            window: [0; START.len()],
             skipped: 0,
         }
+    }
+
+    /// A telegram has begun, whatever came before it. The decoder by itself misses a beginning
+    /// right after a stray escape character.
+    fn begin(&mut self) -> Option<Event> {
+        let before = self.skipped.saturating_sub(START.len() as u64);
+        self.decoder.reset();
+        for byte in START {
+            // Of the eight none ends a telegram, and after a reset none is out of place.
+            let _ = self.decoder.push_byte(byte);
+        }
+        self.skipped = 0;
+        (before > 0).then(|| Event::Fault(outside(before)))
     }
 }
 
 impl Telegrams for SmlTelegrams {
     fn push(&mut self, byte: u8) -> Option<Event> {
-        self.skipped += 1;
-        if self.skipped > SKIP {
-            self.reset();
+        self.window.rotate_left(1);
+        if let Some(last) = self.window.last_mut() {
+            *last = byte;
         }
-        match self.decoder.push_byte(byte) {
-            Ok(None) => return None,
+        self.skipped += 1;
+        if self.skipped.is_multiple_of(SKIP) {
+            self.decoder.reset();
+        }
+        let event = match self.decoder.push_byte(byte) {
+            Ok(None) | Err(DecodeErr::DiscardedBytes(_)) => None,
             Ok(Some(telegram)) => {
-                self.skipped = 0;
                 Some(total(telegram, &self.codes).map_or_else(Event::Fault, Event::Total))
             }
-            Err(error) => {
-                self.skipped = 0;
-                Some(Event::Fault(damaged(&error)))
-            }
+            Err(error) => Some(Event::Fault(damaged(&error))),
+        };
+        if event.is_some() {
+            self.skipped = 0;
+            return event;
         }
+        if self.window == START {
+            return self.begin();
+        }
+        None
     }
 
     fn reset(&mut self) {
         self.decoder.reset();
+        self.window.fill(0);
         self.skipped = 0;
     }
 }
 
+fn outside(count: u64) -> Fault {
+    Fault::new(
+        "bytes outside a telegram",
+        format!(
+            "{count} bytes were outside any whole SML telegram, as at the start of reading; if it \
+             goes on, look at the position of the optical head and at `baud`"
+        ),
+    )
+}
+
 fn damaged(error: &DecodeErr) -> Fault {
     match error {
-        DecodeErr::DiscardedBytes(count) => Fault::new(
-            "bytes outside a telegram",
-            format!(
-                "{count} bytes were outside any whole SML telegram, as at the start of reading; if \
-                 it goes on, look at the position of the optical head and at `baud`"
-            ),
-        ),
+        DecodeErr::DiscardedBytes(count) => outside(*count as u64),
         DecodeErr::InvalidMessage { .. } => Fault::new(
             "checksum of a telegram",
             "the checksum of an SML telegram does not match; look at the position of the \
@@ -181,8 +214,22 @@ mod tests {
 
     #[test]
     fn much_noise_is_survived() {
-        let noise = vec![0x55; 200_000];
-        assert_eq!(events(&noise), []);
+        let mut bytes = vec![0x55; 200_000];
+        assert_eq!(events(&bytes), []);
+        // Escape characters right before, and parts of a beginning.
+        for noise in [&[0x1b][..], &[0x1b; 6], &START[..5], &START[..3]] {
+            bytes.extend(noise);
+            bytes.extend(encode_streaming([0x76]));
+        }
+        let kinds: Vec<_> = events(&bytes)
+            .into_iter()
+            .map(|event| match event {
+                Event::Fault(fault) => fault.kind,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let found = kinds.iter().filter(|kind| **kind == "syntax of a telegram");
+        assert_eq!(found.count(), 4, "{kinds:?}");
     }
 
     proptest! {
