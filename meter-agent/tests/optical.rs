@@ -10,7 +10,7 @@ use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 use meter_agent::config::{ChannelConfig, SourceConfig};
 use meter_agent::pulse::d0::{D0Telegrams, Framing};
 use meter_agent::pulse::input::TotalSource;
-use meter_agent::pulse::optical::{self, Event, OpticalOptions, Protocol, Telegrams};
+use meter_agent::pulse::optical::{self, Event, HeadChannel, OpticalOptions, Protocol, Telegrams};
 use meter_agent::pulse::sml::SmlTelegrams;
 use meter_agent::pulse::total::TotalOptions;
 use meter_agent::pulse::{self, Channel, PulseSource};
@@ -89,7 +89,7 @@ fn sml_of_real_meters_is_read_to_the_milliwatt_hour() {
         (vec![2_043_000_000; 5], 0),
         "whole kWh"
     );
-    assert_eq!(sml_totals("emh-ehz", import), (vec![0x07_ef52_f1 * 100], 0));
+    assert_eq!(sml_totals("emh-ehz", import), (vec![0x07ef_52f1 * 100], 0));
     assert_eq!(sml_totals("emh-feed-in", &["2.8.1"]).0, [0x41c4_988f * 100]);
     assert_eq!(sml_totals("emh-feed-in", import), (vec![], 1));
 }
@@ -170,9 +170,17 @@ fn constant() -> ImpulsesPerKwh {
 }
 
 fn open(options: &OpticalOptions) -> TotalSource {
-    let mut source = optical::open(Channel(0), constant(), options).unwrap();
+    let mut source = optical::open(&[channel(0, options)]).unwrap().remove(0);
     source.resume(&[Pulses(0)]);
     source
+}
+
+fn channel(index: usize, options: &OpticalOptions) -> HeadChannel {
+    HeadChannel {
+        channel: Channel(index),
+        constant: constant(),
+        options: options.clone(),
+    }
 }
 
 /// Lets the meter send until the total is `expected`.
@@ -312,6 +320,26 @@ async fn a_meter_that_is_asked_answers_at_the_speed_it_offers() {
     let (seen, _line) = meter.join().unwrap();
     assert_eq!(seen, [300, 300]);
     assert_eq!(source.statistics().faults.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_and_export_of_one_meter_share_its_head() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = directory.path().join("usb-head");
+    let mut line = Line::plug(&name);
+    let import = options(name, Protocol::Sml, 9600);
+    let mut export = import.clone();
+    export.codes = vec!["2.8.0".parse().unwrap()];
+    let mut sources = optical::open(&[channel(0, &import), channel(1, &export)]).unwrap();
+    let telegram = &telegrams("dzg-household")[0];
+    for (index, expected) in [(0, 0x5c_b067), (1, 0xc1_4996)] {
+        let mut total = 0;
+        sources[index].resume(&[Pulses(0), Pulses(0)]);
+        reach(&mut sources[index], &mut total, expected, || {
+            line.send(telegram)
+        })
+        .await;
+    }
 }
 
 /// Counts until the register has `expected` and a boundary was handed on.

@@ -1,14 +1,15 @@
 //! Checks the tables of devices that show their total: `[channel.mqtt]`, `[channel.sml]` and
 //! `[channel.d0]`.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use toml::Spanned;
 
-use super::SourceConfig;
 use super::file::{self, OneOrMore, RequestMode};
 use super::validate::Check;
+use super::{ChannelConfig, SourceConfig};
 use crate::pulse::mqtt::{HomeTopic, Login, Trust};
 use crate::pulse::obis::Obis;
 use crate::pulse::optical::{OpticalOptions, Protocol};
@@ -175,6 +176,30 @@ pub(super) fn d0(check: &mut Check<'_>, given: file::D0) -> SourceConfig {
         },
         total: total(check, table, given.offset_kwh, given.maximum_kw),
     })
+}
+
+/// Channels may share a head, but it has one speed and one protocol.
+pub(super) fn shared_head(
+    check: &mut Check<'_>,
+    earlier: &[ChannelConfig],
+    source: Option<&SourceConfig>,
+    span: Range<usize>,
+) {
+    let Some(SourceConfig::Optical(head)) = source else {
+        return;
+    };
+    let differs = earlier.iter().find(|channel| {
+        matches!(&channel.source, SourceConfig::Optical(other)
+            if other.port == head.port && (other.baud, other.protocol) != (head.baud, head.protocol))
+    });
+    if let Some(other) = differs {
+        let text = format!(
+            "{} is read by channel {:?} with another speed or protocol; write the same for both",
+            head.port.display(),
+            other.name
+        );
+        check.problem(Some(span), "channel", text);
+    }
 }
 
 fn port(

@@ -313,3 +313,25 @@ fn what_is_wrong_with_a_device_is_told_with_line_and_key() {
         assert!(shown.contains(key), "{lines}{shown}");
     }
 }
+
+#[test]
+fn channels_share_a_head_only_with_one_speed_and_protocol() {
+    let head = |name: &str, table: &str| {
+        format!(
+            "[[channel]]\nname = \"{name}\"\nimpulses_per_kwh = 1000\n[channel.{table}]\n\
+             port = \"/dev/ttyUSB0\"\n"
+        )
+    };
+    let both = |second: &str| {
+        let start = &GOOD[..GOOD.find("[[channel]]").unwrap()];
+        parse(&format!(
+            "{start}{}{}{second}",
+            head("import", "sml"),
+            head("export", "sml")
+        ))
+    };
+    assert!(both("obis = \"2.8.0\"\n").is_ok());
+    let error = both("baud = 19200\n").unwrap_err();
+    assert_eq!(error.problems()[0].line, Some(12), "{error}");
+    assert!(error.to_string().contains("another speed"), "{error}");
+}

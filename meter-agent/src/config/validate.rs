@@ -255,6 +255,7 @@ fn channels(
         let mut sources = sources.into_iter().flatten();
         match (sources.next(), sources.next()) {
             (Some(source), None) => {
+                inputs::shared_head(check, &channels, source.as_ref(), span);
                 channels.extend(
                     constant
                         .zip(source)

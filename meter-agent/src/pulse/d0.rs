@@ -47,7 +47,7 @@ impl Framing {
     /// Characters as bytes of a port with eight bits and no parity.
     pub fn encode(self, text: &[u8]) -> Vec<u8> {
         let encoded = |byte: &u8| match self {
-            Self::SevenEven if byte.count_ones() % 2 == 1 => byte | 0x80,
+            Self::SevenEven if !byte.count_ones().is_multiple_of(2) => byte | 0x80,
             _ => *byte,
         };
         text.iter().map(encoded).collect()
@@ -56,7 +56,7 @@ impl Framing {
     /// The character in such a byte, if it is sound.
     fn decode(self, byte: u8) -> Option<u8> {
         let sound = match self {
-            Self::SevenEven => byte.count_ones() % 2 == 0,
+            Self::SevenEven => byte.count_ones().is_multiple_of(2),
             Self::Eight => byte.is_ascii(),
         };
         sound.then_some(byte & 0x7f)

@@ -139,8 +139,9 @@ impl Trust {
                 for der in CertificateDer::pem_file_iter(path)
                     .with_context(|| format!("cannot read certificates from {}", path.display()))?
                 {
-                    der.and_then(|der| Ok(roots.add(der)))
-                        .with_context(|| format!("{} is not PEM", path.display()))?
+                    let der = der.with_context(|| format!("{} is not PEM", path.display()))?;
+                    roots
+                        .add(der)
                         .with_context(|| format!("{} is not a usable CA", path.display()))?;
                 }
                 ensure!(

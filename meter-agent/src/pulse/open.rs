@@ -4,6 +4,7 @@ use dcnet::time::Timestamp;
 use tokio::sync::watch;
 
 use super::loads::Loads;
+use super::optical::HeadChannel;
 use super::profile::ProfileSource;
 use super::replay::Replay;
 use super::simulated::{Household, Simulated};
@@ -33,6 +34,7 @@ pub fn open(
     begin: Option<&Begin>,
 ) -> Result<Vec<Box<dyn PulseSource>>, PulseError> {
     let mut pi = pi_sources(channels)?.into_iter();
+    let mut heads = optical::open(&head_channels(channels))?.into_iter();
     let mut sources: Vec<Box<dyn PulseSource>> = Vec::with_capacity(channels.len());
     for (index, config) in channels.iter().enumerate() {
         let channel = Channel(index);
@@ -41,7 +43,9 @@ pub fn open(
             SourceConfig::Rppal { .. } => pi.next().ok_or(PulseError::NotBuilt("rppal"))?,
             SourceConfig::Gpiocdev { line, options } => gpiocdev(channel, line, options)?,
             SourceConfig::Mqtt(topic) => Box::new(mqtt::open(channel, config.constant, topic)?),
-            SourceConfig::Optical(head) => Box::new(optical::open(channel, config.constant, head)?),
+            SourceConfig::Optical(_) => {
+                Box::new(heads.next().ok_or(PulseError::NotBuilt("optical"))?)
+            }
             SourceConfig::Replay(replay) => {
                 let loads = Loads::read(&replay.file)?;
                 let profile = Replay::new(
@@ -60,6 +64,21 @@ pub fn open(
         });
     }
     Ok(sources)
+}
+
+/// All optical heads together, because several channels may share one.
+fn head_channels(channels: &[ChannelConfig]) -> Vec<HeadChannel> {
+    let heads = channels.iter().enumerate();
+    heads
+        .filter_map(|(index, config)| match &config.source {
+            SourceConfig::Optical(options) => Some(HeadChannel {
+                channel: Channel(index),
+                constant: config.constant,
+                options: options.clone(),
+            }),
+            _ => None,
+        })
+        .collect()
 }
 
 fn configured(replay: &ReplayConfig, now: Timestamp) -> Begin {

@@ -1,5 +1,6 @@
-//! An optical head on a serial port: a thread reads it, finds telegrams, and opens the
-//! port again when it was gone.
+//! Optical heads on serial ports: a thread for each port reads it, finds telegrams, and
+//! opens the port again when it was gone. Several channels share one head, such as import and
+//! export of one meter.
 
 use std::path::PathBuf;
 use std::thread;
@@ -27,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(180);
 /// A meter wants 200 to 1500 ms between its message and ours (IEC 62056-21, section 6.3.14).
 const REACTION: Duration = Duration::from_millis(250);
 
-/// A head, and what it hears.
+/// A head, and what a channel hears by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpticalOptions {
     /// The serial port.
@@ -108,53 +109,103 @@ pub(super) fn sum(
     Ok(total)
 }
 
-/// Starts to read a head. It need not be there yet.
+/// A channel and the head it is read by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadChannel {
+    /// Whose total.
+    pub channel: Channel,
+    /// The resolution.
+    pub constant: ImpulsesPerKwh,
+    /// The head. Those of one port have to agree on speed and protocol.
+    pub options: OpticalOptions,
+}
+
+/// Starts to read the heads of all channels, in their order. They need not be there yet.
 ///
 /// # Errors
 /// [`PulseError::Input`] if there can be no further thread.
-pub fn open(
-    channel: Channel,
-    constant: ImpulsesPerKwh,
-    options: &OpticalOptions,
-) -> Result<TotalSource, PulseError> {
-    let name = options.port.display().to_string();
-    let totals = Totals::new(channel, constant, options.total);
-    let (source, readings) = TotalSource::new(&name, totals);
-    let options = options.clone();
-    thread::Builder::new()
-        .name("optical-head".to_owned())
-        .spawn(move || Head { options, readings }.run())
-        .map_err(|error| PulseError::Input {
-            input: name,
-            problem: format!("cannot start a thread: {error}"),
-            advice: "Raise the limit of tasks for this service",
-        })?;
-    Ok(source)
+pub fn open(channels: &[HeadChannel]) -> Result<Vec<TotalSource>, PulseError> {
+    let mut heads: Vec<Head> = Vec::new();
+    let mut sources = Vec::with_capacity(channels.len());
+    for of in channels {
+        let options = &of.options;
+        let codes: Vec<String> = options.codes.iter().map(Obis::to_string).collect();
+        let name = format!("{} {}", options.port.display(), codes.join("+"));
+        let totals = Totals::new(of.channel, of.constant, options.total);
+        let (source, readings) = TotalSource::new(&name, totals);
+        sources.push(source);
+        let codes = options.codes.clone();
+        let telegrams: Box<dyn Telegrams> = match options.protocol {
+            Protocol::Sml => Box::new(SmlTelegrams::new(codes)),
+            Protocol::D0 { framing, .. } => Box::new(D0Telegrams::new(codes, framing)),
+        };
+        let listener = Listener {
+            telegrams,
+            readings,
+            answered: false,
+        };
+        match heads.iter_mut().find(|head| head.port == options.port) {
+            Some(head) => head.listeners.push(listener),
+            None => heads.push(Head {
+                name: options.port.display().to_string(),
+                port: options.port.clone(),
+                baud: options.baud,
+                protocol: options.protocol,
+                listeners: vec![listener],
+            }),
+        }
+    }
+    for head in heads {
+        let name = head.name.clone();
+        thread::Builder::new()
+            .name("optical-head".to_owned())
+            .spawn(move || head.run())
+            .map_err(|error| PulseError::Input {
+                input: name,
+                problem: format!("cannot start a thread: {error}"),
+                advice: "Raise the limit of tasks for this service",
+            })?;
+    }
+    Ok(sources)
+}
+
+/// One channel's part of what a head hears.
+struct Listener {
+    telegrams: Box<dyn Telegrams>,
+    readings: Readings,
+    /// Whether the present request has got a total or a fault.
+    answered: bool,
 }
 
 struct Head {
-    options: OpticalOptions,
-    readings: Readings,
+    name: String,
+    port: PathBuf,
+    baud: u32,
+    protocol: Protocol,
+    /// At least one.
+    listeners: Vec<Listener>,
+}
+
+/// What a few bytes were to the listeners.
+#[derive(Default)]
+struct Heard {
+    total: bool,
+    offer: Option<u8>,
 }
 
 impl Head {
     /// Ends when nobody wants readings any more.
-    fn run(self) {
-        let codes = self.options.codes.clone();
-        let mut telegrams: Box<dyn Telegrams> = match self.options.protocol {
-            Protocol::Sml => Box::new(SmlTelegrams::new(codes)),
-            Protocol::D0 { framing, .. } => Box::new(D0Telegrams::new(codes, framing)),
-        };
+    fn run(mut self) {
         let (shortest, longest) = RETRY;
         let mut retry = shortest;
         let mut told = String::new();
-        while !self.readings.is_closed() {
-            let lost = match Port::open(&self.options.port, self.options.baud) {
+        while !self.is_closed() {
+            let lost = match Port::open(&self.port, self.baud) {
                 Ok(port) => {
-                    tracing::info!(input = self.readings.name(), "the optical head is open");
+                    tracing::info!(input = self.name, "the optical head is open");
                     (retry, told) = (shortest, String::new());
-                    telegrams.reset();
-                    match self.listen(&port, telegrams.as_mut()) {
+                    self.reset();
+                    match self.listen(&port) {
                         Ok(()) => return,
                         Err(lost) => lost,
                     }
@@ -163,7 +214,7 @@ impl Head {
             };
             let text = lost.to_string();
             if text != told {
-                tracing::error!(input = self.readings.name(), "{text}; trying again");
+                tracing::error!(input = self.name, "{text}; trying again");
                 told = text;
             }
             self.pause(retry);
@@ -171,48 +222,75 @@ impl Head {
         }
     }
 
-    fn listen(&self, port: &Port, telegrams: &mut dyn Telegrams) -> Result<(), PortError> {
-        match self.options.protocol {
+    fn is_closed(&self) -> bool {
+        self.listeners
+            .iter()
+            .all(|listener| listener.readings.is_closed())
+    }
+
+    fn reset(&mut self) {
+        for listener in &mut self.listeners {
+            listener.telegrams.reset();
+            listener.answered = false;
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) -> Heard {
+        let mut heard = Heard::default();
+        for listener in &mut self.listeners {
+            for byte in bytes {
+                match listener.telegrams.push(*byte) {
+                    Some(Event::Total(energy)) => {
+                        listener.readings.reading(energy);
+                        (heard.total, listener.answered) = (true, true);
+                    }
+                    Some(Event::Fault(fault)) => {
+                        listener.readings.fault(&fault);
+                        listener.answered = true;
+                    }
+                    Some(Event::Identified(offer)) => heard.offer = Some(offer),
+                    None => {}
+                }
+            }
+        }
+        heard
+    }
+
+    fn listen(&mut self, port: &Port) -> Result<(), PortError> {
+        match self.protocol {
             Protocol::D0 {
                 framing,
                 request_every: Some(every),
             } => {
                 let mut next = Instant::now();
-                while !self.readings.is_closed() {
-                    self.ask(port, telegrams, framing)?;
+                while !self.is_closed() {
+                    self.ask(port, framing)?;
                     next = (next + every).max(Instant::now());
                     self.pause(next.saturating_duration_since(Instant::now()));
                 }
                 Ok(())
             }
-            Protocol::Sml | Protocol::D0 { .. } => self.overhear(port, telegrams),
+            Protocol::Sml | Protocol::D0 { .. } => self.overhear(port),
         }
     }
 
     /// Reads a meter that sends unasked.
-    fn overhear(&self, port: &Port, telegrams: &mut dyn Telegrams) -> Result<(), PortError> {
-        let mut heard = Instant::now();
+    fn overhear(&mut self, port: &Port) -> Result<(), PortError> {
+        let mut last = Instant::now();
         let mut silent = false;
         let mut bytes = [0; 512];
-        while !self.readings.is_closed() {
+        while !self.is_closed() {
             let count = port.read(&mut bytes, WAIT)?;
-            for byte in bytes.iter().take(count) {
-                match telegrams.push(*byte) {
-                    Some(Event::Total(energy)) => {
-                        if silent {
-                            tracing::info!(input = self.readings.name(), "telegrams come again");
-                        }
-                        (heard, silent) = (Instant::now(), false);
-                        self.readings.reading(energy);
-                    }
-                    Some(Event::Fault(fault)) => self.readings.fault(&fault),
-                    Some(Event::Identified(_)) | None => {}
+            if self.hear(bytes.get(..count).unwrap_or_default()).total {
+                if silent {
+                    tracing::info!(input = self.name, "telegrams come again");
                 }
+                (last, silent) = (Instant::now(), false);
             }
-            if !silent && heard.elapsed() > SILENCE {
+            if !silent && last.elapsed() > SILENCE {
                 silent = true;
                 tracing::warn!(
-                    input = self.readings.name(),
+                    input = self.name,
                     "no telegram for a minute; look at the position of the optical head, at `baud`, \
                      and whether this meter speaks this protocol"
                 );
@@ -222,37 +300,25 @@ impl Head {
     }
 
     /// Asks a meter once and reads its answer.
-    fn ask(
-        &self,
-        port: &Port,
-        telegrams: &mut dyn Telegrams,
-        framing: Framing,
-    ) -> Result<(), PortError> {
-        port.set_baud(self.options.baud)?;
+    fn ask(&mut self, port: &Port, framing: Framing) -> Result<(), PortError> {
+        port.set_baud(self.baud)?;
         port.discard_input()?;
-        telegrams.reset();
+        self.reset();
         port.write(&framing.encode(d0::REQUEST))?;
         let begun = Instant::now();
         let mut bytes = [0; 512];
-        while begun.elapsed() < ANSWER && !self.readings.is_closed() {
+        while begun.elapsed() < ANSWER && !self.is_closed() {
             let count = port.read(&mut bytes, WAIT)?;
-            for byte in bytes.iter().take(count) {
-                match telegrams.push(*byte) {
-                    Some(Event::Total(energy)) => {
-                        self.readings.reading(energy);
-                        return Ok(());
-                    }
-                    Some(Event::Fault(fault)) => {
-                        self.readings.fault(&fault);
-                        return Ok(());
-                    }
-                    Some(Event::Identified(offer)) => self.agree(port, framing, offer)?,
-                    None => {}
-                }
+            let heard = self.hear(bytes.get(..count).unwrap_or_default());
+            if let Some(offer) = heard.offer {
+                self.agree(port, framing, offer)?;
+            }
+            if self.listeners.iter().all(|listener| listener.answered) {
+                return Ok(());
             }
         }
-        if !self.readings.is_closed() {
-            self.readings.fault(&Fault::new(
+        for listener in self.listeners.iter().filter(|listener| !listener.answered) {
+            listener.readings.fault(&Fault::new(
                 "no answer",
                 "the meter did not answer to a request; look at the position of the optical head, \
                  or write mode = \"push\" for a meter that sends unasked",
@@ -271,7 +337,7 @@ impl Head {
             port.write(&framing.encode(&acknowledgement))?;
             // An adapter may hold bytes that the system thinks have left.
             let bits = u64::try_from(acknowledgement.len() * 10).unwrap_or(0);
-            let sending = bits * 1000 / u64::from(self.options.baud.max(1));
+            let sending = bits * 1000 / u64::from(self.baud.max(1));
             thread::sleep(Duration::from_millis(sending));
         }
         port.set_baud(speed.baud)
@@ -280,7 +346,7 @@ impl Head {
     /// Sleeps, but ends early when nobody listens any more.
     fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
-        while !self.readings.is_closed() {
+        while !self.is_closed() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
