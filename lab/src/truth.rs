@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dcnet::time::{Period, Round};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
-use meter_agent::pulse::{Batch, NextBatch, PulseSource};
+use meter_agent::pulse::{Batch, LineView, NextBatch, PulseSource};
+use tokio::sync::watch;
 
 use crate::cli::Energy;
 
@@ -67,6 +68,14 @@ impl Counted {
 }
 
 impl PulseSource for Counted {
+    fn line(&self) -> Option<watch::Receiver<LineView>> {
+        self.source.line()
+    }
+
+    fn resume(&mut self, totals: &[Pulses]) {
+        self.source.resume(totals);
+    }
+
     fn next(&mut self) -> NextBatch<'_> {
         Box::pin(async {
             let batch = self.source.next().await?;

@@ -11,10 +11,13 @@ use dcnet::units::ImpulsesPerKwh;
 
 pub mod check;
 mod file;
+mod inputs;
 mod validate;
 
 pub use crate::pulse::line::LineName;
 use crate::pulse::line::LineOptions;
+use crate::pulse::mqtt::HomeTopic;
+use crate::pulse::optical::OpticalOptions;
 use crate::pulse::replay::AfterLastRow;
 use crate::pulse::simulated::Pace;
 use crate::register::RegisterChannel;
@@ -155,6 +158,10 @@ pub enum SourceConfig {
         /// Level, bias, debounce, limits.
         options: LineOptions,
     },
+    /// A device's total on the household's own MQTT broker.
+    Mqtt(HomeTopic),
+    /// A meter's total by its optical interface.
+    Optical(OpticalOptions),
     /// A load file.
     Replay(ReplayConfig),
     /// A modelled household.

@@ -13,9 +13,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock;
 use crate::config::check::check;
 use crate::config::{ChannelConfig, Config, SourceConfig};
+use crate::energy::Kwh;
 use crate::identity::Identity;
 use crate::pulse::{self, LineView, PulseError};
-use crate::register::{Register, RegisterError, readings};
+use crate::register::{Register, RegisterError};
 
 /// For the broker to take a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -190,7 +191,7 @@ fn state(config: &Config, say: &mut impl FnMut(Verdict, String)) {
                         "the register of {} holds {} pulses, and reads {} kWh",
                         channel.name,
                         total.0,
-                        readings::kwh(reading)
+                        Kwh::from(reading)
                     ),
                 );
             }

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod clock;
 pub mod config;
 pub mod doctor;
+pub mod energy;
 pub mod identity;
 pub mod leave;
 pub mod power;

@@ -9,7 +9,8 @@ use clap::{Parser, Subcommand};
 use dcnet::units::MilliwattHours;
 use meter_agent::config::{Config, check};
 use meter_agent::doctor::{self, Verdict};
-use meter_agent::register::{Register, readings};
+use meter_agent::energy::{self, EnergyUnit, Kwh};
+use meter_agent::register::Register;
 use meter_agent::{agent, clock, leave, pulse};
 use tracing_subscriber::EnvFilter;
 
@@ -69,7 +70,7 @@ enum Command {
         /// The channel, such as import
         channel: String,
         /// What the display shows, such as 12345.6
-        #[arg(value_name = "KWH", value_parser = readings::parse_kwh)]
+        #[arg(value_name = "KWH", value_parser = kilowatt_hours)]
         reading: MilliwattHours,
     },
     /// Count pulses for a while and print them; neither register nor broker are touched
@@ -82,6 +83,11 @@ enum Command {
               value_parser = clap::value_parser!(u64).range(1..=86_400))]
         seconds: u64,
     },
+}
+
+fn kilowatt_hours(text: &str) -> Result<MilliwattHours, String> {
+    energy::parse(text, EnergyUnit::KilowattHours)
+        .map_err(|error| format!("{error}; write it as 12345.6"))
 }
 
 fn main() -> ExitCode {
@@ -187,8 +193,8 @@ fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::R
     register.set_reading(channel, reading, clock::utc_timestamp())?;
     println!(
         "{channel}: the reading is {} kWh now; it was {} kWh",
-        readings::kwh(reading),
-        readings::kwh(before.unwrap_or_default())
+        Kwh::from(reading),
+        Kwh::from(before.unwrap_or_default())
     );
     Ok(())
 }

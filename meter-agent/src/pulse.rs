@@ -1,4 +1,4 @@
-//! Pulses of a meter, from four kinds of source, in one form: a [`Batch`] says
+//! Pulses of a meter, from every kind of source, in one form: a [`Batch`] says
 //! how many pulses a channel had in `[from, until)` of UTC and that there are no
 //! others before `until`.
 //!
@@ -15,12 +15,18 @@ use dcnet::time::Timestamp;
 use dcnet::units::Pulses;
 use tokio::sync::watch;
 
+pub mod d0;
 pub mod edge;
 #[cfg(feature = "gpiocdev")]
 pub mod gpiocdev;
+pub mod input;
 pub mod line;
 pub mod loads;
+pub mod mqtt;
+pub mod obis;
 mod open;
+pub mod optical;
+pub mod payload;
 pub mod profile;
 pub mod replay;
 #[cfg(any(
@@ -28,7 +34,10 @@ pub mod replay;
     all(target_os = "linux", any(target_arch = "arm", target_arch = "aarch64"))
 ))]
 pub mod rppal;
+pub mod serial;
 pub mod simulated;
+pub mod sml;
+pub mod total;
 
 pub use open::{Begin, begin_at, open};
 
@@ -128,13 +137,18 @@ pub trait PulseSource: Send {
     }
 
     /// Waits for the next batch; at least every second there is one, with or
-    /// without pulses, while the UTC clock runs.
+    /// without pulses, while the UTC clock runs. A source that reads a device's total
+    /// delivers the seconds since the reading before with each reading.
     ///
     /// Cancel-safe: a dropped future has taken nothing out of the source.
     ///
     /// # Errors
     /// After an error the source is of no more use and has to be opened again.
     fn next(&mut self) -> NextBatch<'_>;
+
+    /// Told once before the first [`PulseSource::next`]: the totals of the register's channels, in
+    /// their order. Only a source that reads a device's total needs its own.
+    fn resume(&mut self, _totals: &[Pulses]) {}
 }
 
 /// Why a source cannot be opened or read.
@@ -184,6 +198,16 @@ pub enum PulseError {
         /// As it is named in the configuration.
         line: String,
         /// What the library or the kernel says.
+        problem: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// What reads a device's total cannot be started, or has ended.
+    #[error("{input}: {problem}. {advice}")]
+    Input {
+        /// The port, or broker and topic.
+        input: String,
+        /// What went wrong.
         problem: String,
         /// What to do.
         advice: &'static str,

@@ -21,7 +21,7 @@ use crate::pulse::Batch;
 mod boundaries;
 pub mod counting;
 mod file;
-pub mod readings;
+mod readings;
 
 use boundaries::Boundaries;
 pub use file::{Files, RegisterError};

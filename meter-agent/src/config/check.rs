@@ -18,7 +18,7 @@ pub struct Report {
 }
 
 /// Checks a configuration file and the files it names, as far as they exist. Opens no
-/// GPIO line, so that it can be run beside a running agent.
+/// GPIO line, serial port or connection, so that it can be run beside a running agent.
 pub fn check(path: &Path) -> Report {
     let mut report = Report::default();
     match Config::load(path) {
@@ -89,6 +89,21 @@ fn sources(config: &Config, report: &mut Report) {
             SourceConfig::Replay(replay) => Loads::read(&replay.file)
                 .and_then(|loads| loads.energies(replay.column, replay.start_row))
                 .err(),
+            SourceConfig::Mqtt(topic) => {
+                let refused = topic.prepare().err();
+                report
+                    .problems
+                    .extend(refused.map(|error| format!("channel {:?}: {error:#}", channel.name)));
+                None
+            }
+            SourceConfig::Optical(head) if !head.port.exists() => {
+                report.notes.push(format!(
+                    "channel {:?}: {} does not exist at present; the agent waits for it",
+                    channel.name,
+                    head.port.display()
+                ));
+                None
+            }
             _ => None,
         };
         report

@@ -7,6 +7,8 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::Problem;
+use crate::energy::EnergyUnit;
+use crate::pulse::d0::Framing;
 use crate::pulse::line::Bias;
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +75,9 @@ pub(super) struct Channel {
     pub(super) gpiocdev: Option<Spanned<Gpiocdev>>,
     pub(super) replay: Option<Spanned<Replay>>,
     pub(super) simulated: Option<Spanned<Simulated>>,
+    pub(super) mqtt: Option<Spanned<Mqtt>>,
+    pub(super) sml: Option<Spanned<Sml>>,
+    pub(super) d0: Option<Spanned<D0>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,6 +134,59 @@ pub(super) enum After {
 pub(super) struct Simulated {
     pub(super) seed: u64,
     pub(super) speed: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mqtt {
+    pub(super) host: Spanned<String>,
+    pub(super) port: Option<Spanned<u16>>,
+    pub(super) tls: Option<Spanned<bool>>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) username: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) topic: Spanned<String>,
+    pub(super) pointer: Option<Spanned<String>>,
+    pub(super) unit: Option<EnergyUnit>,
+    pub(super) offset_kwh: Option<Spanned<f64>>,
+    pub(super) maximum_kw: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sml {
+    pub(super) port: Spanned<PathBuf>,
+    pub(super) baud: Option<Spanned<u32>>,
+    pub(super) obis: Option<Spanned<OneOrMore>>,
+    pub(super) offset_kwh: Option<Spanned<f64>>,
+    pub(super) maximum_kw: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct D0 {
+    pub(super) port: Spanned<PathBuf>,
+    pub(super) baud: Option<Spanned<u32>>,
+    pub(super) framing: Option<Framing>,
+    pub(super) mode: Option<RequestMode>,
+    pub(super) request_seconds: Option<Spanned<u32>>,
+    pub(super) obis: Option<Spanned<OneOrMore>>,
+    pub(super) offset_kwh: Option<Spanned<f64>>,
+    pub(super) maximum_kw: Option<Spanned<u32>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RequestMode {
+    Push,
+    Request,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMore {
+    One(String),
+    More(Vec<String>),
 }
 
 /// Reads TOML of this form.

@@ -136,3 +136,202 @@ fn no_channel_and_two_sources_are_refused() {
             .contains("exactly one source")
     );
 }
+
+/// A file with one channel whose source is these lines; the heading is line 9.
+fn with_source(lines: &str) -> String {
+    GOOD.replace("[channel.simulated]\nseed = 7\n", lines)
+}
+
+fn source(lines: &str) -> SourceConfig {
+    let config = parse(&with_source(lines)).unwrap();
+    config.channels[0].source.clone()
+}
+
+#[test]
+fn devices_that_show_their_total_have_documented_defaults() {
+    use crate::pulse::d0::Framing;
+    use crate::pulse::optical::Protocol;
+    use crate::pulse::total::TotalOptions;
+
+    let mqtt = "[channel.mqtt]\nhost = \"home.local\"\ntopic = \"tele/plug/SENSOR\"\n";
+    let SourceConfig::Mqtt(topic) = source(mqtt) else {
+        panic!();
+    };
+    assert_eq!((topic.port, topic.tls, topic.login), (1883, None, None));
+    assert_eq!(topic.total, TotalOptions::default());
+    let SourceConfig::Mqtt(topic) = source(&format!(
+        "{mqtt}tls = true\npointer = \"/ENERGY/Total\"\noffset_kwh = 12345.678901\nmaximum_kw = 30\n\
+         username = \"u\"\npassword_file = \"secret\"\n"
+    )) else {
+        panic!();
+    };
+    assert_eq!(topic.port, 8883);
+    assert_eq!(topic.total.offset, 12_345_678_901);
+    assert_eq!(topic.total.maximum_kw, 30);
+    assert_eq!(
+        topic.login.unwrap().password_file,
+        Path::new("/base/secret")
+    );
+
+    let SourceConfig::Optical(head) = source("[channel.sml]\nport = \"/dev/ttyUSB0\"\n") else {
+        panic!();
+    };
+    assert_eq!((head.baud, head.protocol), (9600, Protocol::Sml));
+    assert_eq!(
+        head.codes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["1.8.0"]
+    );
+    let SourceConfig::Optical(head) = source(
+        "[channel.d0]\nport = \"/dev/ttyUSB0\"\nmode = \"request\"\nobis = [\"2.8.1\", \"2.8.2\"]\n",
+    ) else {
+        panic!();
+    };
+    let every = Some(std::time::Duration::from_secs(60));
+    let protocol = Protocol::D0 {
+        framing: Framing::SevenEven,
+        request_every: every,
+    };
+    assert_eq!(
+        (head.baud, head.protocol, head.codes.len()),
+        (300, protocol, 2)
+    );
+}
+
+#[test]
+fn the_providers_broker_is_refused_as_that_of_the_household() {
+    for (host, port) in [
+        ("broker.example.net", "port = 8883\n"),
+        ("Broker.Example.NET.", "tls = true\n"),
+    ] {
+        let text = with_source(&format!(
+            "[channel.mqtt]\nhost = \"{host}\"\ntopic = \"a\"\n{port}"
+        ));
+        let error = parse(&text).unwrap_err();
+        let shown = error.to_string();
+        assert_eq!(error.problems()[0].line, Some(11), "{shown}");
+        assert!(shown.contains("is the broker of [broker]"), "{shown}");
+    }
+    let other = "[channel.mqtt]\nhost = \"broker.example.net\"\ntopic = \"a\"\nport = 1883\n";
+    assert!(parse(&with_source(other)).is_ok(), "another service there");
+    let loopback = with_source("[channel.mqtt]\nhost = \"::1\"\ntopic = \"a\"\nport = 8883\n")
+        .replace("broker.example.net", "localhost");
+    assert!(parse(&loopback).is_err());
+}
+
+#[test]
+fn what_is_wrong_with_a_device_is_told_with_line_and_key() {
+    let cases = [
+        (
+            "[channel.mqtt]\nhost = \"a b\"\ntopic = \"x\"\n",
+            11,
+            "channel.mqtt.host",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x/+\"\n",
+            12,
+            "channel.mqtt.topic",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x\"\npointer = \"T\"\n",
+            13,
+            "channel.mqtt.pointer",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x\"\nusername = \"T\"\n",
+            13,
+            "channel.mqtt.password_file",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x\"\npassword_file = \"T\"\n",
+            13,
+            "channel.mqtt.username",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x\"\nunit = \"MWh\"\n",
+            13,
+            "unit",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x\"\noffset_kwh = nan\n",
+            13,
+            "channel.mqtt.offset_kwh",
+        ),
+        (
+            "[channel.mqtt]\nhost = \"a\"\ntopic = \"x\"\ntls = false\nca = \"x\"\n",
+            13,
+            "channel.mqtt.tls",
+        ),
+        (
+            "[channel.sml]\nport = \"ttyUSB0\"\n",
+            11,
+            "channel.sml.port",
+        ),
+        (
+            "[channel.sml]\nport = \"/dev/x\"\nobis = \"16.7.0\"\n",
+            12,
+            "channel.sml.obis",
+        ),
+        (
+            "[channel.sml]\nport = \"/dev/x\"\nobis = [\"1.8.1\", \"1.8.1\"]\n",
+            12,
+            "channel.sml.obis",
+        ),
+        (
+            "[channel.sml]\nport = \"/dev/x\"\nobis = []\n",
+            12,
+            "channel.sml.obis",
+        ),
+        (
+            "[channel.sml]\nport = \"/dev/x\"\nbaud = 50\n",
+            12,
+            "channel.sml.baud",
+        ),
+        (
+            "[channel.sml]\nport = \"/dev/x\"\nmaximum_kw = 0\n",
+            12,
+            "channel.sml.maximum_kw",
+        ),
+        (
+            "[channel.d0]\nport = \"/dev/x\"\nrequest_seconds = 5\n",
+            12,
+            "channel.d0.request_seconds",
+        ),
+        (
+            "[channel.d0]\nport = \"/dev/x\"\nframing = \"7o1\"\n",
+            12,
+            "framing",
+        ),
+    ];
+    for (lines, line, key) in cases {
+        let error = parse(&with_source(lines)).unwrap_err();
+        let shown = error.to_string();
+        assert_eq!(error.problems().len(), 1, "{lines}{shown}");
+        assert_eq!(error.problems()[0].line, Some(line), "{lines}{shown}");
+        assert!(shown.contains(key), "{lines}{shown}");
+    }
+}
+
+#[test]
+fn channels_share_a_head_only_with_one_speed_and_protocol() {
+    let head = |name: &str, table: &str| {
+        format!(
+            "[[channel]]\nname = \"{name}\"\nimpulses_per_kwh = 1000\n[channel.{table}]\n\
+             port = \"/dev/ttyUSB0\"\n"
+        )
+    };
+    let both = |second: &str| {
+        let start = &GOOD[..GOOD.find("[[channel]]").unwrap()];
+        parse(&format!(
+            "{start}{}{}{second}",
+            head("import", "sml"),
+            head("export", "sml")
+        ))
+    };
+    assert!(both("obis = \"2.8.0\"\n").is_ok());
+    let error = both("baud = 19200\n").unwrap_err();
+    assert_eq!(error.problems()[0].line, Some(12), "{error}");
+    assert!(error.to_string().contains("another speed"), "{error}");
+}

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::file::{self, ActiveLevel, After, line};
+use super::inputs::{self, ProviderBroker};
 use super::{
     ChannelConfig, Config, Floors, IdentityFiles, LineName, Problem, ReplayConfig, SourceConfig,
 };
@@ -24,13 +25,13 @@ const DAY: &str = "1 to 86400 seconds that divide a day evenly, such as 900";
 const MAX_CHANNELS: usize = 16;
 
 /// Collects problems while values are looked at.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, at: Option<Range<usize>>, key: &str, text: String) {
+    pub(super) fn problem(&mut self, at: Option<Range<usize>>, key: &str, text: String) {
         self.problems.push(Problem {
             line: at.map(|span| line(self.text, span.start)),
             key: key.to_owned(),
@@ -38,7 +39,20 @@ impl Check<'_> {
         });
     }
 
-    fn within(
+    /// How many there are so far.
+    pub(super) fn problems(&self) -> usize {
+        self.problems.len()
+    }
+
+    pub(super) fn host(&mut self, host: &Spanned<String>, key: &str, example: &str) {
+        let wrong = |c: char| c.is_whitespace() || c == '/';
+        if host.get_ref().is_empty() || host.get_ref().contains(wrong) {
+            let text = format!("write the host name alone, such as {example}");
+            self.problem(Some(host.span()), key, text);
+        }
+    }
+
+    pub(super) fn within(
         &mut self,
         value: Option<Spanned<u32>>,
         key: &str,
@@ -96,14 +110,7 @@ pub(super) fn validate(
         problems: Vec::new(),
     };
     let host = file.broker.host;
-    if host.get_ref().is_empty()
-        || host
-            .get_ref()
-            .contains(|c: char| c.is_whitespace() || c == '/')
-    {
-        let text = "write the host name alone, such as broker.example.net".to_owned();
-        check.problem(Some(host.span()), "broker.host", text);
-    }
+    check.host(&host, "broker.host", "broker.example.net");
     let broker_port = file.broker.port.map_or(DEFAULT_PORT, |port| {
         if *port.get_ref() == 0 {
             let text = format!("port 0 does not exist; the usual one is {DEFAULT_PORT}");
@@ -145,7 +152,8 @@ pub(super) fn validate(
             100,
         )),
     };
-    let channels = channels(&mut check, file.channel, base);
+    let provider = (host.get_ref().as_str(), broker_port);
+    let channels = channels(&mut check, file.channel, base, provider);
     match floors {
         Some(floors) if check.problems.is_empty() => Ok(Config {
             broker_host: host.into_inner(),
@@ -198,6 +206,7 @@ fn channels(
     check: &mut Check<'_>,
     given: Vec<Spanned<file::Channel>>,
     base: &Path,
+    provider: ProviderBroker<'_>,
 ) -> Vec<ChannelConfig> {
     if given.is_empty() || given.len() > MAX_CHANNELS {
         let text = format!("write 1 to {MAX_CHANNELS} tables [[channel]]");
@@ -237,10 +246,16 @@ fn channels(
             given
                 .simulated
                 .map(|s| Some(simulated(check, s.into_inner()))),
+            given
+                .mqtt
+                .map(|s| inputs::mqtt(check, s.into_inner(), base, provider)),
+            given.sml.map(|s| Some(inputs::sml(check, s.into_inner()))),
+            given.d0.map(|s| Some(inputs::d0(check, s.into_inner()))),
         ];
         let mut sources = sources.into_iter().flatten();
         match (sources.next(), sources.next()) {
             (Some(source), None) => {
+                inputs::shared_head(check, &channels, source.as_ref(), span);
                 channels.extend(
                     constant
                         .zip(source)
@@ -255,8 +270,9 @@ fn channels(
                 Some(span),
                 "channel",
                 format!(
-                    "{name:?} must have exactly one source: [channel.rppal], [channel.gpiocdev], \
-                     [channel.replay] or [channel.simulated]"
+                    "{name:?} must have exactly one source: [channel.gpiocdev], [channel.rppal], \
+                     [channel.mqtt], [channel.sml], [channel.d0], [channel.replay] or \
+                     [channel.simulated]"
                 ),
             ),
         }

@@ -4,10 +4,11 @@ use dcnet::time::Timestamp;
 use tokio::sync::watch;
 
 use super::loads::Loads;
+use super::optical::HeadChannel;
 use super::profile::ProfileSource;
 use super::replay::Replay;
 use super::simulated::{Household, Simulated};
-use super::{Channel, PulseError, PulseSource};
+use super::{Channel, PulseError, PulseSource, mqtt, optical};
 use crate::clock;
 use crate::config::{ChannelConfig, ReplayConfig, SourceConfig};
 
@@ -25,11 +26,15 @@ pub fn begin_at(begin: Option<Timestamp>) -> Begin {
 ///
 /// # Errors
 /// The first source that cannot be opened.
+///
+/// # Panics
+/// With a source on an MQTT broker outside a runtime of tokio.
 pub fn open(
     channels: &[ChannelConfig],
     begin: Option<&Begin>,
 ) -> Result<Vec<Box<dyn PulseSource>>, PulseError> {
     let mut pi = pi_sources(channels)?.into_iter();
+    let mut heads = optical::open(&head_channels(channels))?.into_iter();
     let mut sources: Vec<Box<dyn PulseSource>> = Vec::with_capacity(channels.len());
     for (index, config) in channels.iter().enumerate() {
         let channel = Channel(index);
@@ -37,6 +42,10 @@ pub fn open(
         sources.push(match &config.source {
             SourceConfig::Rppal { .. } => pi.next().ok_or(PulseError::NotBuilt("rppal"))?,
             SourceConfig::Gpiocdev { line, options } => gpiocdev(channel, line, options)?,
+            SourceConfig::Mqtt(topic) => Box::new(mqtt::open(channel, config.constant, topic)?),
+            SourceConfig::Optical(_) => {
+                Box::new(heads.next().ok_or(PulseError::NotBuilt("optical"))?)
+            }
             SourceConfig::Replay(replay) => {
                 let loads = Loads::read(&replay.file)?;
                 let profile = Replay::new(
@@ -55,6 +64,21 @@ pub fn open(
         });
     }
     Ok(sources)
+}
+
+/// All optical heads together, because several channels may share one.
+fn head_channels(channels: &[ChannelConfig]) -> Vec<HeadChannel> {
+    let heads = channels.iter().enumerate();
+    heads
+        .filter_map(|(index, config)| match &config.source {
+            SourceConfig::Optical(options) => Some(HeadChannel {
+                channel: Channel(index),
+                constant: config.constant,
+                options: options.clone(),
+            }),
+            _ => None,
+        })
+        .collect()
 }
 
 fn configured(replay: &ReplayConfig, now: Timestamp) -> Begin {

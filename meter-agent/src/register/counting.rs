@@ -136,7 +136,8 @@ pub async fn count(
 ) -> Result<Register, CountError> {
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
     let mut tasks = JoinSet::new();
-    for source in sources {
+    for mut source in sources {
+        source.resume(register.totals());
         tasks.spawn(forward(source, sender.clone()));
     }
     drop(sender);

@@ -134,58 +134,9 @@ fn decode(line: &str) -> Option<(&str, Set)> {
     Some((channel, Set { reading, pulses }))
 }
 
-/// Reads kWh as people write them, such as `12345.6`, exactly.
-///
-/// # Errors
-/// It is no such number, has more than six decimals, or does not fit into 64 bits of mWh.
-pub fn parse_kwh(text: &str) -> Result<MilliwattHours, String> {
-    let wrong = || format!("{text:?} is no reading in kWh; write it as 12345.6");
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || decimals.len() > 6 || !digits(whole) || !digits(decimals) {
-        return Err(wrong());
-    }
-    let number = format!("{whole}{decimals:0<6}");
-    number.parse().map(MilliwattHours).map_err(|_| wrong())
-}
-
-/// A reading in kWh, with all of its decimals.
-pub fn kwh(energy: MilliwattHours) -> String {
-    let text = format!("{}.{:06}", energy.0 / 1_000_000, energy.0 % 1_000_000);
-    let short = text.trim_end_matches('0');
-    short.strip_suffix('.').unwrap_or(short).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kilowatt_hours_are_read_and_written_exactly() {
-        for (text, energy) in [
-            ("0", 0),
-            ("12345.6", 12_345_600_000),
-            ("0.000001", 1),
-            ("18446744073709.551615", u64::MAX),
-        ] {
-            assert_eq!(parse_kwh(text), Ok(MilliwattHours(energy)));
-            assert_eq!(kwh(MilliwattHours(energy)), text);
-        }
-        for text in [
-            "",
-            ".5",
-            "-1",
-            "+1",
-            "1,5",
-            "1e3",
-            "0.0000001",
-            "18446744073709.551616",
-            "1.5.2",
-            " 1",
-        ] {
-            assert!(parse_kwh(text).unwrap_err().contains("12345.6"), "{text}");
-        }
-    }
 
     #[test]
     fn a_damaged_line_is_left_out() {

@@ -1,0 +1,203 @@
+//! A device that shows its total energy, as a pulse source: whatever reads it hands its
+//! readings to a [`TotalSource`] through [`Readings`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dcnet::units::{MilliwattHours, Pulses};
+use tokio::sync::mpsc;
+
+use super::total::{INSISTENT, Reading, Refused, Totals};
+use super::{NextBatch, PulseError, PulseSource};
+use crate::clock;
+
+/// Readings that wait for the register. What finds no room is dropped: the next one says it too.
+const WAITING: usize = 64;
+
+/// What has come from a device since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InputStatistics {
+    /// Totals that were read.
+    pub readings: u64,
+    /// What could not be used, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl InputStatistics {
+    /// How often there was a fault of this kind.
+    pub fn fault(&self, kind: &str) -> u64 {
+        self.faults.get(kind).copied().unwrap_or(0)
+    }
+}
+
+/// Something that came in and is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Counted under this name; the first of each kind is logged.
+    pub kind: &'static str,
+    /// What exactly, and what to do.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault of a kind.
+    pub fn new(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The end of the one who reads a device. It never waits.
+#[derive(Clone, Debug)]
+pub struct Readings {
+    name: Arc<str>,
+    sender: mpsc::Sender<Reading>,
+    statistics: Arc<Mutex<InputStatistics>>,
+}
+
+impl Readings {
+    /// The device shows this total now.
+    pub fn reading(&self, energy: MilliwattHours) {
+        self.with(|statistics| statistics.readings += 1);
+        let at = clock::monotonic();
+        let _ = self.sender.try_send(Reading { energy, at });
+    }
+
+    /// Counts a fault, and logs the first of its kind.
+    pub fn fault(&self, fault: &Fault) {
+        count(&self.statistics, &self.name, fault);
+    }
+
+    /// What is read, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether nobody wants readings any more.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Waits until nobody wants readings any more.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut InputStatistics) -> T) -> T {
+        look(
+            &mut self
+                .statistics
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+}
+
+fn count(statistics: &Mutex<InputStatistics>, name: &str, fault: &Fault) {
+    let mut statistics = statistics.lock().unwrap_or_else(PoisonError::into_inner);
+    let times = statistics.faults.entry(fault.kind).or_default();
+    *times += 1;
+    let first = *times == 1;
+    drop(statistics);
+    if first {
+        tracing::warn!(
+            input = name,
+            "{}; further ones are only counted",
+            fault.detail
+        );
+    } else {
+        tracing::debug!(input = name, "{}", fault.detail);
+    }
+}
+
+/// A device's total as a [`PulseSource`].
+///
+/// It ends with no error while there is a device to wait for: a port that is gone or a broker
+/// that is down leaves its channel without values, and other channels go on.
+#[derive(Debug)]
+pub struct TotalSource {
+    name: Arc<str>,
+    totals: Totals,
+    readings: mpsc::Receiver<Reading>,
+    statistics: Arc<Mutex<InputStatistics>>,
+    insists: bool,
+}
+
+impl TotalSource {
+    /// A source called `name` in messages, and the other end.
+    pub fn new(name: &str, totals: Totals) -> (Self, Readings) {
+        let (sender, readings) = mpsc::channel(WAITING);
+        let statistics = Arc::new(Mutex::new(InputStatistics::default()));
+        let name: Arc<str> = name.into();
+        let source = Self {
+            name: Arc::clone(&name),
+            totals,
+            readings,
+            statistics: Arc::clone(&statistics),
+            insists: false,
+        };
+        let ours = Readings {
+            name,
+            sender,
+            statistics,
+        };
+        (source, ours)
+    }
+
+    /// What has come in so far.
+    pub fn statistics(&self) -> InputStatistics {
+        self.statistics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn take(&mut self, reading: Reading) {
+        let taken = self.totals.take(reading, clock::monotonic(), clock::utc());
+        let Err(refusal) = taken else {
+            self.insists = false;
+            return;
+        };
+        let kind = match refusal.why {
+            Refused::Back { .. } => "total went back",
+            Refused::Jump { .. } => "total jumped",
+            Refused::Offset { .. } => "impossible offset",
+        };
+        let why = refusal.why.to_string();
+        count(&self.statistics, &self.name, &Fault::new(kind, why.clone()));
+        if refusal.in_a_row >= INSISTENT && !self.insists {
+            self.insists = true;
+            tracing::error!(input = %self.name, "{why}");
+        }
+    }
+}
+
+impl PulseSource for TotalSource {
+    fn next(&mut self) -> NextBatch<'_> {
+        Box::pin(async {
+            loop {
+                if let Some(batch) = self.totals.next_batch() {
+                    return Ok(batch);
+                }
+                match self.readings.recv().await {
+                    Some(reading) => self.take(reading),
+                    None => {
+                        return Err(PulseError::Input {
+                            input: self.name.to_string(),
+                            problem: "its reader has ended".to_owned(),
+                            advice: "Restart the agent",
+                        });
+                    }
+                }
+            }
+        })
+    }
+
+    fn resume(&mut self, totals: &[Pulses]) {
+        if let Some(total) = totals.get(self.totals.channel().0) {
+            self.totals.resume(*total);
+        }
+    }
+}
