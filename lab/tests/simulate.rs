@@ -6,19 +6,12 @@ use simulation::invariant::Invariant;
 use simulation::plan::{Plan, Sizes};
 use simulation::run::{Outcome, run};
 
-/// Hostile seeds that fail for a known reason: the provider counts submissions of members
-/// that owe a reveal towards those it waits for, and so closes a window before others come.
-const CLOSED_EARLY: &[u64] = &[];
-
 fn plans(seeds: std::ops::Range<u64>, hostile: bool) -> Vec<Plan> {
     let sizes = Sizes {
         hostile,
         ..Sizes::default()
     };
-    seeds
-        .filter(|seed| !hostile || !CLOSED_EARLY.contains(seed))
-        .map(|seed| Plan::new(seed, sizes))
-        .collect()
+    seeds.map(|seed| Plan::new(seed, sizes)).collect()
 }
 
 /// Plays plans; none violates anything.
@@ -39,7 +32,9 @@ fn play(plans: &[Plan]) -> Vec<Outcome> {
 fn honest_nets_keep_every_promise_whatever_fails() {
     let outcomes = play(&plans(0..12, false));
     assert!(outcomes.iter().map(|outcome| outcome.sums).sum::<u64>() > 40);
-    for invariant in Invariant::ALL {
+    // A lapse takes a day and is rare; simulation/tests/faults.rs makes some.
+    let usual = Invariant::ALL.iter().filter(|i| **i != Invariant::Return);
+    for invariant in usual {
         let checks = outcomes
             .iter()
             .filter_map(|o| o.report.checks.get(invariant));
