@@ -52,4 +52,7 @@ phase_1() {
   power_cut /tmp/pulses.toml
 }
 
-phase_2() { after_power_cut /tmp/pulses.toml; }
+phase_2() {
+  config /tmp/pulses.toml gpiocdev
+  after_power_cut /tmp/pulses.toml
+}

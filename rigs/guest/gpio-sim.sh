@@ -90,6 +90,9 @@ phase_1() {
   power_cut /tmp/gpiocdev.toml
 }
 
-phase_2() { after_power_cut /tmp/gpiocdev.toml; }
+phase_2() {
+  config /tmp/gpiocdev.toml gpiocdev
+  after_power_cut /tmp/gpiocdev.toml
+}
 
 single() { drive "$1" 17=0 40 17=1 60; }

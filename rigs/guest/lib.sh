@@ -130,7 +130,7 @@ after_power_cut() {
   found=$(saved_pulses)
   least=$((sent - 9 - 3))
   [ $least -ge "$saved" ] || least=$saved
-  result "power cut, saving every 10" "$sent" "$found" 0 0 $least $((sent + 1))
+  result "power cut, whole register" "$sent" "$found" 0 0 $least $((sent + 1))
   run "$1"
   single 12
   sleep 2

@@ -30,6 +30,10 @@ async fn main() -> anyhow::Result<()> {
             sources.push((Channel(index), source));
         }
     }
+    anyhow::ensure!(
+        sources.len() == config.channels.len(),
+        "a channel is read neither with gpiocdev nor with rppal, or this was built without rppal"
+    );
     let mut tasks = JoinSet::new();
     for (channel, mut source) in sources {
         let mut stopped = stopped.clone();
