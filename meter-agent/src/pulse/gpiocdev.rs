@@ -1,6 +1,6 @@
 //! GPIO lines through the kernel's character device, on any Linux board.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::gpiocdev::Request;
@@ -29,7 +29,7 @@ pub fn open(
     let (chip, offset) = find(name)?;
     let mut builder = Request::builder();
     builder
-        .on_chip(chip)
+        .on_chip(chip.as_path())
         .with_line(offset)
         .with_consumer("meter-agent")
         .as_input()
@@ -47,7 +47,9 @@ pub fn open(
     if !options.debounce.is_zero() {
         builder.with_debounce_period(options.debounce);
     }
-    let request = builder.request().map_err(|e| failed(name, &e, BUSY))?;
+    let request = builder
+        .request()
+        .map_err(|e| refused(name, &e, holder(&chip, offset).as_deref()))?;
     let value = request.value(offset).map_err(|e| failed(name, &e, BUSY))?;
     let line = Line {
         channel,
@@ -87,6 +89,26 @@ fn find(name: &LineName) -> Result<(PathBuf, u32), PulseError> {
     })
 }
 
+/// The program that holds a line, as it named itself to the kernel.
+fn holder(chip: &Path, offset: u32) -> Option<String> {
+    let info = ::gpiocdev::Chip::from_path(chip).ok()?.line_info(offset);
+    let info = info.ok().filter(|info| info.used)?;
+    (!info.consumer.is_empty()).then_some(info.consumer)
+}
+
+fn refused(name: &LineName, error: &::gpiocdev::Error, holder: Option<&str>) -> PulseError {
+    let error = error.to_string();
+    let error = error.trim_end_matches('.');
+    PulseError::Gpio {
+        line: name.to_string(),
+        problem: match holder {
+            Some(holder) => format!("{error}: it is held by \"{holder}\""),
+            None => error.to_owned(),
+        },
+        advice: BUSY,
+    }
+}
+
 fn failed(name: &LineName, error: &::gpiocdev::Error, advice: &'static str) -> PulseError {
     PulseError::Gpio {
         line: name.to_string(),
@@ -117,5 +139,20 @@ impl EdgeReader for Reader {
                 sequence: Some(event.line_seqno).filter(|number| *number > 0),
             },
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_line_names_its_holder_if_the_kernel_does() {
+        let name = LineName::Name("GPIO17".to_owned());
+        let error = ::gpiocdev::Error::NoGpioChips();
+        let text = refused(&name, &error, Some("heating")).to_string();
+        assert!(text.contains("GPIO17") && text.contains("held by \"heating\""));
+        let text = refused(&name, &error, None).to_string();
+        assert!(text.contains("GPIO17") && !text.contains("held"));
     }
 }
