@@ -21,12 +21,14 @@ use anyhow::Context;
 use dcnet::output::{Input, Message, Output, StateMachine};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::connection::{Connection, MAX_PAYLOAD};
 use crate::counters::{Counters, Totals, add, count};
 use crate::journal::Journal;
 use crate::network::{FromNetwork, LinkState, Network, ToNetwork};
+use crate::service::{Heartbeat, TURN};
 
 /// Events that wait for the owner.
 pub const EVENTS: usize = 1024;
@@ -75,6 +77,7 @@ pub struct Control {
     task: JoinHandle<anyhow::Result<()>>,
     state: watch::Receiver<LinkState>,
     counters: Arc<Counters>,
+    heartbeat: Heartbeat,
 }
 
 impl Control {
@@ -109,6 +112,11 @@ impl Control {
     /// The counters themselves, for a metrics page.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Beats while the driver takes inputs and its steps end, at least every [`TURN`].
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     /// The state of the link, and its changes.
@@ -149,6 +157,7 @@ where
         let (state, state_receiver) = watch::channel(LinkState::Connecting);
         let state = Arc::new(state);
         let counters = Arc::new(Counters::default());
+        let heartbeat = Heartbeat::default();
         let (to_driver, incoming) = mpsc::channel(BATCH);
         let (outgoing, to_network) = mpsc::channel(self.connection.max_queued_messages.max(1));
         let queued = Arc::new(AtomicUsize::new(0));
@@ -184,6 +193,7 @@ where
             events,
             counters: Arc::clone(&counters),
             wake: None,
+            heartbeat: heartbeat.clone(),
         };
         let task = tokio::spawn(async move {
             let end = running.run(incoming, commands, stopped, network).await;
@@ -200,6 +210,7 @@ where
                 task,
                 state: state_receiver,
                 counters,
+                heartbeat,
             },
         }
     }
@@ -293,6 +304,7 @@ struct Running<M: StateMachine, J> {
     events: mpsc::Sender<M::Event>,
     counters: Arc<Counters>,
     wake: Option<tokio::time::Instant>,
+    heartbeat: Heartbeat,
 }
 
 impl<M, J> Running<M, J>
@@ -332,7 +344,10 @@ where
     ) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         let mut commanded = true;
+        let mut turns = tokio::time::interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.heartbeat.beat();
             let wake = self.wake;
             tokio::select! {
                 _ = &mut stop => return Ok(()),
@@ -350,6 +365,8 @@ where
                     self.wake = None;
                     self.step(Input::Tick).await?;
                 }
+                // Only so that a driver without anything to do turns too.
+                _ = turns.tick() => {}
             }
         }
     }

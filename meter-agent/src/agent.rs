@@ -24,8 +24,9 @@ use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::Store;
 use dcnet::reading::Boundary;
 use link::credentials::RevocationFile;
+use link::service::{self, Heartbeat, Loops};
 use link::{Clock, Connection, Control, Driver, LinkState, MeterJournal, Totals};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -37,9 +38,11 @@ use crate::register::counting::{CountError, SavePolicy, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Notes, Standing, Watched};
 
+mod attend;
 mod log;
 mod net;
 
+use attend::attend;
 use log::EventLog;
 use net::NetView;
 
@@ -189,6 +192,8 @@ pub struct AgentControl {
     commands: mpsc::Sender<MeterCommand>,
     link: watch::Receiver<LinkState>,
     standing: watch::Receiver<Standing>,
+    loops: Loops,
+    look: Arc<Notify>,
     link_counters: Arc<link::Counters>,
     counters: Arc<Counters>,
 }
@@ -225,6 +230,17 @@ impl AgentControl {
     pub async fn confirm_clock(&self) {
         // An agent that has ended needs no confirmation.
         let _ = self.commands.send(MeterCommand::ConfirmClock).await;
+    }
+
+    /// The loops without which the agent is not alive: of its pulses and of the protocol.
+    pub fn loops(&self) -> Loops {
+        self.loops.clone()
+    }
+
+    /// When notified, the list of revoked devices is looked at now, which is then told to the
+    /// service manager.
+    pub fn look_at_revocations(&self) -> Arc<Notify> {
+        Arc::clone(&self.look)
     }
 
     /// The state of the link, and its changes.
@@ -313,12 +329,19 @@ impl Agent {
         let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
+        let heartbeat = Heartbeat::default();
+        let loops = Loops::new([
+            ("pulses", heartbeat.clone()),
+            ("protocol", control.heartbeat()),
+        ]);
+        let look = Arc::new(Notify::new());
         let counting = tokio::spawn(
             async move {
                 let stop = async {
                     let _ = counting_stopped.await;
                 };
-                count(register, sources, save, period, boundary_sender, stop).await
+                let boundaries = boundary_sender;
+                count(register, sources, save, period, boundaries, heartbeat, stop).await
             }
             .instrument(span.clone()),
         );
@@ -332,6 +355,7 @@ impl Agent {
             tell_revocations(
                 revocations,
                 revocations_every,
+                Arc::clone(&look),
                 commands.clone(),
                 Arc::clone(&counters),
             )
@@ -358,6 +382,8 @@ impl Agent {
                 commands,
                 link,
                 standing,
+                loops,
+                look,
                 link_counters,
                 counters,
             },
@@ -374,6 +400,7 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let options = AgentOptions::from_config(&config)?;
     let net = options.meter.checkpoint.net;
     tracing::info!(
@@ -387,6 +414,7 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     } = match Agent::start(options).await {
         Err(error) if error.is::<HasLeft>() => {
             tracing::warn!("{error}");
+            service::nothing_to_do(&error.to_string());
             return Ok(());
         }
         started => started?,
@@ -394,26 +422,17 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     if confirm_clock {
         control.confirm_clock().await;
     }
+    let attended = attend(&mut events, &control, hangup);
     tokio::select! {
         end = control.ended() => return end,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = exit_done(&mut events) => tracing::warn!("{}", HasLeft(net)),
+        () = attended => tracing::warn!("{}", HasLeft(net)),
     }
+    service::stopping();
     control.stop().await?;
     tracing::info!("stopped; the register is saved");
     Ok(())
-}
-
-/// Waits until the meter has left its net and everything of it is erased.
-async fn exit_done(events: &mut mpsc::Receiver<MeterEvent>) {
-    while let Some(event) = events.recv().await {
-        if matches!(event, MeterEvent::ExitDone { .. }) {
-            return;
-        }
-    }
-    // The agent has ended, which is told elsewhere.
-    std::future::pending().await
 }
 
 /// The opened state of a meter.
@@ -473,15 +492,17 @@ pub(crate) fn open_meter(
 async fn tell_revocations(
     mut file: RevocationFile,
     every: Duration,
+    look: Arc<Notify>,
     commands: mpsc::Sender<MeterCommand>,
     counters: Arc<Counters>,
 ) {
     let mut told = String::new();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
+        let asked = tokio::select! {
+            () = tokio::time::sleep(every) => false,
+            () = look.notified() => true,
             () = commands.closed() => return,
-        }
+        };
         let looking = tokio::task::spawn_blocking(move || {
             let list = file.changed();
             (file, list)
@@ -508,6 +529,9 @@ async fn tell_revocations(
                     told = error;
                 }
             }
+        }
+        if asked {
+            service::reloaded();
         }
     }
 }

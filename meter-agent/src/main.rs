@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use manual::Manual;
 use meter_agent::config::{Config, check};
 use meter_agent::{agent, leave, pulse};
 use tracing_subscriber::EnvFilter;
@@ -56,6 +57,9 @@ enum Command {
               value_parser = clap::value_parser!(u64).range(1..=86_400))]
         seconds: u64,
     },
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +90,9 @@ fn main() -> ExitCode {
             Box::pin(count(config, Duration::from_secs(seconds)))
         }),
         Command::CheckConfig { config } => return check_config(&config),
+        Command::Manual(manual) => manual
+            .write(Arguments::command())
+            .context("cannot write the manual"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

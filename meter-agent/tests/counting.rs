@@ -168,6 +168,7 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
         SavePolicy::default(),
         round.subscribe(),
         sender,
+        Heartbeat::default(),
         async {
             let _ = stopped.await;
         },
@@ -208,6 +209,32 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
     assert_eq!(register.totals(), [Pulses(5019)]);
 }
 
+/// The watchdog of the service manager depends on it.
+#[tokio::test]
+async fn counting_turns_while_there_is_nothing_to_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sender, _receiver) = mpsc::channel(1);
+    let heartbeat = Heartbeat::default();
+    let counting = count(
+        register(directory.path(), 1000),
+        Vec::new(),
+        SavePolicy::default(),
+        watch::channel(None).1,
+        sender,
+        heartbeat.clone(),
+        std::future::pending(),
+    );
+    let turned = async {
+        while heartbeat.turns() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        end = counting => panic!("it ended: {:?}", end.map(|_| ())),
+        turned = tokio::time::timeout(Duration::from_secs(60), turned) => turned.unwrap(),
+    }
+}
+
 struct Failing;
 
 impl PulseSource for Failing {
@@ -226,6 +253,7 @@ async fn a_failing_source_ends_the_count_with_its_error() {
         SavePolicy::default(),
         watch::channel(None).1,
         sender,
+        Heartbeat::default(),
         std::future::pending(),
     )
     .await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dcnet::reading::Boundary;
 use dcnet::time::Period;
+use link::service::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -55,7 +56,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// to `boundaries` any more, counting goes on just the same; if the listener falls so
 /// far behind that the channel is full, boundaries are dropped with a warning.
 ///
-/// `period` is the length of a round; it may become known, or change, later.
+/// `period` is the length of a round; it may become known, or change, later. `heartbeat` beats
+/// at every turn, at least every second.
 ///
 /// # Errors
 /// [`CountError`] when a source fails, after a save; or if the last save fails.
@@ -65,6 +67,7 @@ pub async fn count(
     policy: SavePolicy,
     mut period: watch::Receiver<Option<Period>>,
     boundaries: mpsc::Sender<Boundary>,
+    heartbeat: Heartbeat,
     stop: impl Future<Output = ()>,
 ) -> Result<Register, CountError> {
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
@@ -79,22 +82,21 @@ pub async fn count(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
+    let mut open = true;
     loop {
+        heartbeat.beat();
         tokio::select! {
             biased;
             () = &mut stop => break,
             Ok(()) = period.changed() => register.set_period(*period.borrow_and_update()),
-            received = batches.recv() => match received {
+            received = batches.recv(), if open => match received {
                 Some(Ok(batch)) => waiting.extend(record(&mut register, &batch)),
                 Some(Err(error)) => {
                     register.save()?;
                     return Err(error.into());
                 }
                 // No sources at all: nothing to count, but something to wait for.
-                None => {
-                    stop.as_mut().await;
-                    break;
-                }
+                None => open = false,
             },
             _ = ticks.tick() => {}
         }
