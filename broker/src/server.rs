@@ -1,11 +1,13 @@
 //! The broker as a whole: start, accept, stop.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
@@ -21,6 +23,9 @@ use crate::revocation::{self, Source};
 
 /// How long sessions may take to end when the broker stops.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
 
 /// How often the watchdog sends a message through the router.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);
@@ -71,9 +76,7 @@ impl Broker {
         let mut addresses = Vec::with_capacity(config.listen.len());
         let mut sockets = Vec::with_capacity(config.listen.len());
         for address in config.listen {
-            let socket = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address}"))?;
+            let socket = listen(address).with_context(|| format!("cannot listen on {address}"))?;
             addresses.push(socket.local_addr()?);
             sockets.push(socket);
         }
@@ -186,6 +189,20 @@ impl Drop for Broker {
             listener.abort();
         }
     }
+}
+
+/// An address of IPv6 is taken for IPv6 alone, so that `[::]` and `0.0.0.0` can share a port.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

@@ -263,3 +263,19 @@ async fn a_service_manager_is_told_that_it_serves_lives_reloads_and_stops() {
     hear("STOPPING=1");
     assert!(child.wait().unwrap().success());
 }
+
+/// The shipped configuration does it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ipv4_and_ipv6_share_a_port() {
+    let rig = stopped().await;
+    let mut config = Config::read(&write_config(&rig, "")).unwrap();
+    config.state = None;
+    config.listen = vec!["0.0.0.0:0".parse().unwrap()];
+    let first = broker::Broker::start(config.clone()).await.unwrap();
+    let port = first.local_addrs()[0].port();
+    config.listen = vec![SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port)];
+    let second = broker::Broker::start(config).await.unwrap();
+    assert_eq!(second.local_addrs()[0].port(), port);
+    first.stop().await;
+    second.stop().await;
+}
