@@ -273,7 +273,10 @@ async fn ipv4_and_ipv6_share_a_port() {
     config.listen = vec!["0.0.0.0:0".parse().unwrap()];
     let first = broker::Broker::start(config.clone()).await.unwrap();
     let port = first.local_addrs()[0].port();
-    config.listen = vec![SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port)];
+    config.listen = vec![SocketAddr::new(
+        std::net::Ipv6Addr::UNSPECIFIED.into(),
+        port,
+    )];
     let second = broker::Broker::start(config).await.unwrap();
     assert_eq!(second.local_addrs()[0].port(), port);
     first.stop().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use link::service::Heartbeat;
 use meter_agent::clock;
 use meter_agent::config::{ChannelConfig, ReplayConfig, SourceConfig};
 use meter_agent::pulse::loads::{Energies, Loads};
