@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -114,9 +115,14 @@ impl Backend {
         let _ = gone.wait_for(|gone| *gone).await;
     }
 
-    /// Sends a message through the router again and again; returns when one
-    /// does not arrive within `limit`.
-    pub(crate) async fn watch(&self, period: Duration, limit: Duration) -> RouterGone {
+    /// Sends a message through the router again and again, and counts in `arrived` those that
+    /// arrive; returns when one does not within `limit`.
+    pub(crate) async fn watch(
+        &self,
+        period: Duration,
+        limit: Duration,
+        arrived: &AtomicU64,
+    ) -> RouterGone {
         let Ok((link, mut deliveries)) = self.connect().await else {
             return RouterGone;
         };
@@ -137,6 +143,7 @@ impl Backend {
                     if link.ack(id).await.is_err() {
                         return RouterGone;
                     }
+                    arrived.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(Err(RouterGone)) | Err(_) => return RouterGone,
             }

@@ -27,7 +27,8 @@ pub struct Config {
     pub ca: PathBuf,
     /// The broker's own certificate, PEM; its role must be broker.
     pub certificate: PathBuf,
-    /// The broker's private key, PKCS#8 PEM, readable by its owner only.
+    /// The broker's private key, PKCS#8 PEM, readable by its owner only. A credential
+    /// `key.pem` that the service manager passes (systemd.exec(5)) takes its place.
     pub key: PathBuf,
     /// Signed revocation list; read again whenever it changes. It may be absent
     /// until the first device is revoked.
@@ -222,7 +223,11 @@ impl Config {
         let chain = CertificateDer::pem_file_iter(&self.certificate)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .with_context(|| format!("in {}", self.certificate.display()))?;
-        let key = private_key(&self.key)?;
+        let (key_file, others) = match credential() {
+            Some(path) => (path, OTHERS_OF_CREDENTIAL),
+            None => (self.key.clone(), OTHERS),
+        };
+        let key = private_key(&key_file, others)?;
         let mut tls = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(clients)
@@ -230,7 +235,7 @@ impl Config {
             .with_context(|| {
                 format!(
                     "{} and {} do not belong together",
-                    self.key.display(),
+                    key_file.display(),
                     self.certificate.display()
                 )
             })?;
@@ -260,11 +265,22 @@ fn verified(path: &Path, ca: &CaCertificate, role: Role) -> anyhow::Result<Certi
     Ok(certificate)
 }
 
-fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
+/// What group and others must not have of a key.
+const OTHERS: u32 = 0o077;
+/// The same of a credential, which its reader is let in to by an access control list, whose
+/// mask shows as the group's right to read; nobody else can enter its directory.
+const OTHERS_OF_CREDENTIAL: u32 = 0o037;
+
+fn credential() -> Option<PathBuf> {
+    let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+    Some(directory.join("key.pem")).filter(|path| path.exists())
+}
+
+fn private_key(path: &Path, others: u32) -> anyhow::Result<PrivateKeyDer<'static>> {
     let place = || format!("cannot read {}", path.display());
     let mode = fs::metadata(path).with_context(place)?.permissions().mode() & 0o777;
     ensure!(
-        mode & 0o077 == 0,
+        mode & others == 0,
         "{path} holds a private key but others may use it (mode {mode:04o}); run: chmod 600 {path}",
         path = path.display()
     );

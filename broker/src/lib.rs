@@ -30,6 +30,7 @@ mod registry;
 mod retained;
 mod revocation;
 mod server;
+pub mod service;
 mod session;
 
 pub use config::{Config, Limits};

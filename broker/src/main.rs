@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use broker::{Broker, Config, QUIET_ROUTER};
-use clap::{Parser, Subcommand};
+use broker::{Broker, Config, QUIET_ROUTER, service};
+use clap::{CommandFactory, Parser, Subcommand};
+use manual::Manual;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// MQTT broker of the DC-net metering system.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "dcnet-broker", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -28,6 +29,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Writes man pages and shell completions.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,12 @@ fn main() -> ExitCode {
         } => Config::read(&config)
             .and_then(|config| config.check())
             .map(|()| println!("the configuration is valid")),
+        Arguments {
+            command: Some(Command::Manual(manual)),
+            ..
+        } => manual
+            .write(Arguments::command())
+            .context("cannot write the manual"),
         Arguments {
             config: Some(config),
             ..
@@ -65,6 +75,7 @@ async fn serve(path: &std::path::Path) -> anyhow::Result<()> {
         .init();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let broker = Broker::start(Config::read(path)?).await?;
     for address in broker.local_addrs() {
         tracing::info!(%address, "listening");
@@ -72,6 +83,7 @@ async fn serve(path: &std::path::Path) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = service::attend(&broker, hangup) => {}
         () = broker.failed() => {
             // The process must go down for a supervisor to start it anew.
             return Err(anyhow::anyhow!("the router has failed"))
@@ -79,6 +91,7 @@ async fn serve(path: &std::path::Path) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping");
+    service::stopping();
     broker.stop().await;
     Ok(())
 }

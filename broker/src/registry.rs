@@ -334,6 +334,10 @@ impl Registry {
         }
     }
 
+    pub(crate) fn sessions_open(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
     pub(crate) fn counters(&self, retained: &Retained) -> Counters {
         let tables = self.lock();
         Counters {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail, ensure};
 use dcnet::identity::Certificate;
 use dcnet::revocation::RevocationList;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::now;
 use crate::gate::Shared;
@@ -83,10 +84,15 @@ impl Source {
     }
 }
 
-/// Ends sessions that became invalid, for ever; reads the list before.
-pub(crate) async fn watch(shared: Arc<Shared>, mut source: Option<Source>, period: Duration) {
+/// Ends sessions that became invalid, again and again and when asked; reads the list before.
+pub(crate) async fn watch(
+    shared: Arc<Shared>,
+    mut source: Option<Source>,
+    period: Duration,
+    mut asked: mpsc::Receiver<oneshot::Sender<()>>,
+) {
     loop {
-        tokio::time::sleep(period).await;
+        let asker = tokio::time::timeout(period, asked.recv()).await;
         if let Some(source) = &mut source {
             let current = shared
                 .revocations
@@ -112,12 +118,22 @@ pub(crate) async fn watch(shared: Arc<Shared>, mut source: Option<Source>, perio
                 }
             }
         }
-        let revocations = shared
-            .revocations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        shared.registry.end_invalid(now(), |id| {
-            revocations.as_ref().is_some_and(|list| list.contains(id))
-        });
+        {
+            let revocations = shared
+                .revocations
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            shared.registry.end_invalid(now(), |id| {
+                revocations.as_ref().is_some_and(|list| list.contains(id))
+            });
+        }
+        match asker {
+            Ok(Some(asker)) => {
+                let _ = asker.send(());
+            }
+            // The broker is being dropped.
+            Ok(None) => return,
+            Err(_) => {}
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! The broker as a whole: start, accept, stop.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,6 +24,9 @@ use crate::revocation::{self, Source};
 /// How long sessions may take to end when the broker stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
 /// How often the watchdog sends a message through the router.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -33,6 +39,8 @@ pub struct Broker {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     failed: watch::Receiver<bool>,
+    probes: Arc<AtomicU64>,
+    look: mpsc::Sender<oneshot::Sender<()>>,
     listeners: Vec<JoinHandle<()>>,
     background: Vec<AbortHandle>,
 }
@@ -68,9 +76,7 @@ impl Broker {
         let mut addresses = Vec::with_capacity(config.listen.len());
         let mut sockets = Vec::with_capacity(config.listen.len());
         for address in config.listen {
-            let socket = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address}"))?;
+            let socket = listen(address).with_context(|| format!("cannot listen on {address}"))?;
             addresses.push(socket.local_addr()?);
             sockets.push(socket);
         }
@@ -81,24 +87,30 @@ impl Broker {
 
         let (failed, failed_seen) = watch::channel(false);
         let backend = shared.backend.clone();
+        let probes = Arc::new(AtomicU64::new(0));
+        let arrived = Arc::clone(&probes);
         let watchdog = tokio::spawn(async move {
             tokio::select! {
                 () = backend.gone() => {}
-                _ = backend.watch(PROBE_PERIOD, PROBE_LIMIT) => {}
+                _ = backend.watch(PROBE_PERIOD, PROBE_LIMIT, &arrived) => {}
             }
             tracing::error!("the router does not route any more; the broker must be restarted");
             let _ = failed.send(true);
         });
+        let (look, asked) = mpsc::channel(1);
         let checks = tokio::spawn(revocation::watch(
             Arc::clone(&shared),
             source,
             check_interval,
+            asked,
         ));
         Ok(Self {
             addresses,
             shared,
             stop,
             failed: failed_seen,
+            probes,
+            look,
             listeners,
             background: vec![watchdog.abort_handle(), checks.abort_handle()],
         })
@@ -115,6 +127,11 @@ impl Broker {
         self.shared.registry.counters(&self.shared.retained)
     }
 
+    /// Sessions open now.
+    pub fn sessions_open(&self) -> usize {
+        self.shared.registry.sessions_open()
+    }
+
     /// The number of the revocation list in force, if there is one.
     pub fn revocation_number(&self) -> Option<u64> {
         self.shared
@@ -123,6 +140,21 @@ impl Broker {
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .map(dcnet::revocation::RevocationList::number)
+    }
+
+    /// How many messages of its own the broker has sent through its router and got back, one
+    /// every five seconds. While this grows the broker routes.
+    pub fn probes(&self) -> u64 {
+        self.probes.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the revocation list now, and ends sessions that it names.
+    pub async fn look_at_revocations(&self) {
+        let (done, looked) = oneshot::channel();
+        // Without an answer the broker is being stopped.
+        if self.look.send(done).await.is_ok() {
+            let _ = looked.await;
+        }
     }
 
     /// Returns when the router has failed and nothing is routed any more. The
@@ -157,6 +189,20 @@ impl Drop for Broker {
             listener.abort();
         }
     }
+}
+
+/// An address of IPv6 is taken for IPv6 alone, so that `[::]` and `0.0.0.0` can share a port.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

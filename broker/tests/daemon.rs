@@ -9,8 +9,10 @@ use rig::*;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 struct Daemon {
     child: Child,
@@ -211,4 +213,72 @@ async fn mosquittos_clients_read_public_topics_and_are_refused_others() {
         assert!(errors.contains("denied"), "version {version}: {errors}");
     }
     assert!(daemon.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_manager_is_told_that_it_serves_lives_reloads_and_stops() {
+    let rig = stopped().await;
+    let at = |name: &str| rig.directory.path().join(name);
+    let config = write_config(&rig, "");
+    // As systemd does it: the key is elsewhere, and its mode shows an access control list.
+    fs::create_dir(at("credentials")).unwrap();
+    let key = at("credentials/key.pem");
+    fs::rename(at("broker.key"), &key).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o440)).unwrap();
+    let manager = UnixDatagram::bind(at("notify")).unwrap();
+    let minute = Duration::from_secs(60);
+    manager.set_read_timeout(Some(minute)).unwrap();
+    let hear = |what: &str| {
+        loop {
+            let mut buffer = [0; 4096];
+            let length = manager.recv(&mut buffer).expect("a notification in time");
+            let notification = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if notification.contains(what) {
+                return notification;
+            }
+        }
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_broker"))
+        .arg("--config")
+        .arg(config)
+        .env("CREDENTIALS_DIRECTORY", at("credentials"))
+        .env("NOTIFY_SOCKET", at("notify"))
+        .env("WATCHDOG_USEC", "400000")
+        .spawn()
+        .unwrap();
+    let signal = |name: &str| {
+        let sent = Command::new("kill")
+            .args([name, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    hear("READY=1");
+    // One for the message that made it ready, and one for the next.
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    signal("-HUP");
+    assert!(hear("RELOADING=1").contains("MONOTONIC_USEC="));
+    hear("READY=1");
+    signal("-TERM");
+    hear("STOPPING=1");
+    assert!(child.wait().unwrap().success());
+}
+
+/// The shipped configuration does it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ipv4_and_ipv6_share_a_port() {
+    let rig = stopped().await;
+    let mut config = Config::read(&write_config(&rig, "")).unwrap();
+    config.state = None;
+    config.listen = vec!["0.0.0.0:0".parse().unwrap()];
+    let first = broker::Broker::start(config.clone()).await.unwrap();
+    let port = first.local_addrs()[0].port();
+    config.listen = vec![SocketAddr::new(
+        std::net::Ipv6Addr::UNSPECIFIED.into(),
+        port,
+    )];
+    let second = broker::Broker::start(config).await.unwrap();
+    assert_eq!(second.local_addrs()[0].port(), port);
+    first.stop().await;
+    second.stop().await;
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use dcnet::identity::{DeviceId, Role};
 use dcnet::topic::NetId;
 use gateway_admin::{
@@ -12,6 +12,7 @@ use gateway_admin::{
     DeviceRequest, Error, Host, InitOptions, KEY_FILE, KeyPair, LogHead, MAX_DAYS, REQUEST_FILE,
     REVOCATIONS_DIRECTORY, Terms, Trust, device_id, show, utc,
 };
+use manual::Manual;
 
 /// The offline tool of the gateway administrator: decides which devices take part.
 #[derive(Parser)]
@@ -110,6 +111,9 @@ enum Command {
         #[arg(required = true, value_name = "ID", value_parser = parse_device_id)]
         devices: Vec<DeviceId>,
     },
+    /// Write man pages and shell completions.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 #[derive(Args)]
@@ -320,6 +324,9 @@ fn run(command: Command) -> Result<()> {
             print!("{}", show(&file, &trust)?);
         }
         Command::List { at } => list(&Authority::open(&at.directory)?)?,
+        Command::Manual(manual) => manual
+            .write(Cli::command())
+            .context("cannot write the manual")?,
         Command::Revoke { at, devices } => revoke(&Authority::open(&at.directory)?, &devices)?,
     }
     Ok(())

@@ -17,7 +17,7 @@ use dcnet::revocation::RevocationList;
 use dcnet::time::Timestamp;
 use zeroize::Zeroizing;
 
-use crate::permissions::open_private_file;
+use crate::permissions::{credentials_directory, open_private_file};
 
 /// Longer files are none that an administrator issues, in bytes: a full revocation
 /// list stays below 64 KiB.
@@ -82,6 +82,16 @@ pub fn certificate(
         role.as_str()
     );
     Ok(certificate)
+}
+
+/// Where a private key is: the service manager's credential of that name if it passed one
+/// (`LoadCredential=` in systemd.exec(5)), else `file`. So a key file can be root's alone,
+/// while the daemon that uses the key runs as another user.
+pub fn key_file(credential: &str, file: PathBuf) -> PathBuf {
+    credentials_directory()
+        .map(|directory| directory.join(credential))
+        .filter(|path| path.exists())
+        .unwrap_or(file)
 }
 
 /// Reads the private key that `certificate` was issued for; the text is wiped.

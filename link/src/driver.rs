@@ -23,12 +23,14 @@ use dcnet::output::{Input, Message, Output, StateMachine};
 use dcnet::time::Now;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::connection::{Connection, MAX_PAYLOAD};
 use crate::counters::{Counters, Totals, add, count};
 use crate::journal::Journal;
 use crate::network::{FromNetwork, LinkState, Network, ToNetwork};
+use crate::service::{Heartbeat, TURN};
 
 /// Events that wait for the owner.
 pub const EVENTS: usize = 1024;
@@ -83,6 +85,7 @@ pub struct Control {
     task: JoinHandle<anyhow::Result<()>>,
     state: watch::Receiver<LinkState>,
     counters: Arc<Counters>,
+    heartbeat: Heartbeat,
 }
 
 impl Control {
@@ -117,6 +120,11 @@ impl Control {
     /// The counters themselves, for a metrics page.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Beats while the driver takes inputs and its steps end, at least every [`TURN`].
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     /// The state of the link, and its changes.
@@ -166,6 +174,7 @@ where
         let (state, state_receiver) = watch::channel(LinkState::Connecting);
         let state = Arc::new(state);
         let counters = Arc::new(Counters::default());
+        let heartbeat = Heartbeat::default();
         let (to_driver, incoming) = mpsc::channel(BATCH);
         let (outgoing, to_network) = mpsc::channel(self.connection.max_queued_messages.max(1));
         let queued = Arc::new(AtomicUsize::new(0));
@@ -205,6 +214,7 @@ where
             retry: None,
             problem: String::new(),
             up: None,
+            heartbeat: heartbeat.clone(),
         };
         let task = tokio::spawn(async move {
             let end = running.run(incoming, commands, stopped, network).await;
@@ -221,6 +231,7 @@ where
                 task,
                 state: state_receiver,
                 counters,
+                heartbeat,
             },
         }
     }
@@ -321,6 +332,7 @@ struct Running<M: StateMachine, J> {
     problem: String,
     /// The connection that is up.
     up: Option<u64>,
+    heartbeat: Heartbeat,
 }
 
 impl<M, J> Running<M, J>
@@ -360,7 +372,10 @@ where
     ) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         let mut commanded = true;
+        let mut turns = tokio::time::interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.heartbeat.beat();
             let wake = self.wake;
             tokio::select! {
                 _ = &mut stop => return Ok(()),
@@ -379,6 +394,8 @@ where
                     self.step(Input::Tick).await?;
                 }
                 () = sleep_until(self.retry), if self.retry.is_some() => self.reopen().await?,
+                // Only so that a driver without anything to do turns too.
+                _ = turns.tick() => {}
             }
         }
     }

@@ -4,8 +4,9 @@
 //! ([`connection`]). Its one promise: nothing is published before everything the
 //! machine wanted persisted up to then is on disk.
 //!
-//! What every agent on such a machine needs of its disk stands here too: private
-//! [`database`] files, and the [`credentials`] that the gateway administrator issued.
+//! What every agent on such a machine needs of its host stands here too: private
+//! [`database`] files, the [`credentials`] that the gateway administrator issued, and what
+//! a [`service`] tells the service manager.
 
 pub mod back_off;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod driver;
 pub mod journal;
 mod network;
 pub mod permissions;
+pub mod service;
 
 pub use clock::Clock;
 pub use connection::Connection;

@@ -8,6 +8,7 @@
 //! the driver, which never waits for either. So no queue can lock another.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,6 +56,26 @@ pub enum LinkState {
         /// Why, unless it was asked to.
         error: Option<String>,
     },
+}
+
+impl fmt::Display for LinkState {
+    /// In one line, for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting to the broker"),
+            Self::Connected => f.write_str("connected to the broker"),
+            Self::Waiting { error } => write!(f, "no connection to the broker: {error}"),
+            Self::SubscriptionRefused { filters } => {
+                write!(
+                    f,
+                    "the broker refused subscriptions: {}",
+                    filters.join(", ")
+                )
+            }
+            Self::Stopped { error: None } => f.write_str("stopped"),
+            Self::Stopped { error: Some(error) } => write!(f, "stopped: {error}"),
+        }
+    }
 }
 
 /// What the network tells the driver, in order.

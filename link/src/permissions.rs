@@ -5,11 +5,25 @@
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
 const OTHERS: u32 = 0o077;
+/// What group and others must not have of a [credential](is_credential): the service manager
+/// lets its reader in by an access control list, whose mask shows as the group's right to read.
+const OTHERS_OF_CREDENTIAL: u32 = 0o037;
+
+/// The directory with the credentials that systemd made for this process alone, if it did
+/// (systemd.exec(5), "Credentials").
+pub fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+/// Whether a file lies in the directory of credentials, which nobody else can enter.
+fn is_credential(path: &Path, directory: Option<&Path>) -> bool {
+    directory.is_some() && path.parent() == directory
+}
 
 /// Refuses a file that is not a regular file (a symbolic link is none) or that
 /// group or others may use. The file is not opened: see [`crate::database`].
@@ -30,7 +44,7 @@ pub(crate) fn require_private_regular(
     holds: &str,
 ) -> anyhow::Result<()> {
     require_regular(path, metadata)?;
-    require_private(path, metadata, holds, "600")
+    require_private(path, metadata, holds, "600", others(path))
 }
 
 /// Refuses a directory that group or others may enter or list.
@@ -42,7 +56,7 @@ pub fn require_private_directory(path: &Path, holds: &str) -> anyhow::Result<()>
         .metadata()
         .with_context(|| format!("cannot look at {}", path.display()))?;
     ensure!(metadata.is_dir(), "{} is not a directory", path.display());
-    require_private(path, &metadata, holds, "700")
+    require_private(path, &metadata, holds, "700", OTHERS)
 }
 
 /// Opens a file for reading and refuses what [`require_private_file`] refuses. The
@@ -64,7 +78,7 @@ pub fn open_private_file(path: &Path, holds: &str, advice: &str) -> anyhow::Resu
         "{} was replaced while it was being opened; try again",
         path.display()
     );
-    require_private(path, &opened, holds, "600")?;
+    require_private(path, &opened, holds, "600", others(path))?;
     Ok(file)
 }
 
@@ -77,17 +91,64 @@ fn require_regular(path: &Path, metadata: &Metadata) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn others(path: &Path) -> u32 {
+    if is_credential(path, credentials_directory().as_deref()) {
+        OTHERS_OF_CREDENTIAL
+    } else {
+        OTHERS
+    }
+}
+
 fn require_private(
     path: &Path,
     metadata: &Metadata,
     holds: &str,
     wanted: &str,
+    others: u32,
 ) -> anyhow::Result<()> {
     let mode = metadata.permissions().mode() & 0o7777;
     ensure!(
-        mode & OTHERS == 0,
+        mode & others == 0,
         "{path} holds {holds}, but its mode {mode:03o} lets others in; run: chmod {wanted} {path}",
         path = path.display()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_in_the_directory_of_credentials_are_credentials() {
+        let directory = Some(Path::new("/run/credentials/a.service"));
+        let key = Path::new("/run/credentials/a.service/key.pem");
+        assert!(is_credential(key, directory));
+        assert!(!is_credential(key, None));
+        for other in ["/etc/key.pem", "/run/credentials/a.service/more/key.pem"] {
+            assert!(!is_credential(Path::new(other), directory), "{other}");
+        }
+        assert!(!is_credential(Path::new("/"), None), "it has no parent");
+    }
+
+    #[test]
+    fn a_credential_may_show_the_mask_of_its_access_control_list_but_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.pem");
+        std::fs::write(&path, "key").unwrap();
+        let accepted = |mode: u32, others: u32| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            let metadata = path.metadata().unwrap();
+            require_private(&path, &metadata, "a key", "600", others).is_ok()
+        };
+        for mode in [0o400, 0o600] {
+            assert!(accepted(mode, OTHERS) && accepted(mode, OTHERS_OF_CREDENTIAL));
+        }
+        assert!(accepted(0o440, OTHERS_OF_CREDENTIAL));
+        assert!(!accepted(0o440, OTHERS));
+        for mode in [0o460, 0o404, 0o444] {
+            assert!(!accepted(mode, OTHERS_OF_CREDENTIAL), "{mode:o}");
+        }
+    }
 }

@@ -24,8 +24,9 @@ use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::Store;
 use dcnet::reading::Boundary;
 use link::credentials::RevocationFile;
+use link::service::{self, Heartbeat, Loops};
 use link::{Clock, Connection, Control, Driver, LinkState, MeterJournal, Totals};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -33,13 +34,15 @@ use crate::clock;
 use crate::config::{Config, IdentityFiles};
 use crate::identity::Identity;
 use crate::pulse::{self, LineView, PulseSource};
-use crate::register::counting::{CountError, Counted, SavePolicy, count};
+use crate::register::counting::{CountError, Counted, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Standing, Watched};
 
+mod attend;
 mod log;
 mod net;
 
+use attend::attend;
 use log::EventLog;
 use net::NetView;
 
@@ -191,6 +194,8 @@ pub struct AgentControl {
     standing: watch::Receiver<Standing>,
     counted: watch::Receiver<Counted>,
     lines: Vec<Option<watch::Receiver<LineView>>>,
+    loops: Loops,
+    look: Arc<Notify>,
     link_counters: Arc<link::Counters>,
     counters: Arc<Counters>,
 }
@@ -227,6 +232,17 @@ impl AgentControl {
     pub async fn confirm_clock(&self) {
         // An agent that has ended needs no confirmation.
         let _ = self.commands.send(MeterCommand::ConfirmClock).await;
+    }
+
+    /// The loops without which the agent is not alive: of its pulses and of the protocol.
+    pub fn loops(&self) -> Loops {
+        self.loops.clone()
+    }
+
+    /// When notified, the list of revoked devices is looked at now, which is then told to the
+    /// service manager.
+    pub fn look_at_revocations(&self) -> Arc<Notify> {
+        Arc::clone(&self.look)
     }
 
     /// The state of the link, and its changes.
@@ -338,21 +354,20 @@ impl Agent {
         let lines = sources.iter().map(|source| source.line()).collect();
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
+        let heartbeat = Heartbeat::default();
+        let loops = Loops::new([
+            ("pulses", heartbeat.clone()),
+            ("protocol", control.heartbeat()),
+        ]);
+        let look = Arc::new(Notify::new());
         let counting = tokio::spawn(
             async move {
                 let stop = async {
                     let _ = counting_stopped.await;
                 };
-                count(
-                    register,
-                    sources,
-                    save,
-                    period,
-                    boundary_sender,
-                    counted,
-                    stop,
-                )
-                .await
+                let watching = Watching { counted, heartbeat };
+                let boundaries = boundary_sender;
+                count(register, sources, save, period, boundaries, watching, stop).await
             }
             .instrument(span.clone()),
         );
@@ -366,6 +381,7 @@ impl Agent {
             tell_revocations(
                 revocations,
                 revocations_every,
+                Arc::clone(&look),
                 commands.clone(),
                 Arc::clone(&counters),
             )
@@ -394,6 +410,8 @@ impl Agent {
                 standing,
                 counted: watched,
                 lines,
+                loops,
+                look,
                 link_counters,
                 counters,
             },
@@ -410,6 +428,7 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let options = AgentOptions::from_config(&config)?;
     let net = options.meter.checkpoint.net;
     tracing::info!(
@@ -423,6 +442,7 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     } = match Agent::start(options).await {
         Err(error) if error.is::<HasLeft>() => {
             tracing::warn!("{error}");
+            service::nothing_to_do(&error.to_string());
             return Ok(());
         }
         started => started?,
@@ -430,26 +450,17 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     if confirm_clock {
         control.confirm_clock().await;
     }
+    let attended = attend(&mut events, &control, hangup);
     tokio::select! {
         end = control.ended() => return end,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = exit_done(&mut events) => tracing::warn!("{}", HasLeft(net)),
+        () = attended => tracing::warn!("{}", HasLeft(net)),
     }
+    service::stopping();
     control.stop().await?;
     tracing::info!("stopped; the register is saved");
     Ok(())
-}
-
-/// Waits until the meter has left its net and everything of it is erased.
-async fn exit_done(events: &mut mpsc::Receiver<MeterEvent>) {
-    while let Some(event) = events.recv().await {
-        if matches!(event, MeterEvent::ExitDone { .. }) {
-            return;
-        }
-    }
-    // The agent has ended, which is told elsewhere.
-    std::future::pending().await
 }
 
 /// The opened state of a meter.
@@ -509,15 +520,17 @@ pub(crate) fn open_meter(
 async fn tell_revocations(
     mut file: RevocationFile,
     every: Duration,
+    look: Arc<Notify>,
     commands: mpsc::Sender<MeterCommand>,
     counters: Arc<Counters>,
 ) {
     let mut told = String::new();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
+        let asked = tokio::select! {
+            () = tokio::time::sleep(every) => false,
+            () = look.notified() => true,
             () = commands.closed() => return,
-        }
+        };
         let looking = tokio::task::spawn_blocking(move || {
             let list = file.changed();
             (file, list)
@@ -544,6 +557,9 @@ async fn tell_revocations(
                     told = error;
                 }
             }
+        }
+        if asked {
+            service::reloaded();
         }
     }
 }

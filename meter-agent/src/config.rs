@@ -57,9 +57,9 @@ impl IdentityFiles {
         self.directory.join("certificate.pem")
     }
 
-    /// The meter's private key, mode 0600.
+    /// The meter's private key, mode 0600; see [`link::credentials::key_file`].
     pub fn key(&self) -> PathBuf {
-        self.directory.join("key.pem")
+        link::credentials::key_file("key.pem", self.directory.join("key.pem"))
     }
 
     /// The gateway administrator's CA.

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use dcnet::units::MilliwattHours;
+use manual::Manual;
 use meter_agent::config::{Config, check};
 use meter_agent::doctor::{self, Verdict};
 use meter_agent::energy::{self, EnergyUnit, Kwh};
@@ -83,6 +84,9 @@ enum Command {
               value_parser = clap::value_parser!(u64).range(1..=86_400))]
         seconds: u64,
     },
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 fn kilowatt_hours(text: &str) -> Result<MilliwattHours, String> {
@@ -126,6 +130,9 @@ fn main() -> ExitCode {
             Box::pin(count(config, Duration::from_secs(seconds)))
         }),
         Command::CheckConfig { config } => return check_config(&config),
+        Command::Manual(manual) => manual
+            .write(Arguments::command())
+            .context("cannot write the manual"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

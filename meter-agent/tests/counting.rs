@@ -6,13 +6,14 @@ use std::time::Duration;
 use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use link::service::Heartbeat;
 use meter_agent::clock;
 use meter_agent::config::{ChannelConfig, ReplayConfig, SourceConfig};
 use meter_agent::pulse::loads::{Energies, Loads};
 use meter_agent::pulse::profile::ProfileSource;
 use meter_agent::pulse::replay::{AfterLastRow, Replay};
 use meter_agent::pulse::{self, Channel, PulseSource, begin_at};
-use meter_agent::register::counting::{Counted, SavePolicy, count};
+use meter_agent::register::counting::{Counted, SavePolicy, Watching, count};
 use meter_agent::register::{Register, RegisterChannel};
 use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -170,7 +171,10 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
         SavePolicy::default(),
         round.subscribe(),
         sender,
-        counted,
+        Watching {
+            counted,
+            ..Watching::default()
+        },
         async {
             let _ = stopped.await;
         },
@@ -215,6 +219,35 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
     assert!(seen.channels[0].power.at(clock::monotonic()).is_some());
 }
 
+/// The watchdog of the service manager depends on it.
+#[tokio::test]
+async fn counting_turns_while_there_is_nothing_to_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sender, _receiver) = mpsc::channel(1);
+    let heartbeat = Heartbeat::default();
+    let counting = count(
+        register(directory.path(), 1000),
+        Vec::new(),
+        SavePolicy::default(),
+        watch::channel(None).1,
+        sender,
+        Watching {
+            heartbeat: heartbeat.clone(),
+            ..Watching::default()
+        },
+        std::future::pending(),
+    );
+    let turned = async {
+        while heartbeat.turns() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        end = counting => panic!("it ended: {:?}", end.map(|_| ())),
+        turned = tokio::time::timeout(Duration::from_secs(60), turned) => turned.unwrap(),
+    }
+}
+
 struct Failing;
 
 impl PulseSource for Failing {
@@ -233,7 +266,7 @@ async fn a_failing_source_ends_the_count_with_its_error() {
         SavePolicy::default(),
         watch::channel(None).1,
         sender,
-        watch::Sender::default(),
+        Watching::default(),
         std::future::pending(),
     )
     .await;

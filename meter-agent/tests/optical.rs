@@ -14,7 +14,7 @@ use meter_agent::pulse::optical::{self, Event, HeadChannel, OpticalOptions, Prot
 use meter_agent::pulse::sml::SmlTelegrams;
 use meter_agent::pulse::total::TotalOptions;
 use meter_agent::pulse::{self, Channel, PulseSource};
-use meter_agent::register::counting::{SavePolicy, count};
+use meter_agent::register::counting::{SavePolicy, Watching, count};
 use meter_agent::register::{Register, RegisterChannel};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::tcgetattr;
@@ -371,7 +371,7 @@ async fn run(
         SavePolicy::default(),
         period,
         sender,
-        watch::Sender::default(),
+        Watching::default(),
         async {
             let _ = stopped.await;
         },

@@ -13,9 +13,11 @@ use dcnet::identity::DeviceId;
 use dcnet::membership::EntryError;
 use dcnet::provider::{Provider, ProviderCommand, ProviderEvent};
 use dcnet::topic::{NetId, Topic};
+use link::service;
 use link::{Clock, Connection, Control, Driver};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 
+use crate::attend::{about_round, attend};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
@@ -43,6 +45,9 @@ pub struct Agent {
     refused_revocations: Arc<AtomicU64>,
     /// How often the files of revocations are looked at; may be adjusted before the start.
     pub revocations_every: Duration,
+    /// When notified, they are looked at now, which is then told to the service manager; may
+    /// be replaced before the start.
+    pub look: Arc<Notify>,
     /// The connection it will use; may be adjusted before the start.
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
@@ -99,6 +104,7 @@ impl Agent {
             revocations: identity.revocations,
             refused_revocations,
             revocations_every: REVOCATIONS_EVERY,
+            look: Arc::default(),
             clock: if config.assume_synchronised {
                 Clock::assume_synchronised()
             } else {
@@ -123,6 +129,7 @@ impl Agent {
         tokio::spawn(tell_revocations(
             self.revocations,
             self.revocations_every,
+            self.look,
             handle.commands,
             self.refused_revocations,
         ));
@@ -157,15 +164,26 @@ impl Running {
     ) -> anyhow::Result<End> {
         let mut log = Log::default();
         tokio::pin!(new_net);
+        let (last, last_told) = watch::channel(String::new());
+        let (heartbeat, link) = (self.control.heartbeat(), self.control.state());
+        let attended = attend(heartbeat, link, last_told);
+        tokio::pin!(attended);
         loop {
             tokio::select! {
+                () = &mut attended => {}
                 () = &mut stop => {
                     tracing::info!("stopping");
+                    service::stopping();
                     return self.stop().await.map(|()| End::Stopped);
                 }
                 () = &mut new_net => return self.stop().await.map(|()| End::NewNet),
                 event = self.events.recv() => match event {
-                    Some(event) => log.write(&event),
+                    Some(event) => {
+                        if let Some(told) = about_round(&event) {
+                            last.send_replace(told);
+                        }
+                        log.write(&event);
+                    }
                     None => return self.control.join().await.map(|()| End::Stopped),
                 }
             }
@@ -174,14 +192,20 @@ impl Running {
 }
 
 /// Runs the agent of a configuration until `stop` is done. A net that is made meanwhile is
-/// taken up within seconds: since what an agent subscribes to is fixed, by a new start.
+/// taken up within seconds: since what an agent subscribes to is fixed, by a new start. When
+/// `look` is notified, the files of revocations are looked at now.
 ///
 /// # Errors
 /// As [`Agent::open`] and [`Control::join`].
-pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(
+    config: &Config,
+    stop: impl Future<Output = ()>,
+    look: Arc<Notify>,
+) -> anyhow::Result<()> {
     tokio::pin!(stop);
     loop {
-        let agent = Agent::open(config)?;
+        let mut agent = Agent::open(config)?;
+        agent.look = Arc::clone(&look);
         let nets = agent.nets();
         tracing::info!(
             nets = nets.len(),
@@ -255,18 +279,24 @@ fn report(look: &Look, refused: &AtomicU64) {
 async fn tell_revocations(
     mut revocations: Revocations,
     every: Duration,
+    asked: Arc<Notify>,
     commands: mpsc::Sender<ProviderCommand>,
     refused: Arc<AtomicU64>,
 ) {
     let mut news = revocations.command();
+    let mut reload = false;
     loop {
         if let Some(command) = news.take()
             && commands.send(command).await.is_err()
         {
             return;
         }
+        if std::mem::take(&mut reload) {
+            service::reloaded();
+        }
         tokio::select! {
             () = tokio::time::sleep(every) => {}
+            () = asked.notified() => reload = true,
             () = commands.closed() => return,
         }
         let looking = tokio::task::spawn_blocking(move || {

@@ -13,7 +13,7 @@ use crate::revocations::Revocations;
 
 /// The provider's certificate.
 pub const CERTIFICATE: &str = "certificate.pem";
-/// Its key, mode 0600.
+/// Its key, mode 0600; see [`credentials::key_file`].
 pub const KEY: &str = "key.pem";
 /// The CA.
 pub const CA: &str = "ca.pem";
@@ -21,6 +21,8 @@ pub const CA: &str = "ca.pem";
 pub const ADMINISTRATOR: &str = "administrator.pem";
 /// A directory with the [`CERTIFICATE`] and [`KEY`] that are to follow; may be absent.
 pub const SUCCESSOR: &str = "successor";
+/// The credential that takes the place of the successor's [`KEY`].
+const SUCCESSOR_KEY: &str = "successor.pem";
 
 /// What to do about any file that does not fit.
 const ADVICE: &str = "enrol this provider again with the gateway administrator";
@@ -55,7 +57,8 @@ impl Identity {
         let issued =
             |name: &str, role| credentials::certificate(&path(name), &ca, role, now, ADVICE);
         let certificate = issued(CERTIFICATE, Role::Provider)?;
-        let key = credentials::private_key(&path(KEY), &certificate, ADVICE)?;
+        let key_file = credentials::key_file(KEY, path(KEY));
+        let key = credentials::private_key(&key_file, &certificate, ADVICE)?;
         let administrator = issued(ADMINISTRATOR, Role::Administrator)?;
         let successor = read_successor(&path(SUCCESSOR), &ca, now)
             .context("cannot prepare the change of the provider's key")?
@@ -76,7 +79,8 @@ impl Identity {
     /// As [`link::Connection::from_pem_files`].
     pub fn connection(&self, host: &str, port: u16) -> anyhow::Result<link::Connection> {
         let path = |name: &str| self.directory.join(name);
-        link::Connection::from_pem_files(host, port, &path(CA), &path(CERTIFICATE), &path(KEY))
+        let key = credentials::key_file(KEY, path(KEY));
+        link::Connection::from_pem_files(host, port, &path(CA), &path(CERTIFICATE), &key)
     }
 
     /// What the state machine of a net is run with.
@@ -110,6 +114,7 @@ fn read_successor(
     let path = |name: &str| directory.join(name);
     let certificate =
         credentials::certificate(&path(CERTIFICATE), ca, Role::Provider, now, ADVICE)?;
-    let key = credentials::private_key(&path(KEY), &certificate, ADVICE)?;
+    let key_file = credentials::key_file(SUCCESSOR_KEY, path(KEY));
+    let key = credentials::private_key(&key_file, &certificate, ADVICE)?;
     Ok(Some((key, certificate)))
 }

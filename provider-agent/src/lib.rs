@@ -6,6 +6,7 @@
 //! another program too.
 
 pub mod agent;
+mod attend;
 pub mod config;
 pub mod export;
 pub mod identity;

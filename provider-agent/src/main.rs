@@ -3,17 +3,21 @@
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use dcnet::membership::{DEFAULT_DEGREE, HARD_FLOOR, Policy};
 use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
+use link::service;
+use manual::Manual;
 use provider_agent::export::{self, Span};
 use provider_agent::net::{self, Description};
 use provider_agent::{Config, Store, agent, utc};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
 /// Opens DC-nets, runs their rounds, stores and publishes the verified sums.
@@ -65,6 +69,9 @@ enum Command {
         #[arg(long, value_name = "MOMENT", value_parser = utc::parse)]
         to: Option<Timestamp>,
     },
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -182,6 +189,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             export::csv(&store, net, Span { from, to }, output).map(|_| ())
         }
         Command::Net { command } => run_net(command),
+        Command::Manual(manual) => Ok(manual.write(Cli::command())?),
     }
 }
 
@@ -315,12 +323,21 @@ fn serve(path: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        agent::run(&config, async move {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let look = Arc::new(Notify::new());
+        let asked = Arc::clone(&look);
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                service::reloading();
+                asked.notify_one();
+            }
+        });
+        let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        })
-        .await
+        };
+        agent::run(&config, stop, look).await
     })
 }

@@ -4,8 +4,10 @@ mod world;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use dcnet::topic::NetId;
 use link::Journal;
@@ -194,4 +196,70 @@ fn the_daemon_stops_on_sigterm_and_runs_once() {
         rest.iter().any(|line| line.contains("stopping")),
         "{rest:#?}"
     );
+}
+
+/// What a service manager hears; panics if it hears nothing more.
+fn heard(manager: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let length = manager.recv(&mut buffer).expect("a notification in time");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+/// Waits for a notification that says something; gives it.
+fn hear(manager: &UnixDatagram, what: &str) -> String {
+    loop {
+        let notification = heard(manager);
+        if notification.contains(what) {
+            return notification;
+        }
+    }
+}
+
+fn signal(daemon: &Child, name: &str) {
+    let id = daemon.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args([name, &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn a_service_manager_is_told_that_it_serves_lives_reloads_and_stops() {
+    let mut world = World::new();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    world.config.broker_port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let config = world.config_file();
+    // As systemd does it: the key is elsewhere, and its mode shows an access control list.
+    let credentials = world.path("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let key = credentials.join("key.pem");
+    fs::rename(world.path("identity/key.pem"), &key).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o440)).unwrap();
+    let address = world.path("notify");
+    let manager = UnixDatagram::bind(&address).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut daemon = Command::new(PROGRAM)
+        .args(["run", "--config"])
+        .arg(&config)
+        .env("CREDENTIALS_DIRECTORY", &credentials)
+        .env("NOTIFY_SOCKET", &address)
+        .env("WATCHDOG_USEC", "400000")
+        .spawn()
+        .unwrap();
+    hear(&manager, "READY=1");
+    hear(&manager, "WATCHDOG=1");
+    hear(&manager, "STATUS=no connection to the broker");
+    signal(&daemon, "-HUP");
+    assert!(hear(&manager, "RELOADING=1").contains("MONOTONIC_USEC="));
+    hear(&manager, "READY=1");
+    hear(&manager, "WATCHDOG=1");
+    signal(&daemon, "-TERM");
+    hear(&manager, "STOPPING=1");
+    assert!(daemon.wait().unwrap().success());
 }

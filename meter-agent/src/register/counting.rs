@@ -7,6 +7,7 @@ use std::time::Duration;
 use dcnet::reading::Boundary;
 use dcnet::time::Period;
 use dcnet::units::{MilliwattHours, Pulses};
+use link::service::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -108,6 +109,15 @@ impl Counted {
     }
 }
 
+/// Those who watch the counting, whether they look or not.
+#[derive(Debug, Default)]
+pub struct Watching {
+    /// Told what has been counted.
+    pub counted: watch::Sender<Counted>,
+    /// Beats at every turn, at least every second.
+    pub heartbeat: Heartbeat,
+}
+
 /// Boundaries that wait for the disk; older ones are given up.
 const WAITING: usize = 4096;
 /// After a failed save the next one is tried so much later.
@@ -120,8 +130,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// to `boundaries` any more, counting goes on just the same; if the listener falls so
 /// far behind that the channel is full, boundaries are dropped with a warning.
 ///
-/// `period` is the length of a round; it may become known, or change, later. `counted` tells
-/// others what has been counted, whether they look or not.
+/// `period` is the length of a round; it may become known, or change, later.
 ///
 /// # Errors
 /// [`CountError`] when a source fails, after a save; or if the last save fails.
@@ -131,7 +140,7 @@ pub async fn count(
     policy: SavePolicy,
     mut period: watch::Receiver<Option<Period>>,
     boundaries: mpsc::Sender<Boundary>,
-    counted: watch::Sender<Counted>,
+    watching: Watching,
     stop: impl Future<Output = ()>,
 ) -> Result<Register, CountError> {
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
@@ -147,17 +156,19 @@ pub async fn count(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
-    counted.send_replace(Counted::of(&register));
+    watching.counted.send_replace(Counted::of(&register));
+    let mut open = true;
     loop {
+        watching.heartbeat.beat();
         tokio::select! {
             biased;
             () = &mut stop => break,
             Ok(()) = period.changed() => register.set_period(*period.borrow_and_update()),
-            received = batches.recv() => match received {
+            received = batches.recv(), if open => match received {
                 Some(Ok(batch)) => {
                     waiting.extend(record(&mut register, &batch));
                     if batch.pulses().0 > 0 {
-                        counted.send_modify(|counted| {
+                        watching.counted.send_modify(|counted| {
                             counted.totals(&register);
                             counted.power(&batch);
                         });
@@ -168,10 +179,7 @@ pub async fn count(
                     return Err(error.into());
                 }
                 // No sources at all: nothing to count, but something to wait for.
-                None => {
-                    stop.as_mut().await;
-                    break;
-                }
+                None => open = false,
             },
             _ = ticks.tick() => {}
         }
@@ -188,14 +196,16 @@ pub async fn count(
                 Ok(()) => {
                     saved = Instant::now();
                     hand_on(&mut waiting, &boundaries);
-                    counted.send_modify(|counted| {
+                    watching.counted.send_modify(|counted| {
                         counted.totals(&register);
                         counted.save_error = None;
                     });
                 }
                 Err(error) => {
                     tracing::error!(%error, "trying again");
-                    counted.send_modify(|counted| counted.save_error = Some(error.to_string()));
+                    watching
+                        .counted
+                        .send_modify(|counted| counted.save_error = Some(error.to_string()));
                     retry = Instant::now() + RETRY;
                 }
             }

@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
         tasks.spawn(async move {
             loop {
                 tokio::select! {
-                    _ = stopped.changed() => return anyhow::Ok((channel, source.statistics())),
+                    _ = stopped.changed() => return anyhow::Ok((channel, source.line())),
                     batch = source.next() => {
                         batch?;
                     }
@@ -51,7 +51,9 @@ async fn main() -> anyhow::Result<()> {
     terminated.recv().await;
     drop(stop);
     while let Some(task) = tasks.join_next().await {
-        let (channel, seen) = task??;
+        let (channel, line) = task??;
+        let Some(line) = line else { continue };
+        let seen = line.borrow().statistics;
         let name = config.channels.get(channel.0).map_or("", |c| &c.name);
         println!(
             "{name} pulses={} rejected={} missed={}",

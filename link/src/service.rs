@@ -1,0 +1,179 @@
+//! What a daemon tells the service manager that started it, by systemd's protocol
+//! sd_notify(3): that it serves, how it is, that it stops, and that its loops turn.
+//!
+//! Without `NOTIFY_SOCKET` in the environment nothing is told to anybody, so a daemon
+//! does the same under systemd, under another supervisor and in a terminal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Longest time between two turns of a loop that has a [`Heartbeat`] and nothing to do.
+pub const TURN: Duration = Duration::from_secs(1);
+
+/// How often a daemon that has not begun to serve is looked at.
+const STARTING: Duration = Duration::from_millis(50);
+
+/// Counts the turns of a loop. Clones count the same loop.
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat(Arc<AtomicU64>);
+
+impl Heartbeat {
+    /// To be called at every turn of the loop, from nowhere else.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Turns since the beginning.
+    pub fn turns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The loops without which a daemon is not alive.
+#[derive(Clone, Debug)]
+pub struct Loops(Vec<Watched>);
+
+#[derive(Clone, Debug)]
+struct Watched {
+    name: &'static str,
+    heartbeat: Heartbeat,
+    /// Turns at the last time that all of them had turned.
+    seen: u64,
+}
+
+impl Loops {
+    /// Loops by their names, for the log.
+    pub fn new(loops: impl IntoIterator<Item = (&'static str, Heartbeat)>) -> Self {
+        let watched = |(name, heartbeat)| Watched {
+            name,
+            heartbeat,
+            seen: 0,
+        };
+        Self(loops.into_iter().map(watched).collect())
+    }
+
+    /// Whether every loop has turned since this last said so.
+    pub fn all_turned(&mut self) -> bool {
+        let turned = self.stuck().is_empty();
+        if turned {
+            for watched in &mut self.0 {
+                watched.seen = watched.heartbeat.turns();
+            }
+        }
+        turned
+    }
+
+    /// The loops that have not turned since [`Self::all_turned`] last said yes.
+    pub fn stuck(&self) -> Vec<&'static str> {
+        let stuck = |watched: &&Watched| watched.heartbeat.turns() == watched.seen;
+        self.0
+            .iter()
+            .filter(stuck)
+            .map(|watched| watched.name)
+            .collect()
+    }
+
+    /// Tells that the daemon serves once every loop has turned, then feeds the service
+    /// manager's watchdog only while all of them go on turning: once one does not, nothing
+    /// is told, and the daemon is killed and started again. Never returns.
+    pub async fn attend(mut self) {
+        while !self.all_turned() {
+            tokio::time::sleep(STARTING).await;
+        }
+        tell(&[NotifyState::Ready]);
+        let Some(limit) = sd_notify::watchdog_enabled() else {
+            return std::future::pending().await;
+        };
+        let mut missed = 0_u32;
+        loop {
+            tokio::time::sleep(limit / 4).await;
+            if self.all_turned() {
+                tell(&[NotifyState::Watchdog]);
+                missed = 0;
+            } else {
+                missed = missed.saturating_add(1);
+                if missed == 2 {
+                    tracing::error!(
+                        loops = ?self.stuck(),
+                        "stuck; unless they go on, the service manager's watchdog ends this process"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Tells how the daemon is, in one line, for `systemctl status`.
+pub fn status(line: &str) {
+    tell(&[NotifyState::Status(line)]);
+}
+
+/// Tells that the daemon is reading again what can change while it runs; to be followed by
+/// [`reloaded`].
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "no time for the service manager"),
+    }
+}
+
+/// Tells that reading again is over.
+pub fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// Tells that the daemon has nothing to serve and ends by itself, successfully. To be told
+/// before the process exits: one that was never ready counts as failed.
+pub fn nothing_to_do(why: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(why)]);
+}
+
+/// Tells that the daemon stops.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+}
+
+fn tell(state: &[NotifyState]) {
+    // A service manager that hears nothing does what it must; there is nothing to do here.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot tell the service manager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_stuck_loop_is_enough_and_it_is_named() {
+        let (pulses, protocol) = (Heartbeat::default(), Heartbeat::default());
+        let mut loops = Loops::new([("pulses", pulses.clone()), ("protocol", protocol.clone())]);
+        assert!(!loops.all_turned(), "none has turned yet");
+        pulses.beat();
+        assert!(!loops.all_turned());
+        assert_eq!(loops.stuck(), ["protocol"]);
+        protocol.beat();
+        assert!(loops.all_turned());
+        assert!(!loops.all_turned(), "a turn counts once");
+        protocol.beat();
+        protocol.beat();
+        assert_eq!(loops.stuck(), ["pulses"]);
+        pulses.beat();
+        assert!(loops.all_turned());
+    }
+
+    #[test]
+    fn a_late_loop_is_not_held_against_those_that_turned_before_it() {
+        let (early, late) = (Heartbeat::default(), Heartbeat::default());
+        let mut loops = Loops::new([("early", early.clone()), ("late", late.clone())]);
+        early.beat();
+        for _ in 0..3 {
+            assert!(!loops.all_turned());
+        }
+        late.beat();
+        assert!(loops.all_turned());
+    }
+}

@@ -1,0 +1,64 @@
+//! What the daemon tells the service manager while its agent runs, and takes from it.
+
+use dcnet::meter::MeterEvent;
+use link::service;
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+
+use super::AgentControl;
+
+/// Tells the service manager that the agent serves, that its loops turn, how its link is and
+/// what became of the last round, and looks at the list of revoked devices at each `hangup`,
+/// until the meter has left its net and everything of it is erased.
+///
+/// What it returns holds nothing of `control`.
+pub(super) fn attend<'events>(
+    events: &'events mut mpsc::Receiver<MeterEvent>,
+    control: &AgentControl,
+    mut hangup: Signal,
+) -> impl Future<Output = ()> + use<'events> {
+    let loops = control.loops();
+    let look = control.look_at_revocations();
+    let mut link = control.link();
+    async move {
+        let mut fed = std::pin::pin!(loops.attend());
+        let mut last = None;
+        let mut linked = true;
+        loop {
+            let state = link.borrow_and_update().to_string();
+            service::status(&match &last {
+                Some(last) => format!("{state}; {last}"),
+                None => state,
+            });
+            tokio::select! {
+                () = &mut fed => {}
+                changed = link.changed(), if linked => linked = changed.is_ok(),
+                _ = hangup.recv() => {
+                    service::reloading();
+                    look.notify_one();
+                }
+                event = events.recv() => match event {
+                    Some(MeterEvent::ExitDone { .. }) => return,
+                    Some(event) => last = about_round(&event).or(last),
+                    // The agent has ended, which is told elsewhere.
+                    None => return std::future::pending().await,
+                },
+            }
+        }
+    }
+}
+
+/// What an event says of a round, in words without any reading or sum.
+fn about_round(event: &MeterEvent) -> Option<String> {
+    match event {
+        MeterEvent::Submitted { round } => Some(format!("round {round}: submitted")),
+        MeterEvent::Revealed { round, included } => {
+            Some(format!("round {round}: revealed for {included} meters"))
+        }
+        MeterEvent::Final {
+            round, included, ..
+        } => Some(format!("round {round}: sum over {included} meters")),
+        MeterEvent::Silent { round, reason } => Some(format!("round {round}: silent: {reason}")),
+        _ => None,
+    }
+}
