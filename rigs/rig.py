@@ -175,7 +175,7 @@ class Machine:
     """A running virtual machine, and the console on which it tells what happens."""
 
     def __init__(self, command, timeout):
-        control = WORK / "qmp"
+        control = WORK / f"qmp.{os.getpid()}"
         control.unlink(missing_ok=True)
         self.deadline = time.monotonic() + timeout
         self.timeout = timeout
@@ -241,6 +241,7 @@ class Machine:
         """Takes the power away."""
         self.process.kill()
         self.process.wait()
+        self.control.unlink(missing_ok=True)
 
 
 # The scenarios.
