@@ -213,7 +213,6 @@ where
             reopen: self.reopen,
             retry: None,
             problem: String::new(),
-            up: None,
             heartbeat: heartbeat.clone(),
         };
         let task = tokio::spawn(async move {
@@ -330,8 +329,6 @@ struct Running<M: StateMachine, J> {
     retry: Option<tokio::time::Instant>,
     /// Why it could not be opened, as it was told last.
     problem: String,
-    /// The connection that is up.
-    up: Option<u64>,
     heartbeat: Heartbeat,
 }
 
@@ -412,7 +409,6 @@ where
                 FromNetwork::Down => (None, Input::Disconnected),
             };
             self.received(&mut messages).await?;
-            self.up = input.0;
             self.outbox.connection = input.0;
             self.step(input.1).await?;
         }
@@ -510,7 +506,7 @@ where
             clock: Arc::clone(&self.clock),
             counters: Arc::clone(&self.counters),
         });
-        match self.up {
+        match self.outbox.connection {
             Some(_) => self.step(Input::Connected).await,
             None => Ok(()),
         }
