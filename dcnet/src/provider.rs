@@ -275,9 +275,11 @@ pub struct Provider {
     last_seen: BTreeMap<MemberIndex, Timestamp>,
     /// When this provider started; nobody lapses for what came before.
     started: Option<Timestamp>,
-    lapses_due: Timestamp,
-    /// When the head of the log was last named to every meter, by an entry or a roster.
-    head_named: Timestamp,
+    /// On the monotonic clock.
+    lapses_due: Duration,
+    /// When the head of the log was last named to every meter, by an entry or a roster, on
+    /// the monotonic clock.
+    head_named: Option<Duration>,
     aggregates: BTreeMap<Round, Vec<u8>>,
 }
 
@@ -317,8 +319,8 @@ impl Provider {
             offences: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             started: None,
-            lapses_due: Timestamp::default(),
-            head_named: Timestamp::default(),
+            lapses_due: Duration::ZERO,
+            head_named: None,
             aggregates: saved.aggregates.into_iter().collect(),
             config,
         };
@@ -527,7 +529,7 @@ impl Provider {
     fn connected(&mut self) {
         self.connected = true;
         // Meters notice by the newest entry and the pending rosters what they missed.
-        self.head_named = Timestamp::default();
+        self.head_named = None;
         for roster in self.pending_rosters() {
             self.send_all(All::Roster, roster);
         }
@@ -545,10 +547,7 @@ impl Provider {
         let next = self
             .next_deadline(now)
             .map_or(housekeeping, |due| due.min(housekeeping));
-        let naming = now
-            .monotonic
-            .saturating_add(self.next_naming().since(now.utc));
-        let next = next.min(naming);
+        let next = next.min(self.next_naming()).max(now.monotonic);
         if self
             .wake_at
             .is_none_or(|wish| next < wish || wish <= now.monotonic)

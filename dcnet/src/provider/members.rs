@@ -16,7 +16,7 @@ use crate::membership::{
 };
 use crate::meter::SHORTEST_LAPSE;
 use crate::revocation::{RevocationList, verify_revocation};
-use crate::time::{Now, Timestamp};
+use crate::time::Now;
 use crate::topic::{All, Inbox, Topic};
 
 /// How often the provider looks for members that lapse.
@@ -37,22 +37,24 @@ impl Provider {
             frame: entry.clone(),
         });
         self.send_all(All::Log, entry);
-        self.head_named = now.utc;
+        self.head_named = Some(now.monotonic);
         Ok(applied)
     }
 
-    pub(super) fn next_naming(&self) -> Timestamp {
+    /// When the head of the log is to be named again, on the monotonic clock.
+    pub(super) fn next_naming(&self) -> Duration {
+        let period = self.membership.genesis().policy.period.duration();
         self.head_named
-            .plus(self.membership.genesis().policy.period.duration())
+            .map_or(Duration::ZERO, |named| named.saturating_add(period))
     }
 
     /// Sends the newest entry again after a period without entry and roster: a meter that
     /// has missed the last one would otherwise not notice, and keep others waiting.
     pub(super) fn name_head(&mut self, now: Now) {
-        if now.utc < self.next_naming() {
+        if now.monotonic < self.next_naming() {
             return;
         }
-        self.head_named = now.utc;
+        self.head_named = Some(now.monotonic);
         if let Some(entry) = self.log.last().cloned() {
             self.send_all(All::Log, entry);
         }
@@ -165,10 +167,10 @@ impl Provider {
         };
         let after = after.max(SHORTEST_LAPSE);
         let started = *self.started.get_or_insert(now.utc);
-        if now.utc < self.lapses_due {
+        if now.monotonic < self.lapses_due {
             return;
         }
-        self.lapses_due = now.utc.plus(LAPSES_EVERY);
+        self.lapses_due = now.monotonic.saturating_add(LAPSES_EVERY);
         let absent: Vec<(DeviceId, u64)> = (0..)
             .zip(self.membership.members())
             .filter(|(_, member)| member.is_active() && !member.is_lapsed())

@@ -24,6 +24,9 @@ use crate::superposition::{Submission, short};
 use crate::time::{DAY_MS, Now, Round, Timestamp};
 use crate::topic::{All, Inbox, Public, Topic};
 
+/// The longest that a member is kept out of rosters for making others wait, in rounds.
+const LONGEST_WAIT: u64 = 64;
+
 /// Rosters looked back on for the share of members that must be present.
 const SEEN_ROSTERS: usize = 96;
 
@@ -43,7 +46,8 @@ pub(super) struct Taken {
 pub(super) struct IssuedRoster {
     roster: Roster,
     frame: Vec<u8>,
-    issued: Timestamp,
+    /// On the monotonic clock; zero if another run of the provider issued it.
+    issued: Duration,
     /// Per channel: superpositions minus the reveals so far.
     totals: Vec<Opening>,
     commitments: Vec<Commitment>,
@@ -63,9 +67,18 @@ pub(super) enum ProviderRound {
 /// How often a member made others wait within the last day.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Offences {
-    at: Vec<Timestamp>,
+    /// On the monotonic clock.
+    at: Vec<Duration>,
     /// Not in rosters before this round.
     until: Round,
+}
+
+impl Offences {
+    /// Whether the member is kept out of this round. The round may be the one before that
+    /// in which the offence was noted; what says more was noted while the clock was ahead.
+    fn holds(&self, round: Round) -> bool {
+        (1..=LONGEST_WAIT + 1).contains(&self.until.0.saturating_sub(round.0))
+    }
 }
 
 fn place(member: MemberIndex) -> usize {
@@ -131,7 +144,7 @@ impl Provider {
         let waiting = self
             .offences
             .iter()
-            .filter(|(_, offences)| offences.until > round);
+            .filter(|(_, offences)| offences.holds(round));
         barred.extend(waiting.map(|(member, _)| *member));
         barred
     }
@@ -447,11 +460,17 @@ impl Provider {
         });
         self.remember_roster(&roster, frame.clone());
         let shares = taken.values().map(|taken| &taken.submission);
-        let issued = IssuedRoster::new(roster, frame.clone(), shares, self.channels(), now.utc);
+        let issued = IssuedRoster::new(
+            roster,
+            frame.clone(),
+            shares,
+            self.channels(),
+            now.monotonic,
+        );
         self.rounds
             .insert(round, ProviderRound::Issued(Box::new(issued)));
         self.send_all(All::Roster, frame);
-        self.head_named = now.utc;
+        self.head_named = Some(now.monotonic);
     }
 
     fn remember_roster(&mut self, roster: &Roster, frame: Vec<u8>) {
@@ -491,9 +510,13 @@ impl Provider {
             return Err(EntryError::Rule("a saved roster lacks submissions"));
         }
         let (round, channels) = (roster.round, self.channels());
-        let issued_at = self.end(round);
-        let issued =
-            IssuedRoster::new(roster, saved.frame, submissions.iter(), channels, issued_at);
+        let issued = IssuedRoster::new(
+            roster,
+            saved.frame,
+            submissions.iter(),
+            channels,
+            Duration::ZERO,
+        );
         self.rounds
             .insert(round, ProviderRound::Issued(Box::new(issued)));
         Ok(())
@@ -586,13 +609,13 @@ impl Provider {
     fn note_offence(&mut self, member: MemberIndex, round: Round, now: Now) {
         let current = self.membership.genesis().policy.period.round_at(now.utc);
         let offences = self.offences.entry(member).or_default();
-        offences.at.push(now.utc);
+        offences.at.push(now.monotonic);
         offences
             .at
-            .retain(|at| now.utc.since(*at).as_millis() < u128::from(DAY_MS));
+            .retain(|at| now.monotonic.saturating_sub(*at).as_millis() < u128::from(DAY_MS));
         let repeats = offences.at.len().saturating_sub(1);
         if let Some(shift) = repeats.checked_sub(1) {
-            let wait = 1u64 << shift.min(6);
+            let wait = (1u64 << shift.min(6)).min(LONGEST_WAIT);
             offences.until = Round(current.max(round).0.saturating_add(wait));
         }
     }
@@ -669,7 +692,7 @@ impl Provider {
         let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
             return;
         };
-        let late = now.utc >= issued.issued.plus(window);
+        let late = now.monotonic >= issued.issued.saturating_add(window);
         if late && !issued.reported {
             issued.reported = true;
             let missing: Vec<MemberIndex> = issued.missing.iter().copied().collect();
@@ -697,17 +720,15 @@ impl Provider {
 
     /// When the next window or round closes, on the monotonic clock.
     pub(super) fn next_deadline(&self, now: Now) -> Option<Duration> {
-        let deadline = |round: &Round, state: &ProviderRound| match state {
-            ProviderRound::Open(_) => self.end(*round).plus(self.window()),
-            ProviderRound::Issued(issued) if !issued.reported => issued.issued.plus(self.window()),
-            ProviderRound::Issued(_) => self.end(*round).plus(CLOSED_AFTER),
+        let at = |utc: Timestamp| now.monotonic.saturating_add(utc.since(now.utc));
+        let deadline = |(round, state): (&Round, &ProviderRound)| match state {
+            ProviderRound::Open(_) => at(self.end(*round).plus(self.window())),
+            ProviderRound::Issued(issued) if !issued.reported => {
+                issued.issued.saturating_add(self.window())
+            }
+            ProviderRound::Issued(_) => at(self.end(*round).plus(CLOSED_AFTER)),
         };
-        let next = self
-            .rounds
-            .iter()
-            .map(|(round, state)| deadline(round, state))
-            .min()?;
-        Some(now.monotonic.saturating_add(next.since(now.utc)))
+        self.rounds.iter().map(deadline).min()
     }
 }
 
@@ -741,7 +762,7 @@ impl IssuedRoster {
         frame: Vec<u8>,
         submissions: impl Iterator<Item = &'a Submission>,
         channels: usize,
-        issued: Timestamp,
+        issued: Duration,
     ) -> Self {
         let mut totals = vec![Opening::ZERO; channels];
         let mut commitments = vec![std::iter::empty::<Commitment>().sum(); channels];
