@@ -30,6 +30,7 @@ use crate::reading::{BlindingSecret, Boundary, Reading};
 use crate::repeat::Repeats;
 use crate::revocation::RevocationList;
 use crate::secret::Secret;
+use crate::superposition::Share;
 use crate::time::{Day, Now, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
@@ -146,6 +147,14 @@ pub enum MeterEvent {
     Submitted {
         /// The round.
         round: Round,
+        /// What it says, per channel.
+        shares: Vec<Share>,
+        /// Members that the newest draw named: d.
+        drawn: usize,
+        /// Those of them whose pads are in the superpositions.
+        used: usize,
+        /// L: so many of them must be full edges of a roster that is answered.
+        required: u32,
     },
     /// A reveal was published.
     Revealed {
@@ -153,6 +162,8 @@ pub enum MeterEvent {
         round: Round,
         /// Meters on the roster.
         included: usize,
+        /// Full drawn edges: at least L.
+        full: usize,
     },
     /// The aggregate of a round this meter is in.
     Final {

@@ -266,6 +266,35 @@ fn a_provider_that_knows_the_nonce_gets_no_second_draw() {
 
 // Handshakes.
 
+/// How often the victim blamed the provider for its draw that is not done.
+fn blames(network: &Network) -> usize {
+    let alarms = network.alarms(VICTIM);
+    alarms
+        .iter()
+        .filter(|alarm| **alarm == Alarm::DrawAbandoned)
+        .count()
+}
+
+#[test]
+fn a_provider_that_leaves_a_draw_open_for_a_day_is_blamed_by_who_kept_asking() {
+    let mut network = start();
+    network.filter = Some(Box::new(|topic, receiver, _| {
+        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
+        receiver.is_some() || !is_draw
+    }));
+    network.run_until(MINUTE);
+    (0..5).for_each(|meter| network.set_online(meter, false));
+    network.run_until(25 * 60 * MINUTE);
+    assert_eq!(blames(&network), 0, "it was away itself");
+    network.set_online(VICTIM, true);
+    network.run_until(network.now + 50 * MINUTE);
+    assert_eq!(blames(&network), 0, "the provider had no hour to answer");
+    network.run_until(network.now + 30 * MINUTE);
+    assert_eq!(blames(&network), 1);
+    network.run_until(network.now + 60 * MINUTE);
+    assert_eq!(blames(&network), 1, "told once");
+}
+
 fn kind_of(payload: &[u8]) -> Notification {
     let frame = frame::Unverified::parse(payload).unwrap();
     frame.claimed().notification

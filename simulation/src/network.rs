@@ -664,7 +664,8 @@ impl Network {
 
     /// Whether a meter published its submission of a round.
     pub fn submitted(&self, meter: usize, round: Round) -> bool {
-        self.heard(meter, &MeterEvent::Submitted { round })
+        let submission = |event: &MeterEvent| matches!(event, MeterEvent::Submitted { round: r, .. } if *r == round);
+        self.meter_events[meter].iter().any(submission)
     }
 
     /// Whether a meter published its reveal of a round.

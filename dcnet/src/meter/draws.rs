@@ -17,6 +17,9 @@ use crate::topic::{NetId, Up};
 /// Most draws of one meter within 30 days.
 const DRAWS_PER_MONTH: usize = 4;
 
+/// Who was away itself blames nobody before it has asked again for so long.
+const ASKED_AGAIN: Duration = Duration::from_secs(3600);
+
 /// A meter draws again after this time.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -57,7 +60,10 @@ impl Meter {
     pub(super) fn consider_draw(&mut self, now: Now) {
         if let Some(draw) = &mut self.draw {
             let waited = now.utc.since(draw.since).as_millis();
-            if waited > u128::from(DAY_MS) && !draw.overdue {
+            let asking = self
+                .connected_since
+                .map_or(Duration::ZERO, |since| now.monotonic.saturating_sub(since));
+            if waited > u128::from(DAY_MS) && asking >= ASKED_AGAIN && !draw.overdue {
                 draw.overdue = true;
                 self.alarm(Alarm::DrawAbandoned);
             }

@@ -216,7 +216,8 @@ impl Meter {
         );
         // Counted here: keys of this round's day may not exist on every live edge.
         let usable = used.iter().filter(|(i, _)| drawn.binary_search(i).is_ok());
-        if usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {
+        let usable = usable.count();
+        if usable < usize::try_from(required).unwrap_or(usize::MAX) {
             return Err(Silence::TooFewNeighbours);
         }
         let device = self.device_secrets(now);
@@ -234,6 +235,7 @@ impl Meter {
             });
             masks.push(mask);
         }
+        let drawn_count = drawn.len();
         let submission = Submission {
             sender: self.id,
             round,
@@ -278,7 +280,13 @@ impl Meter {
         if self.connected_since.is_none() {
             self.unsent.insert(round);
         }
-        self.event(MeterEvent::Submitted { round });
+        self.event(MeterEvent::Submitted {
+            round,
+            shares: submission.shares,
+            drawn: drawn_count,
+            used: usable,
+            required,
+        });
         let purpose = Purpose::Submission(round);
         self.publish_until_answered(purpose, self.up(Up::Submission), frame, now);
         Ok(())
@@ -572,11 +580,13 @@ impl Meter {
         };
         let mut sums: Vec<PadSum> = masks.iter().map(|_| PadSum::new()).collect();
         let mut pad = Pad::empty();
+        let mut full_drawn = 0;
         for (index, key) in &own_round.used {
             let adds = self.id < key.peer;
             let pads = self.edges.get_mut(key).and_then(|edge| edge.pads(day));
             let pads = pads.ok_or(Silence::KeysErased)?;
             let full = checks::is_full_if_used(roster, own, *index);
+            full_drawn += usize::from(full && own_round.drawn.binary_search(index).is_ok());
             for (channel, sum) in (0..).zip(&mut sums) {
                 if full {
                     pads.write_reveal(&roster.hash, round, channel, &mut pad);
@@ -606,6 +616,7 @@ impl Meter {
         self.event(MeterEvent::Revealed {
             round,
             included: roster.included.count(),
+            full: full_drawn,
         });
         Ok(frame)
     }

@@ -51,10 +51,10 @@ pub(super) fn attend<'events>(
 /// What an event says of a round, in words without any reading or sum.
 fn about_round(event: &MeterEvent) -> Option<String> {
     match event {
-        MeterEvent::Submitted { round } => Some(format!("round {round}: submitted")),
-        MeterEvent::Revealed { round, included } => {
-            Some(format!("round {round}: revealed for {included} meters"))
-        }
+        MeterEvent::Submitted { round, .. } => Some(format!("round {round}: submitted")),
+        MeterEvent::Revealed {
+            round, included, ..
+        } => Some(format!("round {round}: revealed for {included} meters")),
         MeterEvent::Final {
             round, included, ..
         } => Some(format!("round {round}: sum over {included} meters")),

@@ -76,11 +76,13 @@ impl EventLog {
             MeterEvent::Entered { neighbours } => tracing::info!(
                 "{neighbours} drawn neighbours share a key with this meter; it can take part"
             ),
-            MeterEvent::Submitted { round } => {
+            MeterEvent::Submitted { round, .. } => {
                 self.too_small = false;
                 tracing::info!("round {round}: submitted");
             }
-            MeterEvent::Revealed { round, included } => {
+            MeterEvent::Revealed {
+                round, included, ..
+            } => {
                 tracing::info!("round {round}: revealed for a sum over {included} meters");
             }
             MeterEvent::Final {
