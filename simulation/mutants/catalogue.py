@@ -52,7 +52,7 @@ def statement(name, text, file, code):
 # Before a submission.
 guard("clock-unsynchronised", "submission: clock synchronised", CHECKS, "!now.synchronised")
 guard("clock-unconfirmed", "submission: a jump ahead needs confirmation", CHECKS, "self.unconfirmed")
-guard("clock-jump", "submission: a jump ahead is noticed", CHECKS, "was_synchronised && ahead > tolerance")
+guard("clock-jump", "submission: a jump ahead is noticed", CHECKS, "ahead > tolerance")
 guard("clock-in-step", "submission: UTC in step with the monotonic clock", CHECKS,
       "difference.saturating_mul(50) > monotonic")
 statement("clock-not-asked", "submission: clock checked at all", ROUNDS, "self.clock.check(now)?;")
@@ -76,10 +76,10 @@ site(ROUNDS, "let required = self.required(drawn.len());",
      "let counted = |i: &&MemberIndex| !ON(lapse-lowers-d)"
      " || !membership.member(**i).is_some_and(crate::membership::Member::is_lapsed);"
      "let required = self.required(drawn.iter().filter(counted).count());")
-site(ROUNDS, "if usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {",
-     "let required = if ON(l-established) { self.required(usable.clone().count()) } else { required };"
+site(ROUNDS, "if usable < usize::try_from(required).unwrap_or(usize::MAX) {",
+     "let required = if ON(l-established) { self.required(usable) } else { required };"
      "let refuses = !ON(submission-usable) && !ON(submission-edges);"
-     "if refuses && usable.count() < usize::try_from(required).unwrap_or(usize::MAX) {")
+     "if refuses && usable < usize::try_from(required).unwrap_or(usize::MAX) {")
 one("exit-keeps-d", "L: an exit takes the neighbour out of d", GRAPH,
     "!self.is_ended(**peer, at)", "ON || !self.is_ended(**peer, at)")
 rule("checkpoint", "submission: log contains the checkpoint")

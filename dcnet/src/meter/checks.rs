@@ -18,7 +18,8 @@ pub(super) fn required_neighbours(own_floor: u32, policy: u32, drawn: usize) -> 
 /// Watches UTC against the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockWatch {
-    last: Now,
+    /// The newest look at which UTC was synchronised.
+    trusted: Option<Now>,
     unconfirmed: bool,
     /// Longest forward jump that needs no confirmation, in milliseconds.
     tolerance_ms: u64,
@@ -27,7 +28,7 @@ pub(super) struct ClockWatch {
 impl ClockWatch {
     pub(super) fn new(now: Now) -> Self {
         Self {
-            last: now,
+            trusted: now.synchronised.then_some(now),
             unconfirmed: false,
             tolerance_ms: 60_000,
         }
@@ -38,16 +39,18 @@ impl ClockWatch {
     }
 
     /// Notes both clocks; returns the size in seconds of a jump ahead that needs
-    /// confirmation. Before the first synchronisation UTC means nothing, so that
-    /// first step is no jump.
+    /// confirmation. While it is not synchronised UTC means nothing: a synchronised UTC is
+    /// held against the last one that was, however long ago, and the first against none.
     pub(super) fn observe(&mut self, now: Now) -> Option<u64> {
-        let elapsed = now.monotonic.saturating_sub(self.last.monotonic);
-        let expected = self.last.utc.plus(elapsed);
-        let ahead = now.utc.since(expected);
-        let was_synchronised = self.last.synchronised;
-        self.last = now;
+        let last = if now.synchronised {
+            self.trusted.replace(now)?
+        } else {
+            return None;
+        };
+        let elapsed = now.monotonic.saturating_sub(last.monotonic);
+        let ahead = now.utc.since(last.utc.plus(elapsed));
         let tolerance = std::time::Duration::from_millis(self.tolerance_ms);
-        if was_synchronised && ahead > tolerance {
+        if ahead > tolerance {
             self.unconfirmed = true;
             return Some(ahead.as_secs());
         }
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_ahead_needs_confirmation_but_the_first_synchronisation_does_not() {
+    fn a_jump_ahead_of_the_last_synchronised_clock_needs_confirmation() {
         let mut clock = ClockWatch::new(now(0, 0, false));
         clock.set_period(Period::from_secs(60).unwrap());
         assert_eq!(clock.observe(now(1000, 9_000_000, true)), None);
@@ -221,6 +224,13 @@ mod tests {
         );
         clock.confirm();
         assert_eq!(clock.check(now(3000, 9_123_000, true)), Ok(()));
+        assert_eq!(clock.observe(now(4000, 9_500_000, false)), None);
+        assert_eq!(
+            clock.observe(now(5000, 9_186_001, true)),
+            Some(61),
+            "held against the last synchronised look, not against the one before"
+        );
+        clock.confirm();
         assert_eq!(
             clock.check(now(3000, 0, false)),
             Err(Silence::ClockUnsynchronised)

@@ -79,6 +79,26 @@ fn a_jump_ahead_of_more_than_a_period_needs_confirmation() {
 }
 
 #[test]
+fn a_jump_while_the_clock_is_not_synchronised_is_noticed_when_it_is_again() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    network.skews[VICTIM].unsynchronised = true;
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    network.skews[VICTIM].ahead = 30 * i64::try_from(HOUR).unwrap();
+    network.run_until(5 * MINUTE + 30 * SECOND);
+    assert_eq!(network.alarms(VICTIM), []);
+    network.skews[VICTIM].unsynchronised = false;
+    network.run_until(6 * MINUTE + 30 * SECOND);
+    let jump = Alarm::ClockJump { seconds: 108_000 };
+    assert_eq!(network.alarms(VICTIM), [jump]);
+    network.skews[VICTIM].ahead = 0;
+    network.input_meter(VICTIM, Input::Command(MeterCommand::ConfirmClock));
+    network.run_until(9 * MINUTE + 30 * SECOND);
+    // Nothing of the time to come was submitted, so nothing has to be waited for.
+    assert!(network.submitted(VICTIM, network.last_round()));
+}
+
+#[test]
 fn a_jump_that_was_not_confirmed_needs_it_after_a_restart_too() {
     let mut network = jumped();
     network.restart_meter(VICTIM);
