@@ -17,10 +17,11 @@ const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
 const REFRESH: Duration = Duration::from_secs(60);
 
 /// Gives [`Now`]: monotonic time since the clock was made, UTC, and whether UTC
-/// can be trusted.
+/// can be trusted. Clones share the start.
+#[derive(Clone)]
 pub struct Clock {
     start: Instant,
-    synchronised: Box<dyn Fn() -> bool + Send + Sync>,
+    synchronised: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Clock {
@@ -41,7 +42,7 @@ impl Clock {
     pub fn with(synchronised: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self {
             start: Instant::now(),
-            synchronised: Box::new(synchronised),
+            synchronised: Arc::new(synchronised),
         }
     }
 

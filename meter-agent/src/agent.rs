@@ -37,14 +37,17 @@ use crate::pulse::{self, LineView, PulseSource};
 use crate::register::counting::{CountError, Counted, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Standing, Watched};
+use crate::status::{Recorder, View};
 
 mod attend;
 mod log;
 mod net;
+mod pause;
 
 use attend::attend;
 use log::EventLog;
 use net::NetView;
+pub use pause::Pause;
 
 /// Events that wait for an owner; those that find no room are dropped and counted.
 pub const EVENTS: usize = 4096;
@@ -198,6 +201,7 @@ pub struct AgentControl {
     look: Arc<Notify>,
     link_counters: Arc<link::Counters>,
     counters: Arc<Counters>,
+    view: View,
 }
 
 impl AgentControl {
@@ -232,6 +236,19 @@ impl AgentControl {
     pub async fn confirm_clock(&self) {
         // An agent that has ended needs no confirmation.
         let _ = self.commands.send(MeterCommand::ConfirmClock).await;
+    }
+
+    /// What the household may see.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// The way to tell the meter something, which outlives this.
+    pub fn orders(&self) -> Orders {
+        Orders {
+            commands: self.commands.clone(),
+            pause: self.view.pause.clone(),
+        }
     }
 
     /// The loops without which the agent is not alive: of its pulses and of the protocol.
@@ -279,6 +296,29 @@ impl AgentControl {
     }
 }
 
+/// What a household may tell its running agent.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    commands: mpsc::Sender<MeterCommand>,
+    pause: Pause,
+}
+
+impl Orders {
+    /// Submits nothing of new intervals, or does again.
+    ///
+    /// # Errors
+    /// As [`Pause::set`].
+    pub fn pause(&self, paused: bool) -> anyhow::Result<()> {
+        self.pause.set(paused)
+    }
+
+    /// Leaves the net for good.
+    pub async fn leave(&self) {
+        // An agent that has ended leaves when `meter-agent leave` says so.
+        let _ = self.commands.send(MeterCommand::Leave).await;
+    }
+}
+
 /// A meter's agent.
 #[derive(Debug)]
 pub struct Agent;
@@ -312,7 +352,9 @@ impl Agent {
             "the connection to the broker is made with another key than the meter's"
         );
         let net = Arc::new(NetView::new(&channels));
-        let (now, minimum_group) = (clock.now(), meter.floors.minimum_group);
+        let (now, floors) = (clock.now(), meter.floors);
+        let (names, watched_clock) = (channels.clone(), clock.clone());
+        let pause_file = state_directory.clone();
         let (directory, config) = (state_directory.clone(), meter.clone());
         let opening = tokio::task::spawn_blocking(move || {
             State::open(&state_directory, channels, meter, now)
@@ -328,10 +370,17 @@ impl Agent {
         }
         let standing = meter.standing();
         let span = tracing::info_span!("meter", id = %meter.meter().id());
-        let mut log = EventLog::new(minimum_group, standing.clone());
+        let mut log = EventLog::new(floors.minimum_group, standing.clone());
+        let recorder = Arc::new(Recorder::default());
+        let pause = Pause::open(&pause_file);
+        if pause.is_paused() {
+            tracing::warn!("this meter is paused: it counts and submits nothing");
+        }
+        let (id, net_id) = (meter.meter().id(), meter.meter().net());
         if let Some(membership) = meter.meter().membership() {
             let genesis = membership.genesis();
             log.open(&genesis.policy);
+            recorder.open(&genesis.policy, &genesis.channels);
             span.in_scope(|| net.open(genesis.policy.period, &genesis.channels));
         }
         let teller = meter.teller();
@@ -351,7 +400,7 @@ impl Agent {
         let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
         let counted = watch::Sender::default();
         let watched = counted.subscribe();
-        let lines = sources.iter().map(|source| source.line()).collect();
+        let lines: Vec<_> = sources.iter().map(|source| source.line()).collect();
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
         let heartbeat = Heartbeat::default();
@@ -374,6 +423,7 @@ impl Agent {
         tokio::spawn(hand_over(
             boundaries,
             Arc::clone(&net),
+            (Arc::clone(&recorder), pause.clone()),
             commands.clone(),
             Arc::clone(&counters),
         ));
@@ -388,12 +438,29 @@ impl Agent {
             .instrument(span.clone()),
         );
         let (owner, owner_events) = mpsc::channel(EVENTS);
+        let told = (Arc::clone(&recorder), watched_clock.clone());
         let telling = tokio::spawn(
-            tell(events, log, owner, net, Arc::clone(&counters)).instrument(span.clone()),
+            tell(events, log, told, owner, net, Arc::clone(&counters)).instrument(span.clone()),
         );
 
         let (stop, stopped) = oneshot::channel();
         let (link, link_counters) = (control.state(), control.counters());
+        let view = View {
+            meter: id,
+            net: net_id,
+            floors,
+            clock: watched_clock,
+            started: clock::monotonic(),
+            channels: names,
+            counted: watched.clone(),
+            inputs: lines.iter().map(|_| None).collect(),
+            lines: lines.clone(),
+            link: link.clone(),
+            standing: standing.clone(),
+            recorder,
+            pause,
+            link_counters: Arc::clone(&link_counters),
+        };
         let running = Running {
             control,
             counting,
@@ -414,6 +481,7 @@ impl Agent {
                 look,
                 link_counters,
                 counters,
+                view,
             },
         })
     }
@@ -564,10 +632,12 @@ async fn tell_revocations(
     }
 }
 
-/// Boundaries of the register to the meter, as the net orders its channels.
+/// Boundaries of the register to the meter, as the net orders its channels, unless the
+/// household has paused it.
 async fn hand_over(
     mut boundaries: mpsc::Receiver<Boundary>,
     net: Arc<NetView>,
+    (recorder, pause): (Arc<Recorder>, Pause),
     commands: mpsc::Sender<MeterCommand>,
     counters: Arc<Counters>,
 ) {
@@ -575,6 +645,10 @@ async fn hand_over(
         let Some(boundary) = net.ordered(&boundary) else {
             continue;
         };
+        recorder.boundary(&boundary);
+        if pause.is_paused() {
+            continue;
+        }
         if commands
             .send(MeterCommand::Boundary(boundary))
             .await
@@ -590,12 +664,14 @@ async fn hand_over(
 async fn tell(
     mut events: mpsc::Receiver<MeterEvent>,
     mut log: EventLog,
+    (recorder, clock): (Arc<Recorder>, Clock),
     owner: mpsc::Sender<MeterEvent>,
     net: Arc<NetView>,
     counters: Arc<Counters>,
 ) {
     while let Some(event) = events.recv().await {
         log.write(&event);
+        recorder.event(&event, clock.now().utc);
         match &event {
             MeterEvent::NetOpened { policy, channels } => net.open(policy.period, channels),
             MeterEvent::Refused { .. } => {

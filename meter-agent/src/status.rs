@@ -1,0 +1,308 @@
+//! What the household may see of its agent at a moment: one record that the page, the
+//! `status` command and the metrics are made of.
+//!
+//! It holds readings, so it goes to the household only: to its own page, and through a socket
+//! that only the agent's user may open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcnet::identity::DeviceId;
+use dcnet::meter::Floors;
+use dcnet::time::Timestamp;
+use dcnet::topic::NetId;
+use link::{Clock, LinkState};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::agent::Pause;
+use crate::clock;
+use crate::power::Power;
+use crate::pulse::LineView;
+use crate::pulse::input::InputStatistics;
+use crate::register::RegisterChannel;
+use crate::register::counting::Counted;
+use crate::standing::Standing;
+
+mod alarms;
+mod checks;
+mod recorder;
+
+pub use alarms::AlarmView;
+pub use checks::{CheckState, CheckView, Stage};
+pub use recorder::{PolicyView, Recorder, RoundView, StepView, ValueView};
+
+/// A moment of an agent.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Of this program.
+    pub version: &'static str,
+    /// The meter's id in its net.
+    pub meter: String,
+    /// The net.
+    pub net: String,
+    /// Milliseconds since 1970 by the agent's clock.
+    pub utc_ms: u64,
+    /// Whether that clock is known to be right.
+    pub synchronised: bool,
+    /// Seconds since the agent was started.
+    pub uptime_s: u64,
+    /// Days for which the register's course is kept.
+    pub history_days: u32,
+    /// What is counted, in the order of the configuration.
+    pub channels: Vec<ChannelView>,
+    /// Pulses that a crash would lose.
+    pub unsaved_pulses: u64,
+    /// Why the register cannot be saved at present.
+    pub save_error: Option<String>,
+    /// The way to the broker.
+    pub link: LinkView,
+    /// The net's rules, once they are known.
+    pub policy: Option<PolicyView>,
+    /// What this household insists on.
+    pub floors: FloorsView,
+    /// Members of the net, as far as the log is known.
+    pub members: u32,
+    /// Whether this meter is one of them.
+    pub is_member: bool,
+    /// Whether an alarm has stopped it for good.
+    pub is_stopped: bool,
+    /// Neighbours that this meter drew, as of its last submission.
+    pub drawn: Option<usize>,
+    /// Those of them whose pads hid it.
+    pub live: Option<usize>,
+    /// Whether the household has paused it.
+    pub paused: bool,
+    /// The exit under way, or done.
+    pub exit: Option<ExitView>,
+    /// The last rounds, newest first.
+    pub rounds: Vec<RoundView>,
+    /// What was checked in the last round in which something left the house, or was to.
+    pub checks: Vec<CheckView>,
+    /// Newest first.
+    pub alarms: Vec<AlarmView>,
+    /// Inputs that the meter refused since the start.
+    pub refused: u64,
+}
+
+/// One channel.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChannelView {
+    /// As in the configuration.
+    pub name: String,
+    /// Pulses per kWh.
+    pub impulses_per_kwh: u32,
+    /// The register's total.
+    pub pulses: u64,
+    /// The same in mWh.
+    pub energy_mwh: u64,
+    /// What the meter's own display should show, in mWh.
+    pub reading_mwh: u64,
+    /// Its power.
+    pub power: Option<Power>,
+    /// Its GPIO line, if it reads one.
+    pub line: Option<LineStatus>,
+    /// Its input, if it reads a device's total.
+    pub input: Option<InputView>,
+}
+
+/// A GPIO line.
+#[derive(Clone, Debug, Serialize)]
+pub struct LineStatus {
+    /// Whether it is at the level that it has during a pulse.
+    pub is_active: bool,
+    /// Whether it has been for longer than any pulse lasts.
+    pub is_stuck: bool,
+    /// Since the agent was started.
+    pub pulses: u64,
+    /// Edges of pulses or pauses that were too short.
+    pub rejected: u64,
+    /// Edges that are missing.
+    pub lost: u64,
+}
+
+/// What has come from a device that shows a total.
+#[derive(Clone, Debug, Serialize)]
+pub struct InputView {
+    /// Totals that were read.
+    pub readings: u64,
+    /// What could not be used, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl From<&InputStatistics> for InputView {
+    fn from(statistics: &InputStatistics) -> Self {
+        Self {
+            readings: statistics.readings,
+            faults: statistics.faults.clone(),
+        }
+    }
+}
+
+/// The link to the broker.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkView {
+    /// Whether messages go both ways.
+    pub is_connected: bool,
+    /// In one line, for people.
+    pub text: String,
+}
+
+/// What a household insists on.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FloorsView {
+    /// Meters in a sum.
+    pub minimum_group: u32,
+    /// Full drawn edges.
+    pub minimum_neighbours: u32,
+    /// Of the meters seen lately, in percent.
+    pub minimum_presence_percent: u32,
+    /// Seconds.
+    pub minimum_period_s: u32,
+    /// Submissions left out per day.
+    pub max_exclusions_per_day: u32,
+    /// Submissions left out per month, in percent.
+    pub max_exclusions_per_month_percent: u32,
+}
+
+impl From<Floors> for FloorsView {
+    fn from(floors: Floors) -> Self {
+        Self {
+            minimum_group: floors.minimum_group,
+            minimum_neighbours: floors.minimum_neighbours,
+            minimum_presence_percent: floors.minimum_presence,
+            minimum_period_s: floors.minimum_period,
+            max_exclusions_per_day: floors.exclusions_per_day,
+            max_exclusions_per_month_percent: floors.exclusions_per_month,
+        }
+    }
+}
+
+/// How far an exit is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ExitView {
+    /// Whether the log says so.
+    pub left: bool,
+    /// Former neighbours.
+    pub neighbours: u32,
+    /// Those that have not confirmed that they erased the pair key.
+    pub awaited: u32,
+    /// Whether everything is erased.
+    pub done: bool,
+}
+
+/// Where the parts of a [`Status`] come from. Clones see the same agent.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub(crate) meter: DeviceId,
+    pub(crate) net: NetId,
+    pub(crate) floors: Floors,
+    pub(crate) clock: Clock,
+    pub(crate) started: Duration,
+    pub(crate) channels: Vec<RegisterChannel>,
+    pub(crate) counted: watch::Receiver<Counted>,
+    pub(crate) lines: Vec<Option<watch::Receiver<LineView>>>,
+    pub(crate) inputs: Vec<Option<watch::Receiver<InputStatistics>>>,
+    pub(crate) link: watch::Receiver<LinkState>,
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) pause: Pause,
+    pub(crate) link_counters: Arc<link::Counters>,
+}
+
+impl View {
+    /// What has been counted, and the changes.
+    pub fn counted(&self) -> watch::Receiver<Counted> {
+        self.counted.clone()
+    }
+
+    /// What is counted.
+    pub fn channels(&self) -> &[RegisterChannel] {
+        &self.channels
+    }
+
+    /// The link's counters at this moment.
+    pub fn link_totals(&self) -> link::Totals {
+        self.link_counters.totals()
+    }
+
+    /// The moment by the agent's clock, if that is known to be right.
+    pub fn utc(&self) -> Option<Timestamp> {
+        let now = self.clock.now();
+        now.synchronised.then_some(now.utc)
+    }
+
+    /// This moment. `history_days` is what is kept of the register's course.
+    pub fn status(&self, history_days: u32) -> Status {
+        let now = self.clock.now();
+        let standing = self.standing.borrow().clone();
+        let link = self.link.borrow().clone();
+        let counted = self.counted.borrow().clone();
+        let recorded = self.recorder.view();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            meter: self.meter.to_string(),
+            net: self.net.to_string(),
+            utc_ms: now.utc.as_millis(),
+            synchronised: now.synchronised,
+            uptime_s: clock::monotonic().saturating_sub(self.started).as_secs(),
+            history_days,
+            channels: self.channel_views(&counted),
+            unsaved_pulses: counted.unsaved,
+            save_error: counted.save_error,
+            link: LinkView {
+                is_connected: matches!(link, LinkState::Connected),
+                text: link.to_string(),
+            },
+            policy: recorded.policy,
+            floors: self.floors.into(),
+            members: standing.members,
+            is_member: standing.is_member,
+            is_stopped: standing.is_stopped,
+            drawn: recorded.drawn,
+            live: recorded.live,
+            paused: self.pause.is_paused(),
+            exit: standing.exit.map(|exit| ExitView {
+                left: exit.left,
+                neighbours: exit.neighbours,
+                awaited: exit.awaited,
+                done: exit.done,
+            }),
+            rounds: recorded.rounds,
+            checks: recorded.checks,
+            alarms: recorded.alarms,
+            refused: recorded.refused,
+        }
+    }
+
+    fn channel_views(&self, counted: &Counted) -> Vec<ChannelView> {
+        let now = clock::monotonic();
+        let views = self.channels.iter().enumerate().map(|(place, channel)| {
+            let counted = counted.channels.get(place);
+            let line = self.lines.get(place).and_then(Option::as_ref);
+            let input = self.inputs.get(place).and_then(Option::as_ref);
+            ChannelView {
+                name: channel.name.clone(),
+                impulses_per_kwh: channel.constant.get(),
+                pulses: counted.map_or(0, |counted| counted.pulses.0),
+                energy_mwh: counted.map_or(0, |counted| counted.energy.0),
+                reading_mwh: counted.map_or(0, |counted| counted.reading.0),
+                power: counted.and_then(|counted| counted.power.at(now)),
+                line: line.map(|line| line_status(&line.borrow())),
+                input: input.map(|input| InputView::from(&*input.borrow())),
+            }
+        });
+        views.collect()
+    }
+}
+
+fn line_status(view: &LineView) -> LineStatus {
+    LineStatus {
+        is_active: view.is_active,
+        is_stuck: view.is_stuck,
+        pulses: view.statistics.pulses,
+        rejected: view.statistics.rejected,
+        lost: view.statistics.lost.saturating_add(view.statistics.missed),
+    }
+}

@@ -1,0 +1,98 @@
+//! What an alarm means for the household, and what it can do.
+
+use dcnet::alarm::Alarm;
+use serde::Serialize;
+
+/// An alarm, explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AlarmView {
+    /// When it was raised, by the agent's clock: milliseconds since 1970.
+    pub utc_ms: u64,
+    /// What happened, and who did it.
+    pub text: String,
+    /// What it means, and what to do.
+    pub advice: &'static str,
+}
+
+/// What an alarm means for the household, and what to do.
+pub(super) fn advice(alarm: &Alarm) -> &'static str {
+    match alarm {
+        Alarm::LogFork { .. } => {
+            "The provider shows different meters different lists of members, which could single \
+             out a household. Your meter has stopped for good and nothing more leaves the house. \
+             Tell the gateway administrator; only a new enrolment lets it take part again."
+        }
+        Alarm::Checkpoint { .. } => {
+            "The provider's list of members is not the one that the gateway administrator \
+             vouched for. Your meter has stopped for good. Tell the gateway administrator."
+        }
+        Alarm::BadEntry(_) => {
+            "The entry was refused and nothing of yours was revealed. As long as it stands in \
+             the log, your meter cannot follow it. Tell the gateway administrator and the \
+             provider."
+        }
+        Alarm::Floor { .. } => {
+            "The net promises less protection than you insist on, so your meter takes no part. \
+             Ask the provider for a net that fits, or lower the floor in the configuration \
+             after reading what it protects you from."
+        }
+        Alarm::SecondRoster { .. } => {
+            "Two rosters for one round, answered both, would show your reading as their \
+             difference. Your meter answered at most one, so nothing was learnt. Tell the \
+             provider; if it happens again, leave the net."
+        }
+        Alarm::FalseRoster { .. } => {
+            "Your meter did not answer, so nothing was learnt. Tell the provider; if it happens \
+             again, leave the net."
+        }
+        Alarm::Exclusions { .. } => {
+            "Sums with gaps that somebody chooses could be used to work out your readings over \
+             weeks. Your meter has stopped for good. Check that its connection is reliable, \
+             and tell the gateway administrator."
+        }
+        Alarm::RegisterWentBack { .. } => {
+            "A register only ever counts up. Check the meter and the state directory; if it was \
+             restored from a backup, set the reading again."
+        }
+        Alarm::ClockJump { .. } => {
+            "Nothing is submitted until somebody confirms that the clock is right: check the \
+             time, then start the agent once with --confirm-clock."
+        }
+        Alarm::Emergency { .. } => {
+            "Too many of the neighbours that hide your readings have left. Your meter waits and \
+             asks for new ones by itself; nothing is to be done."
+        }
+        Alarm::FalseLapse { .. } => {
+            "A member that was there was marked as gone. Your meter goes on counting it, so \
+             your protection is the same. Tell the provider."
+        }
+        Alarm::StateLost => {
+            "Your meter's keys were lost, probably with a disk or a backup. It leaves and joins \
+             anew by itself; set the reading if the register was lost, too."
+        }
+        Alarm::KeyUsedElsewhere => {
+            "Somebody else has the private key of this meter, or a copy of its disk was in use. \
+             Your meter has stopped for good. Enrol it again with a new key."
+        }
+        Alarm::Revoked => {
+            "The gateway administrator has barred this device, for example because it was \
+             reported lost. Your meter has stopped for good. Ask there."
+        }
+        Alarm::DrawAbandoned => {
+            "Your meter cannot take part until its neighbours are drawn. It keeps asking. Tell \
+             the provider if it lasts."
+        }
+        Alarm::Equivocation { .. } => {
+            "That meter is broken or dishonest. What it said second was refused, and your \
+             readings are as safe as before."
+        }
+        Alarm::Disrupted { .. } => {
+            "Somebody in the group sent nonsense, so this round has no sum. Nothing of yours \
+             was learnt; the next round is a new one."
+        }
+        Alarm::Handshake { .. } => {
+            "Your meter does not use that neighbour's secret and tries again. Nothing is to be \
+             done unless it concerns many neighbours: then tell the provider."
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Records what a meter tells, for the household: the last rounds, the alarms, the net's rules.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dcnet::alarm::Silence;
+use dcnet::membership::Policy;
+use dcnet::meter::MeterEvent;
+use dcnet::reading::Boundary;
+use dcnet::superposition::Share;
+use dcnet::time::{Period, Round, Timestamp};
+use serde::Serialize;
+
+use super::alarms::{AlarmView, advice};
+use super::checks::{CheckState, CheckView, views};
+
+/// Rounds that are shown.
+const ROUNDS: usize = 10;
+
+/// Alarms that are shown; older ones are in the log.
+const ALARMS: usize = 50;
+
+/// The rules of the net.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyView {
+    /// Length of a round in seconds.
+    pub period_s: u32,
+    /// Meters in a sum at least.
+    pub minimum_group: u32,
+    /// What every meter submits.
+    pub channels: Vec<String>,
+}
+
+/// One round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RoundView {
+    /// Its number.
+    pub round: u64,
+    /// Begin of its interval, milliseconds since 1970.
+    pub from_ms: u64,
+    /// End of its interval.
+    pub until_ms: u64,
+    /// What was measured and what left the house, per channel of the net.
+    pub values: Vec<ValueView>,
+    /// The submission.
+    pub submission: StepView,
+    /// The answer to the roster.
+    pub reveal: StepView,
+    /// Neighbours that this meter drew: d.
+    pub drawn: Option<usize>,
+    /// Those of them whose pads are in the submission.
+    pub used: Option<usize>,
+    /// How many of them a roster must include: L.
+    pub required: Option<u32>,
+    /// Those of them that hide the reading in the sum.
+    pub full: Option<usize>,
+    /// Meters in the sum.
+    pub included: Option<usize>,
+    /// The published sum per channel, in mWh.
+    pub sums_mwh: Option<Vec<u64>>,
+    #[serde(skip)]
+    silence: Option<Silence>,
+}
+
+/// One channel of one round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ValueView {
+    /// Its name.
+    pub channel: String,
+    /// What was measured, in mWh; it stays here.
+    pub reading_mwh: Option<u64>,
+    /// The value of the superposition, 32 bytes in hex: what left the house.
+    pub superposition: Option<String>,
+}
+
+/// One step of a round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StepView {
+    /// What became of it.
+    pub state: CheckState,
+    /// Why it was not done.
+    pub reason: Option<String>,
+}
+
+/// What was recorded, at a moment.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) policy: Option<PolicyView>,
+    /// Newest first.
+    pub(super) rounds: Vec<RoundView>,
+    pub(super) checks: Vec<CheckView>,
+    /// Newest first.
+    pub(super) alarms: Vec<AlarmView>,
+    pub(super) drawn: Option<usize>,
+    pub(super) live: Option<usize>,
+    pub(super) refused: u64,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    net: Option<(Period, PolicyView)>,
+    last: Option<Boundary>,
+    rounds: BTreeMap<Round, RoundView>,
+    /// Drawn neighbours, and those whose pads hid the last submission.
+    neighbours: Option<(usize, usize)>,
+    alarms: VecDeque<AlarmView>,
+    refused: u64,
+}
+
+/// Records what happens to a meter. It has readings, and prints none.
+#[derive(Default)]
+pub struct Recorder(Mutex<Records>);
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recorder(..)")
+    }
+}
+
+impl Recorder {
+    fn records(&self) -> MutexGuard<'_, Records> {
+        // Each change is one assignment: no half of it can be seen.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules of the net are known.
+    pub fn open(&self, policy: &Policy, channels: &[String]) {
+        let view = PolicyView {
+            period_s: policy.period.as_secs(),
+            minimum_group: policy.minimum_group,
+            channels: channels.to_vec(),
+        };
+        self.records().net = Some((policy.period, view));
+    }
+
+    /// The register's values at the end of a round, by the net's channels.
+    pub fn boundary(&self, boundary: &Boundary) {
+        let mut records = self.records();
+        let Some((period, _)) = records.net else {
+            return;
+        };
+        let before = records.last.replace(boundary.clone());
+        let end = boundary.at;
+        let Some(before) = before.filter(|before| before.at.plus(period.duration()) == end) else {
+            return;
+        };
+        let values = before.channels.iter().zip(&boundary.channels);
+        let readings: Vec<u64> = values
+            .map(|(start, end)| end.0.saturating_sub(start.0))
+            .collect();
+        let round = period.round_at(before.at);
+        if let Some(view) = records.round(round) {
+            for (value, reading) in view.values.iter_mut().zip(readings) {
+                value.reading_mwh = Some(reading);
+            }
+        }
+    }
+
+    /// The meter has told something.
+    pub fn event(&self, event: &MeterEvent, now: Timestamp) {
+        let mut records = self.records();
+        match event {
+            MeterEvent::NetOpened { policy, channels } => {
+                drop(records);
+                self.open(policy, channels);
+            }
+            MeterEvent::Submitted {
+                round,
+                shares,
+                drawn,
+                used,
+                required,
+            } => {
+                records.neighbours = Some((*drawn, *used));
+                if let Some(view) = records.round(*round) {
+                    view.submitted(shares);
+                    (view.drawn, view.used) = (Some(*drawn), Some(*used));
+                    view.required = Some(*required);
+                }
+            }
+            MeterEvent::Revealed {
+                round,
+                included,
+                full,
+            } => {
+                if let Some(view) = records.round(*round) {
+                    view.reveal.state = CheckState::Passed;
+                    (view.included, view.full) = (Some(*included), Some(*full));
+                }
+            }
+            MeterEvent::Final {
+                round,
+                included,
+                sums,
+            } => {
+                if let Some(view) = records.round(*round) {
+                    view.included = usize::try_from(*included).ok();
+                    view.sums_mwh = Some(sums.iter().map(|sum| sum.0).collect());
+                }
+            }
+            MeterEvent::Silent { round, reason } => {
+                if let Some(view) = records.round(*round) {
+                    view.silent(*reason);
+                }
+            }
+            MeterEvent::Refused { .. } => records.refused = records.refused.saturating_add(1),
+            MeterEvent::Alarm(alarm) => {
+                records.alarms.push_front(AlarmView {
+                    utc_ms: now.as_millis(),
+                    text: alarm.to_string(),
+                    advice: advice(alarm),
+                });
+                records.alarms.truncate(ALARMS);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn view(&self) -> Recorded {
+        let records = self.records();
+        let decided = records.rounds.values().rev().find(|view| view.is_decided());
+        Recorded {
+            policy: records.net.as_ref().map(|(_, view)| view.clone()),
+            rounds: records.rounds.values().rev().cloned().collect(),
+            checks: decided.map_or_else(Vec::new, |view| {
+                views(view.submission.state, view.reveal.state, view.silence)
+            }),
+            alarms: records.alarms.iter().cloned().collect(),
+            drawn: records.neighbours.map(|(drawn, _)| drawn),
+            live: records.neighbours.map(|(_, live)| live),
+            refused: records.refused,
+        }
+    }
+}
+
+impl Records {
+    /// The view of a round; `None` before the net's rules are known, and of a round older
+    /// than those that are shown.
+    fn round(&mut self, round: Round) -> Option<&mut RoundView> {
+        let (period, policy) = self.net.as_ref()?;
+        if !self.rounds.contains_key(&round) {
+            self.rounds
+                .insert(round, RoundView::new(round, *period, &policy.channels));
+            while self.rounds.len() > ROUNDS {
+                self.rounds.pop_first();
+            }
+        }
+        self.rounds.get_mut(&round)
+    }
+}
+
+impl RoundView {
+    fn new(round: Round, period: Period, channels: &[String]) -> Self {
+        let value = |channel: &String| ValueView {
+            channel: channel.clone(),
+            ..ValueView::default()
+        };
+        Self {
+            round: round.0,
+            from_ms: round.start(period).as_millis(),
+            until_ms: round.end(period).as_millis(),
+            values: channels.iter().map(value).collect(),
+            submission: StepView::default(),
+            reveal: StepView::default(),
+            drawn: None,
+            used: None,
+            required: None,
+            full: None,
+            included: None,
+            sums_mwh: None,
+            silence: None,
+        }
+    }
+
+    fn submitted(&mut self, shares: &[Share]) {
+        self.submission.state = CheckState::Passed;
+        for (value, share) in self.values.iter_mut().zip(shares) {
+            let opening = share.superposition.to_bytes();
+            let (superposition, _) = opening.split_at(32);
+            value.superposition = Some(hex::encode(superposition));
+        }
+    }
+
+    /// Of a round that was submitted it is the reveal that was not done.
+    fn silent(&mut self, reason: Silence) {
+        let step = match self.submission.state {
+            CheckState::Passed => &mut self.reveal,
+            CheckState::Open | CheckState::Failed => &mut self.submission,
+        };
+        step.state = CheckState::Failed;
+        step.reason = Some(reason.to_string());
+        self.silence = Some(reason);
+    }
+
+    fn is_decided(&self) -> bool {
+        self.submission.state == CheckState::Failed || self.reveal.state != CheckState::Open
+    }
+}
+
+#[cfg(test)]
+mod tests;

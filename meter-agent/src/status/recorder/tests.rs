@@ -1,0 +1,159 @@
+use dcnet::alarm::Alarm;
+use dcnet::commitment::Commitment;
+use dcnet::opening::Opening;
+use dcnet::units::MilliwattHours;
+
+use super::*;
+
+fn policy() -> Policy {
+    Policy {
+        period: Period::from_secs(60).unwrap(),
+        window_ms: 20_000,
+        minimum_group: 30,
+        minimum_neighbours: 3,
+        degree: 48,
+    }
+}
+
+fn recorder() -> Recorder {
+    let recorder = Recorder::default();
+    recorder.open(&policy(), &["import".to_owned()]);
+    recorder
+}
+
+fn boundary(recorder: &Recorder, minute: u64, energy: u64) {
+    recorder.boundary(&Boundary {
+        at: Timestamp(minute * 60_000),
+        channels: vec![MilliwattHours(energy)],
+    });
+}
+
+fn tell(recorder: &Recorder, event: MeterEvent) {
+    recorder.event(&event, Timestamp(7));
+}
+
+fn submitted(round: u64) -> MeterEvent {
+    MeterEvent::Submitted {
+        round: Round(round),
+        shares: vec![Share {
+            superposition: Opening::ZERO,
+            commitment: std::iter::empty::<Commitment>().sum(),
+        }],
+        drawn: 48,
+        used: 47,
+        required: 29,
+    }
+}
+
+#[test]
+fn a_round_shows_the_reading_beside_what_left_the_house_and_what_became_of_it() {
+    let recorder = recorder();
+    boundary(&recorder, 5, 1000);
+    boundary(&recorder, 6, 1523);
+    let view = recorder.view();
+    assert_eq!(view.rounds.len(), 1);
+    assert_eq!(view.rounds[0].values[0].reading_mwh, Some(523));
+    assert_eq!(view.rounds[0].values[0].superposition, None, "nothing left");
+    assert!(view.checks.is_empty(), "nothing was decided");
+
+    tell(&recorder, submitted(5));
+    let view = recorder.view();
+    let round = &view.rounds[0];
+    assert_eq!((round.from_ms, round.until_ms), (300_000, 360_000));
+    assert_eq!(round.values[0].superposition, Some("0".repeat(64)));
+    assert_eq!(round.submission.state, CheckState::Passed);
+    assert_eq!(round.reveal.state, CheckState::Open);
+    assert_eq!((view.drawn, view.live), (Some(48), Some(47)));
+
+    tell(
+        &recorder,
+        MeterEvent::Revealed {
+            round: Round(5),
+            included: 50,
+            full: 46,
+        },
+    );
+    tell(
+        &recorder,
+        MeterEvent::Final {
+            round: Round(5),
+            included: 50,
+            sums: vec![MilliwattHours(25_000)],
+        },
+    );
+    let view = recorder.view();
+    let round = &view.rounds[0];
+    assert_eq!((round.included, round.full), (Some(50), Some(46)));
+    assert_eq!(round.sums_mwh, Some(vec![25_000]));
+    assert!(
+        view.checks
+            .iter()
+            .all(|check| check.state == CheckState::Passed)
+    );
+}
+
+#[test]
+fn boundaries_that_are_not_neighbours_give_no_reading() {
+    let recorder = recorder();
+    boundary(&recorder, 5, 1000);
+    boundary(&recorder, 7, 1523);
+    assert!(recorder.view().rounds.is_empty());
+}
+
+#[test]
+fn a_refused_roster_fails_the_reveal_and_a_broken_rule_before_it_the_submission() {
+    let recorder = recorder();
+    let silent = |round, reason| MeterEvent::Silent {
+        round: Round(round),
+        reason,
+    };
+    tell(&recorder, silent(4, Silence::ClockUnsynchronised));
+    tell(&recorder, submitted(5));
+    tell(&recorder, silent(5, Silence::GroupTooSmall));
+    let view = recorder.view();
+    let [five, four] = view.rounds.as_slice() else {
+        panic!("two rounds")
+    };
+    assert_eq!(five.submission.state, CheckState::Passed);
+    assert_eq!(five.reveal.state, CheckState::Failed);
+    assert_eq!(
+        five.reveal.reason.as_deref(),
+        Some("too few meters are included")
+    );
+    assert_eq!(four.submission.state, CheckState::Failed);
+    let failed: Vec<_> = view
+        .checks
+        .iter()
+        .filter(|check| check.state == CheckState::Failed)
+        .collect();
+    assert_eq!(failed.len(), 1, "of the newer round: {failed:?}");
+}
+
+#[test]
+fn only_the_newest_rounds_and_alarms_are_kept() {
+    let recorder = recorder();
+    for round in 0..100 {
+        tell(&recorder, submitted(round));
+        tell(
+            &recorder,
+            MeterEvent::Alarm(Alarm::ClockJump { seconds: round }),
+        );
+    }
+    tell(&recorder, submitted(3));
+    let view = recorder.view();
+    let rounds: Vec<u64> = view.rounds.iter().map(|round| round.round).collect();
+    assert_eq!(rounds, (90..100).rev().collect::<Vec<_>>());
+    assert_eq!(view.alarms.len(), ALARMS);
+    assert!(
+        view.alarms[0].text.contains("99 s"),
+        "{}",
+        view.alarms[0].text
+    );
+}
+
+#[test]
+fn it_prints_no_readings() {
+    let recorder = recorder();
+    boundary(&recorder, 5, 1000);
+    assert_eq!(format!("{recorder:?}"), "Recorder(..)");
+}
