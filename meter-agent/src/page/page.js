@@ -1,0 +1,150 @@
+// Asks the agent how things are, and does what the household wants.
+
+import { byId, show } from "/dom.js";
+import * as format from "/format.js";
+import { showHistory, steerDays } from "/history.js";
+import { showStatus } from "/status.js";
+
+const POLL_MS = 2000;
+const HISTORY_MS = 60_000;
+
+let newest = null;
+let answered = Date.now();
+let historyAt = 0;
+let timer = 0;
+let asking = null;
+
+async function getStatus() {
+  const answer = await fetch("/api/status", { signal: AbortSignal.timeout(8000), cache: "no-store" });
+  if (!answer.ok) throw new Error(`the agent answers with error ${answer.status}`);
+  return answer.json();
+}
+
+async function ask() {
+  try {
+    newest = await getStatus();
+    answered = Date.now();
+    byId("loading").hidden = true;
+    byId("content").hidden = false;
+    showStatus(newest);
+    if (answered - historyAt > HISTORY_MS) await redraw();
+    show(byId("no-connection"), null);
+    document.body.classList.remove("stale");
+  } catch (error) {
+    lost(error);
+  }
+}
+
+function lost(error) {
+  // What is no failure of the network is an error of this page or of the agent.
+  if (!["TypeError", "TimeoutError", "AbortError"].includes(error.name)) console.warn(error);
+  document.body.classList.add("stale");
+  byId("loading").hidden = true;
+  const rest = newest ? "The figures below are from then." : "Is it running?";
+  show(byId("no-connection"), `No connection to the agent since ${format.clock(answered)}. ${rest} Trying again …`);
+}
+
+async function redraw() {
+  if (!newest) return;
+  await showHistory(newest);
+  historyAt = Date.now();
+}
+
+// One question at a time; the next one follows while the page is visible.
+async function poll() {
+  clearTimeout(timer);
+  asking ??= ask().finally(() => (asking = null));
+  await asking;
+  clearTimeout(timer);
+  if (!document.hidden) timer = setTimeout(poll, POLL_MS);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) clearTimeout(timer);
+  else poll();
+});
+
+steerDays(() => redraw().catch(lost));
+
+// Returns what went wrong in words for the household, null if nothing did.
+async function post(path, body) {
+  try {
+    const answer = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(20_000),
+    });
+    if (answer.ok) return null;
+    const { error } = await answer.json().catch(() => ({}));
+    return error ?? `The agent refused this (error ${answer.status}).`;
+  } catch {
+    return "The agent cannot be reached, so it is not certain that this was done. Look again once there is a connection.";
+  }
+}
+
+function tell(text) {
+  show(byId("done"), text);
+  clearTimeout(tell.timer);
+  tell.timer = setTimeout(() => show(byId("done"), null), 10_000);
+}
+
+byId("pause").addEventListener("click", async () => {
+  const pausing = !newest.paused;
+  byId("pause").setAttribute("aria-disabled", "true");
+  const error = await post(pausing ? "/api/pause" : "/api/resume", {});
+  byId("pause").removeAttribute("aria-disabled");
+  show(byId("action-error"), error);
+  if (error === null) tell(pausing ? "Paused. Nothing of new intervals leaves the house." : "Resumed. This meter takes part again.");
+  await poll();
+});
+
+// A dialog that asks before it posts. `body` gives what to post, null to post nothing.
+function confirmed(opener, dialog, error, path, body, done) {
+  const form = dialog.querySelector("form");
+  const submit = form.querySelector("[type=submit]");
+  opener.addEventListener("click", () => {
+    form.reset();
+    show(error, null);
+    dialog.showModal();
+  });
+  form.querySelector(".cancel").addEventListener("click", () => dialog.close());
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (submit.getAttribute("aria-disabled") === "true") return;
+    const content = body();
+    if (content === null) return;
+    submit.setAttribute("aria-disabled", "true");
+    const failure = await post(path, content);
+    submit.removeAttribute("aria-disabled");
+    show(error, failure);
+    if (failure !== null) return;
+    dialog.close();
+    await done();
+  });
+}
+
+confirmed(byId("delete"), byId("delete-dialog"), byId("delete-error"), "/api/history/delete", () => ({}), async () => {
+  tell("The history is deleted.");
+  await redraw().catch(lost);
+});
+
+const confirm = byId("confirm");
+confirm.addEventListener("input", () => {
+  confirm.removeAttribute("aria-invalid");
+  show(byId("exit-error"), null);
+});
+
+confirmed(byId("exit"), byId("exit-dialog"), byId("exit-error"), "/api/exit", () => {
+  const typed = confirm.value.trim().toLowerCase();
+  if (typed === newest.meter.slice(0, 8)) return { confirm: typed };
+  show(byId("exit-error"), `These are not the first 8 digits of the meter id. They are ${newest.meter.slice(0, 8)}.`);
+  confirm.setAttribute("aria-invalid", "true");
+  confirm.focus();
+  return null;
+}, async () => {
+  tell("This meter is leaving the group.");
+  await poll();
+});
+
+poll();

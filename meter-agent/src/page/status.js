@@ -1,0 +1,295 @@
+// Shows what GET /api/status gives.
+
+import { byId, element, figure, fill, show } from "/dom.js";
+import * as format from "/format.js";
+
+const DAY = 86_400_000;
+
+export function showStatus(status) {
+  const why = whySilent(status);
+  showSummary(status, why);
+  fill(byId("notes"), notes(status), (texts) => texts.map(([text, link]) => note(text, link)));
+  byId("notes-section").hidden = !byId("notes").hasChildNodes();
+  const channels = byId("channels");
+  fill(channels, status.channels.map(({ name }) => name), () => status.channels.map(channelCard));
+  status.channels.forEach((channel, index) => showChannel(channels.children[index], channel));
+  showPicture(status, why);
+  showGroup(status);
+  showChecks(status.checks);
+  showAlarms(status.alarms);
+  showTakingPart(status);
+  showAbout(status);
+}
+
+// The smallest group that policy and household ask for.
+function minimumGroup({ policy, floors }) {
+  return Math.max(floors.minimum_group, policy?.minimum_group ?? 0);
+}
+
+// Why nothing new leaves the house; null if the next superposition is due at its time.
+function whySilent(status) {
+  const { exit, policy, members, live, drawn, link } = status;
+  if (exit?.done) return "This meter has left the group and erased its keys.";
+  if (exit) return "This meter is leaving the group.";
+  if (status.is_stopped) return "An alarm has stopped this meter for good. See “Alarms”.";
+  if (status.paused) return "You have paused it.";
+  if (!status.synchronised) return "The clock of this device is not set by the network yet. Without the right time this meter submits nothing.";
+  if (!link.is_connected) return `There is no connection to the net: ${sentence(link.text)}`;
+  if (!status.is_member) return "This meter is no member of the group yet. It asks to be let in by itself.";
+  const least = minimumGroup(status);
+  if (policy && members < least) {
+    return `The group has ${format.numberOf(members, "member", "members")} now. This meter waits until it has ${format.count(least)}.`;
+  }
+  if (drawn === null) return "The neighbours of this meter are not drawn yet.";
+  const required = requiredNeighbours(status);
+  if (live !== null && required !== null && live < required) {
+    return `Secrets are shared with ${format.count(live)} neighbours now. This meter needs ${format.count(required)}.`;
+  }
+  return null;
+}
+
+// The floor L of the newest round in which it is known.
+function requiredNeighbours({ rounds }) {
+  return rounds.find((round) => round.required !== null)?.required ?? null;
+}
+
+function showSummary(status, why) {
+  const { exit } = status;
+  const [kind, text] =
+    exit?.done ? ["off", "Has left the group"]
+    : exit ? ["off", "Leaving the group"]
+    : status.is_stopped ? ["bad", "Stopped by an alarm"]
+    : status.paused ? ["off", "Paused"]
+    : why ? ["wait", "Waiting: nothing new leaves the house"]
+    : ["good", `Taking part in a group of ${format.count(status.members)}`];
+  byId("summary").className = `summary ${kind}`;
+  byId("summary").hidden = false;
+  show(byId("summary-text"), text);
+}
+
+function notes(status) {
+  const texts = [];
+  const lately = status.alarms.filter((alarm) => status.utc_ms - alarm.utc_ms < DAY);
+  if (lately.length > 0) {
+    texts.push([`${format.numberOf(lately.length, "alarm", "alarms")} in the last 24 hours.`, true]);
+  }
+  if (status.save_error !== null) {
+    texts.push([`The register cannot be saved: ${sentence(status.save_error)} If the device is switched off now, the newest pulses are lost.`]);
+  }
+  for (const { name, line } of status.channels) {
+    if (line?.is_stuck) {
+      texts.push([`The pulse line of ${format.channel(name)[0]} does not change any more. Check the cable and the sensor: pulses may be missed.`]);
+    }
+  }
+  if (!status.synchronised) texts.push(["The clock of this device is not synchronised."]);
+  return texts;
+}
+
+function note(text, link) {
+  const item = element("li", "", text);
+  if (link) {
+    const anchor = element("a", "", "See what to do");
+    anchor.href = "#alarms-title";
+    item.append(" ", anchor);
+  }
+  return item;
+}
+
+function channelCard({ name }) {
+  const [title, meaning] = format.channel(name);
+  return element("article", "card channel",
+    element("h3", "", title, meaning && element("span", "meaning", ` ${meaning}`)),
+    element("p", "now", element("span", "bound"), " ", element("strong", "watts")),
+    element("dl", "figures", element("div", "", element("dt", "", "Register"), element("dd", "register"))),
+    element("details", "", element("summary", "", "How it is measured"),
+      element("p", "late"), element("p", "counted"), element("p", "line"), element("p", "input")));
+}
+
+// In place, so that focus and open details survive each poll.
+function showChannel(card, { power, energy_mwh, reading_mwh, impulses_per_kwh, pulses, line, input }) {
+  const part = (name, text) => show(card.querySelector(`.${name}`), text);
+  part("bound", power?.is_upper_bound && "at most");
+  part("watts", power === null ? "not known yet" : format.power(power.milliwatts / 1000));
+  card.classList.toggle("unknown", power === null);
+  part("register", format.register(reading_mwh ?? energy_mwh));
+  part("late", power?.is_upper_bound && "“At most”, because the next pulse has not come yet: the power may be lower, and the longer none comes, the lower it is.");
+  part("counted", `Counted: ${format.numberOf(pulses, "pulse", "pulses")} at ${format.count(impulses_per_kwh)} per kWh, that is ${format.register(energy_mwh)}.`);
+  part("line", line && `Pulse line: ${line.is_active ? "active" : "idle"} now; ${format.count(line.rejected)} not counted because too short or too close, ${format.count(line.lost)} lost.`);
+  const faults = Object.entries(input?.faults ?? {}).map(([kind, times]) => `${kind} (${format.count(times)})`);
+  part("input", input && `Input: ${format.numberOf(input.readings, "reading", "readings")}; faults: ${faults.join(", ") || "none"}.`);
+}
+
+function showPicture(status, why) {
+  const { rounds } = status;
+  const newest = rounds[0];
+  const left = rounds.find((round) => round.values.length > 0);
+  let text = why && `Nothing new leaves the house at present. ${why}`;
+  if (!text && newest && newest.submission.state === "failed") {
+    text = `Nothing of the interval ${format.interval(newest.from_ms, newest.until_ms)} left the house: ${sentence(newest.submission.reason ?? "a check failed")}`;
+  }
+  if (!text && !left) text = firstRound(status);
+  if (!left && why) text += " So far nothing has left the house that this page could show.";
+  show(byId("why"), text);
+  byId("picture").hidden = !left;
+  if (left) {
+    fill(byId("picture-interval"), [left.from_ms, left.until_ms], ([from, until]) => [
+      "The last time: the interval ",
+      element("strong", "", format.interval(from, until)),
+      ` on ${format.date(from)}.`,
+    ]);
+    fill(byId("values"), left.values, (values) => values.map((value) => bothSides(value, values.length > 1)));
+    show(byId("hides"), hides(left));
+    fill(byId("steps"), [left, status.policy?.channels ?? null], steps);
+  }
+  byId("rounds-details").hidden = rounds.length === 0;
+  fill(byId("rounds"), rounds, (all) => all.map(roundRow));
+}
+
+// When the first superposition is due.
+function firstRound({ policy, utc_ms, uptime_s }) {
+  const text = "Nothing has left the house yet.";
+  if (!policy) return text;
+  // The interval in which the agent started is never submitted.
+  const period = policy.period_s * 1000;
+  const end = (Math.ceil((utc_ms - uptime_s * 1000) / period) + 1) * period;
+  return end > utc_ms ? `${text} The first whole interval ends at ${format.time(end)}.` : `${text} The first superposition follows soon.`;
+}
+
+function bothSides({ channel, reading_mwh, superposition }, isNamed) {
+  const groups = superposition.match(/.{1,8}/g) ?? [];
+  const digits = element("code", "digits");
+  for (const group of groups) digits.append(element("span", "", group), " ");
+  const name = isNamed ? `, ${format.channel(channel)[0]}` : "";
+  const reading = reading_mwh === null ? "not kept any more" : format.energy(reading_mwh);
+  return element(
+    "div", "sides",
+    element("div", "side stays", element("h3", "", `Stays here${name}`),
+      element("p", "reading", reading), element("p", "what", "the reading: energy of the interval")),
+    element("div", "side leaves", element("h3", "", `Leaves the house${name}`),
+      element("p", "", digits), element("p", "what", "the superposition, a number of 64 digits")),
+  );
+}
+
+function hides({ used }) {
+  const secrets = used === null
+    ? "secrets shared with the neighbours"
+    : `secrets shared with ${format.numberOf(used, "neighbour", "neighbours")}`;
+  return `The number on the right is the reading on the left plus ${secrets} and one secret that this meter keeps to itself. Without those secrets it cannot be told from a random number. With it goes a sealed note of the reading (a commitment, by which the sum can be checked), the time of the interval, how large a group this meter asks for, and which neighbours share the secrets.`;
+}
+
+const MARKS = { passed: ["✓", "done"], failed: ["✗", "refused"], open: ["…", "not yet"] };
+
+function step(state, ...text) {
+  const [mark, word] = MARKS[state];
+  return element("li", state, element("span", "mark", mark), element("span", "", ...text, " ", element("span", "state", `(${word})`)));
+}
+
+function steps([round, channels]) {
+  const { submission, reveal, included, sums_mwh } = round;
+  const meters = included === null ? "" : ` It has ${format.numberOf(included, "meter", "meters")}.`;
+  const list = [
+    step(submission.state, `The superposition is sent.${reason(submission)}`),
+    step(included === null ? "open" : "passed", `The provider lists the meters that have sent one: the roster.${meters}`),
+    reveal.state === "failed"
+      ? step("failed", `This meter refuses to answer.${reason(reveal)} So nobody learns a sum that has this reading in it.`)
+      : step(reveal.state, "This meter checks the roster and answers with a second number, the reveal. It takes the secrets out of the sum, and out of nothing else."),
+  ];
+  if (reveal.state === "failed") return list;
+  const households = included === null ? "all households of the roster" : format.numberOf(included, "household", "households");
+  list.push(step(sums_mwh === null ? "open" : "passed", `The provider adds up and publishes the sum over ${households}${sums(sums_mwh, channels)}.`));
+  return list;
+}
+
+function sums(sums_mwh, channels) {
+  if (sums_mwh === null) return "";
+  const texts = sums_mwh.map((sum, index) =>
+    sums_mwh.length > 1 && channels?.[index] ? `${format.channel(channels[index])[0]} ${format.energy(sum)}` : format.energy(sum));
+  return `: ${texts.join(", ")}`;
+}
+
+const sentence = (text) => text.replace(/[.\s]*$/, ".");
+const reason = (check) => (check.reason ? ` Reason: ${sentence(check.reason)}` : "");
+
+function roundRow({ from_ms, until_ms, values, submission, reveal, included, sums_mwh }) {
+  const readings = values.map(({ reading_mwh }) => (reading_mwh === null ? "–" : format.energy(reading_mwh)));
+  const outcome =
+    submission.state === "failed" ? `Nothing left the house.${reason(submission)}`
+    : submission.state === "open" ? "Not sent yet."
+    : reveal.state === "failed" ? `Sent, but no reveal.${reason(reveal)}`
+    : sums_mwh !== null ? `Sum over ${format.count(included ?? 0)}${sums(sums_mwh, null)}.`
+    : reveal.state === "passed" ? "Answered; the sum is not published yet."
+    : "Sent; waiting for the roster.";
+  const header = element("th", "", format.interval(from_ms, until_ms));
+  header.scope = "row";
+  return element("tr", "", header, element("td", "", readings.join(", ") || "–"), element("td", "", outcome));
+}
+
+function showGroup(status) {
+  const { members, drawn, live, is_member, policy, floors } = status;
+  const data = [is_member, members, drawn, live, minimumGroup(status), requiredNeighbours(status), policy, floors];
+  fill(byId("group"), data, () => {
+    const figures = [figure("Households in the group", format.count(members))];
+    figures.push(figure("Live neighbours", drawn === null ? "not drawn yet" : `${live === null ? "–" : format.count(live)} of ${format.count(drawn)}`));
+    const required = requiredNeighbours(status);
+    if (required !== null) figures.push(figure("Neighbours needed", format.count(required)));
+    figures.push(figure("Smallest group for a sum", format.count(minimumGroup(status))));
+    if (policy) figures.push(figure("A round every", format.duration(policy.period_s)));
+    return figures;
+  });
+  show(byId("group-text"), (is_member ? "" : "This meter is not one of them. ")
+    + "Neighbours are other meters, drawn by lot, that share secrets with this one. Live are those whose secrets hid the last superposition. "
+    + `This meter takes no part in sums over fewer than ${format.count(floors.minimum_group)} households, nor if fewer than ${format.count(floors.minimum_presence_percent)} % of those seen lately are there, nor in rounds shorter than ${format.duration(floors.minimum_period_s)}, whatever the provider says.`);
+}
+
+const WHEN = [["submission", "Before the superposition was sent"], ["reveal", "Before the reveal was sent"]];
+const RESULTS = { passed: "passed", failed: "failed", open: "not yet" };
+
+function showChecks(checks) {
+  byId("no-checks").hidden = checks.length > 0;
+  fill(byId("checks"), checks, () => WHEN.flatMap(([before, title]) => {
+    const own = checks.filter((check) => check.before === before);
+    if (own.length === 0) return [];
+    const items = own.map(({ rule, state }) => element("li", state,
+      element("span", "mark", MARKS[state][0]), element("span", "", rule, " ", element("span", "state", `(${RESULTS[state]})`))));
+    const passed = own.filter((check) => check.state === "passed").length;
+    return [element("h3", "", title),
+      element("p", "count", `${format.count(passed)} of ${format.count(own.length)} passed`),
+      element("ul", "steps", ...items)];
+  }));
+}
+
+function showAlarms(alarms) {
+  byId("no-alarms").hidden = alarms.length > 0;
+  fill(byId("alarms"), alarms, () => alarms.map(({ utc_ms, text, advice }) => {
+    const time = element("time", "", format.moment(utc_ms));
+    time.dateTime = new Date(utc_ms).toISOString();
+    const item = element("li", "", time, element("p", "alarm", text));
+    if (advice) item.append(element("p", "advice", advice));
+    return item;
+  }));
+}
+
+function showTakingPart({ exit, is_member, is_stopped, paused, meter }) {
+  const [text, canPause, canLeave] =
+    exit?.done ? ["This meter has left the group and erased its keys. It only counts now.", false, false]
+    : exit?.left ? [`This meter has left. It waits until former neighbours have erased the keys that they shared with it: ${format.count(exit.awaited)} of ${format.count(exit.neighbours)} have not confirmed yet.`, false, false]
+    : exit ? ["This meter is leaving. It waits until the provider has written the exit down; it submits nothing any more.", false, false]
+    : is_stopped ? ["An alarm has stopped this meter for good, so it cannot leave by itself. Ask the gateway administrator to revoke it. It only counts now.", false, false]
+    : paused ? ["Paused: the meter counts on, and nothing of new intervals leaves the house until you resume. A round that was submitted before is still finished, because the others wait for the answer.", true, is_member]
+    : is_member ? ["While paused, the meter counts on and nothing of new intervals leaves the house. A round that was submitted before is still finished, because the others wait for the answer.", true, true]
+    : ["This meter is no member of the group, so there is nothing to leave. While paused, nothing will leave the house even once it is.", true, false];
+  show(byId("taking-part"), text);
+  show(byId("pause"), paused ? "Resume" : "Pause");
+  byId("pause").hidden = !canPause;
+  byId("exit").hidden = !canLeave;
+  show(byId("digits"), meter.slice(0, 8));
+}
+
+function showAbout(status) {
+  show(byId("meter"), status.meter);
+  show(byId("net"), status.net);
+  show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
+  show(byId("link"), status.link.text);
+  show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);
+  show(byId("history-days"), format.numberOf(status.history_days, "day", "days"));
+}

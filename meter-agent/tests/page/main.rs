@@ -1,0 +1,2 @@
+//! x
+use fantoccini as _;
