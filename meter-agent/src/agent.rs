@@ -33,6 +33,7 @@ use tracing::Instrument;
 use crate::clock;
 use crate::config::{Config, IdentityFiles};
 use crate::identity::Identity;
+use crate::page::Page;
 use crate::pulse::{self, LineView, PulseSource};
 use crate::register::counting::{CountError, Counted, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
@@ -518,6 +519,7 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     if confirm_clock {
         control.confirm_clock().await;
     }
+    let page = Page::serve(config.page, &config.state_directory, &control).await?;
     let attended = attend(&mut events, &control, hangup);
     tokio::select! {
         end = control.ended() => return end,
@@ -526,6 +528,7 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
         () = attended => tracing::warn!("{}", HasLeft(net)),
     }
     service::stopping();
+    page.stop().await;
     control.stop().await?;
     tracing::info!("stopped; the register is saved");
     Ok(())

@@ -14,6 +14,7 @@ mod file;
 mod inputs;
 mod validate;
 
+use crate::page::PageConfig;
 pub use crate::pulse::line::LineName;
 use crate::pulse::line::LineOptions;
 use crate::pulse::mqtt::HomeTopic;
@@ -40,6 +41,8 @@ pub struct Config {
     pub floors: Floors,
     /// When the register is saved apart from boundaries.
     pub save: SavePolicy,
+    /// The household's own page.
+    pub page: PageConfig,
     /// What is measured; at least one.
     pub channels: Vec<ChannelConfig>,
 }

@@ -7,6 +7,7 @@
 //! readings of those values and hands nothing else on.
 
 pub mod agent;
+pub mod ask;
 pub mod clock;
 pub mod config;
 pub mod doctor;
@@ -14,6 +15,7 @@ pub mod energy;
 pub mod history;
 pub mod identity;
 pub mod leave;
+pub mod page;
 pub mod power;
 pub mod pulse;
 pub mod register;

@@ -1,5 +1,6 @@
 //! The daemon `meter-agent`.
 
+use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use manual::Manual;
 use meter_agent::config::{Config, check};
 use meter_agent::doctor::{self, Verdict};
 use meter_agent::energy::{self, EnergyUnit, Kwh};
+use meter_agent::page::access;
 use meter_agent::register::Register;
-use meter_agent::{agent, clock, leave, pulse};
+use meter_agent::{agent, ask, clock, leave, pulse};
 use tracing_subscriber::EnvFilter;
 
 /// Reads an electricity meter and takes part in a DC-net.
@@ -74,6 +76,22 @@ enum Command {
         #[arg(value_name = "KWH", value_parser = kilowatt_hours)]
         reading: MilliwattHours,
     },
+    /// Ask the running agent how it is: power, register, link, last rounds, alarms
+    Status {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Everything, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set the password of the household's page, which is needed when it is served to others than
+    /// this machine. It is asked for, or taken from the first line of the standard input
+    SetPassword {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Count pulses for a while and print them; neither register nor broker are touched
     Count {
         /// The configuration file
@@ -126,6 +144,15 @@ fn main() -> ExitCode {
             channel,
             reading,
         } => set_reading(&config, &channel, reading),
+        Command::Status { config, json } => start(&config, move |config| {
+            Box::pin(async move {
+                let path = if json { "/api/status" } else { "/status.txt" };
+                let text = ask::ask(&config.state_directory, path).await?;
+                println!("{}", text.trim_end());
+                Ok(())
+            })
+        }),
+        Command::SetPassword { config } => set_password(&config),
         Command::Count { config, seconds } => start(&config, move |config| {
             Box::pin(count(config, Duration::from_secs(seconds)))
         }),
@@ -202,6 +229,30 @@ fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::R
         "{channel}: the reading is {} kWh now; it was {} kWh",
         Kwh::from(reading),
         Kwh::from(before.unwrap_or_default())
+    );
+    Ok(())
+}
+
+fn set_password(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let password = if std::io::stdin().is_terminal() {
+        let given = rpassword::prompt_password("Password of the page: ")?;
+        let again = rpassword::prompt_password("Once more: ")?;
+        anyhow::ensure!(
+            given == again,
+            "the two are not the same; nothing was changed"
+        );
+        given
+    } else {
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+        line.trim_end_matches(['\r', '\n']).to_owned()
+    };
+    let password = zeroize::Zeroizing::new(password);
+    access::set_password(&config.state_directory, &password)?;
+    println!(
+        "the page asks for it from the next start of the agent on; the user is {:?}",
+        access::USER
     );
     Ok(())
 }

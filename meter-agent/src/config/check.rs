@@ -5,6 +5,7 @@ use std::path::Path;
 use link::permissions::require_private_file;
 
 use super::{Config, SourceConfig};
+use crate::page::access::Access;
 use crate::pulse::PulseError;
 use crate::pulse::loads::Loads;
 
@@ -26,6 +27,7 @@ pub fn check(path: &Path) -> Report {
             identity(&config, &mut report);
             state(&config, &mut report);
             sources(&config, &mut report);
+            page(&config, &mut report);
         }
         Err(error) => report.problems.push(error.to_string()),
     }
@@ -70,6 +72,15 @@ fn state(config: &Config, report: &mut Report) {
             .problems
             .push(format!("{} cannot be read: {error}", directory.display())),
     }
+}
+
+fn page(config: &Config, report: &mut Report) {
+    let refused = config.page.listen.map(|listen| {
+        Access::of(listen, &config.state_directory)
+            .err()
+            .map(|error| format!("page: {error:#}"))
+    });
+    report.notes.extend(refused.flatten());
 }
 
 fn sources(config: &Config, report: &mut Report) {

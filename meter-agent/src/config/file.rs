@@ -25,6 +25,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) register: Register,
     #[serde(default)]
+    pub(super) page: Page,
+    #[serde(default)]
     pub(super) channel: Vec<Spanned<Channel>>,
 }
 
@@ -64,6 +66,14 @@ pub(super) struct Floors {
 pub(super) struct Register {
     pub(super) save_seconds: Option<Spanned<u32>>,
     pub(super) save_pulses: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    pub(super) enabled: Option<bool>,
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) history_days: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,6 +14,7 @@ use super::inputs::{self, ProviderBroker};
 use super::{
     ChannelConfig, Config, Floors, IdentityFiles, LineName, Problem, ReplayConfig, SourceConfig,
 };
+use crate::page::PageConfig;
 use crate::pulse::edge::EdgeLimits;
 use crate::pulse::line::{Bias, LineOptions};
 use crate::pulse::replay::AfterLastRow;
@@ -23,6 +24,9 @@ use crate::register::counting::SavePolicy;
 const DEFAULT_PORT: u16 = 8883;
 const DAY: &str = "1 to 86400 seconds that divide a day evenly, such as 900";
 const MAX_CHANNELS: usize = 16;
+
+/// As long as a bill may be asked about.
+const MAX_HISTORY_DAYS: u32 = 800;
 
 /// Collects problems while values are looked at.
 pub(super) struct Check<'a> {
@@ -138,6 +142,7 @@ pub(super) fn validate(
         ),
     };
     let floors = floors(&mut check, file.floors);
+    let page = page(&mut check, file.page);
     let save = SavePolicy {
         every: Duration::from_secs(u64::from(check.within(
             file.register.save_seconds,
@@ -161,6 +166,7 @@ pub(super) fn validate(
             identity,
             state_directory,
             assume_synchronised: file.clock.assume_synchronised,
+            page,
             floors,
             save,
             channels,
@@ -169,6 +175,35 @@ pub(super) fn validate(
             check.problems.sort_by_key(|problem| problem.line);
             Err(check.problems)
         }
+    }
+}
+
+fn page(check: &mut Check<'_>, page: file::Page) -> PageConfig {
+    let default = PageConfig::default();
+    let history_days = check.within(
+        page.history_days,
+        "page.history_days",
+        0..=MAX_HISTORY_DAYS,
+        default.history_days,
+    );
+    let listen = match page.listen {
+        None => default.listen,
+        Some(listen) => {
+            let address = listen.get_ref().parse();
+            if address.is_err() {
+                let text = format!(
+                    "{:?} is no address with a port; write \"127.0.0.1:8480\" for this machine \
+                     only, or \"0.0.0.0:8480\" for the whole network of the household",
+                    listen.get_ref()
+                );
+                check.problem(Some(listen.span()), "page.listen", text);
+            }
+            address.ok()
+        }
+    };
+    PageConfig {
+        listen: listen.filter(|_| page.enabled != Some(false)),
+        history_days,
     }
 }
 

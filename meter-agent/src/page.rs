@@ -1,0 +1,351 @@
+//! The household's own page, and the same figures for programs.
+//!
+//! It is served on an address of the household's choice ([`access`] says to whom), and through
+//! a socket in the state directory, which only the agent's user may enter. Nothing here
+//! reaches the provider, and nothing that comes in here can change a reading.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use dcnet::units::MilliwattHours;
+use serde::Deserialize;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::agent::{AgentControl, Orders};
+use crate::energy::Kwh;
+use crate::history::{self, History};
+use crate::status::View;
+
+pub mod access;
+mod assets;
+mod metrics;
+mod summary;
+
+use access::Access;
+
+/// The socket in the state directory.
+pub fn socket(state_directory: &Path) -> PathBuf {
+    state_directory.join("agent.sock")
+}
+
+/// Where the page is served, and what is kept for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageConfig {
+    /// The address; `None` for no page.
+    pub listen: Option<SocketAddr>,
+    /// Days of the register's course that are kept on disk.
+    pub history_days: u32,
+}
+
+impl Default for PageConfig {
+    /// Loopback, port 8480, and what the week's chart shows.
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8480))),
+            history_days: 8,
+        }
+    }
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Household {
+    view: View,
+    orders: Orders,
+    history: Arc<History>,
+}
+
+/// A page that is being served.
+pub struct Page {
+    /// The address that it is served on, if it is.
+    pub address: Option<SocketAddr>,
+    servers: Vec<JoinHandle<()>>,
+    stop: oneshot::Sender<()>,
+    keeping: JoinHandle<()>,
+}
+
+impl Page {
+    /// Serves the page of a running agent. What cannot be served is said in the log and harms
+    /// nobody: the meter comes first.
+    ///
+    /// # Errors
+    /// The history cannot be opened.
+    pub async fn serve(
+        config: PageConfig,
+        state_directory: &Path,
+        control: &AgentControl,
+    ) -> anyhow::Result<Self> {
+        let history = Arc::new(History::open(state_directory, config.history_days)?);
+        let household = Household {
+            view: control.view(),
+            orders: control.orders(),
+            history: Arc::clone(&history),
+        };
+        let mut servers = Vec::new();
+        match local(state_directory) {
+            Ok(listener) => {
+                let router = router(household.clone(), Access::Owner);
+                servers.push(tokio::spawn(async move {
+                    // It only ends with the task.
+                    let _ = axum::serve(listener, router).await;
+                }));
+            }
+            Err(error) => tracing::warn!("`meter-agent status` will not work: {error:#}"),
+        }
+        let mut address = None;
+        if let Some(listen) = config.listen {
+            match open(listen, state_directory).await {
+                Ok((listener, access)) => {
+                    address = listener.local_addr().ok();
+                    tracing::info!(
+                        "the household's page is at http://{}/",
+                        address.unwrap_or(listen)
+                    );
+                    let router = router(household.clone(), access);
+                    servers.push(tokio::spawn(async move {
+                        let _ = axum::serve(listener, router).await;
+                    }));
+                }
+                Err(error) => tracing::warn!("there is no household's page: {error:#}"),
+            }
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let keeping = tokio::spawn(async move {
+            let stop = async {
+                let _ = stopped.await;
+            };
+            history::keep(&household.history, &household.view, stop).await;
+        });
+        Ok(Self {
+            address,
+            servers,
+            stop,
+            keeping,
+        })
+    }
+
+    /// Ends it; the totals of this moment are kept.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.keeping.await;
+        self.servers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// The socket for the agent's own user. The register is locked by now, so a socket that is
+/// there is a dead agent's.
+fn local(state_directory: &Path) -> anyhow::Result<UnixListener> {
+    let path = socket(state_directory);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        _ => {}
+    }
+    UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))
+}
+
+async fn open(listen: SocketAddr, state_directory: &Path) -> anyhow::Result<(TcpListener, Access)> {
+    let access = Access::of(listen, state_directory)?;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("cannot listen at {listen}; set another [page] listen, or enabled = false")
+    })?;
+    Ok((listener, access))
+}
+
+fn router(household: Household, access: Access) -> Router {
+    let mut router = Router::new();
+    for asset in assets::ALL {
+        router = router.route(
+            asset.path,
+            get(move || async move { ([(header::CONTENT_TYPE, asset.kind)], asset.content) }),
+        );
+    }
+    router
+        .route("/api/status", get(status))
+        .route("/api/history", get(course))
+        .route("/history.csv", get(csv))
+        .route("/status.txt", get(text))
+        .route("/metrics", get(metrics))
+        .route("/api/pause", post(pause))
+        .route("/api/resume", post(resume))
+        .route("/api/exit", post(exit))
+        .route("/api/history/delete", post(delete))
+        .layer(middleware::from_fn_with_state(
+            Arc::new(access),
+            access::guard,
+        ))
+        .with_state(household)
+}
+
+async fn status(State(household): State<Household>) -> Response {
+    Json(household.view.status(household.history.days())).into_response()
+}
+
+async fn text(State(household): State<Household>) -> String {
+    summary::text(&household.view.status(household.history.days()))
+}
+
+async fn metrics(State(household): State<Household>) -> Result<Response, Failure> {
+    let status = household.view.status(household.history.days());
+    let text = metrics::text(&status, &household.view.link_totals())?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Milliseconds since 1970, both included.
+#[derive(Deserialize)]
+struct Span {
+    from: Option<u64>,
+    until: Option<u64>,
+}
+
+async fn course(
+    State(household): State<Household>,
+    Query(span): Query<Span>,
+) -> Result<Response, Failure> {
+    let (from, until) = (span.from.unwrap_or(0), span.until.unwrap_or(u64::MAX));
+    let course = off_the_runtime(move || {
+        household
+            .history
+            .course(household.view.channels(), from, until)
+    });
+    Ok(Json(course.await?).into_response())
+}
+
+async fn csv(State(household): State<Household>) -> Result<Response, Failure> {
+    let channels = household.view.channels().to_vec();
+    let course = off_the_runtime(move || household.history.course(&channels, 0, u64::MAX)).await?;
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let heading = course.channels.iter().map(|name| format!("{name}_kwh"));
+    table.write_record(std::iter::once("utc".to_owned()).chain(heading))?;
+    for sample in &course.samples {
+        let at = i64::try_from(sample.at_ms)?;
+        let at = jiff::Timestamp::from_millisecond(at)?.to_string();
+        let values = sample.energy_mwh.iter().map(|energy| {
+            energy.map_or_else(String::new, |energy| {
+                Kwh::from(MilliwattHours(energy)).to_string()
+            })
+        });
+        table.write_record(std::iter::once(at).chain(values))?;
+    }
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"meter.csv\"",
+        ),
+    ];
+    Ok((headers, table.into_inner()?).into_response())
+}
+
+async fn pause(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
+    off_the_runtime(move || household.orders.pause(true)).await?;
+    Ok(Done)
+}
+
+async fn resume(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
+    off_the_runtime(move || household.orders.pause(false)).await?;
+    Ok(Done)
+}
+
+async fn delete(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
+    off_the_runtime(move || household.history.delete()).await?;
+    tracing::info!("the household has deleted the register's course");
+    Ok(Done)
+}
+
+/// Of who exits.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Confirmation {
+    confirm: String,
+}
+
+async fn exit(
+    State(household): State<Household>,
+    Json(confirmation): Json<Confirmation>,
+) -> Result<Done, Failure> {
+    let status = household.view.status(0);
+    if status.meter.get(..8) != Some(confirmation.confirm.trim()) {
+        return Err(Failure(
+            StatusCode::BAD_REQUEST,
+            "these are not the first 8 digits of this meter's id; nothing was done".to_owned(),
+        ));
+    }
+    if status.exit.is_none() {
+        tracing::warn!("the household lets this meter leave its net");
+        household.orders.leave().await;
+    }
+    Ok(Done)
+}
+
+/// `{}`: a body that no form of another site can send.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+struct Done;
+
+impl IntoResponse for Done {
+    fn into_response(self) -> Response {
+        StatusCode::NO_CONTENT.into_response()
+    }
+}
+
+/// Why it was not done, in words for the household.
+struct Failure(StatusCode, String);
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = format!("{:#}", error.into());
+        tracing::warn!("the household's page: {error}");
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": self.1 });
+        (self.0, Json(body)).into_response()
+    }
+}
+
+/// Does what waits for the disk where waiting holds up nobody.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("the work panicked")?
+}
+
+/// What [`access::guard`] puts on every answer.
+const HEADERS: [(header::HeaderName, HeaderValue); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+             connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+    ),
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    ),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+];
