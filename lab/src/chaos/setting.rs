@@ -275,6 +275,8 @@ minimum_presence_percent = {PRESENCE_PERCENT}
 minimum_period = {seconds}
 max_exclusions_per_day = {exclusions}
 max_exclusions_per_month_percent = 100
+[page]
+enabled = false
 [[channel]]
 name = "{CHANNEL}"
 impulses_per_kwh = {CONSTANT}

@@ -5,7 +5,7 @@
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub fn configuration(port: u16, begin: Timestamp, household: usize, channels: &s
         # On a busy machine a submission may come after its window.
         max_exclusions_per_day = 86400
         max_exclusions_per_month_percent = 100
+        [page]
+        listen = "127.0.0.1:0"
         {channels}
         [[channel]]
         name = "import"
@@ -275,9 +277,14 @@ impl Street {
 
     /// Starts another command of the program for a household.
     pub fn spawn(&self, id: &DeviceId, arguments: &[&str]) -> Child {
+        self.spawn_with_input(id, arguments, Stdio::null())
+    }
+
+    /// As [`Self::spawn`], with something to read.
+    pub fn spawn_with_input(&self, id: &DeviceId, arguments: &[&str], input: Stdio) -> Child {
         let mut command = self.households[id].program(arguments);
         let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        piped.spawn().unwrap()
+        piped.stdin(input).spawn().unwrap()
     }
 
     /// The list of revoked devices that a household has.
@@ -317,6 +324,32 @@ impl Street {
             }
         };
         soon(what, saying).await;
+    }
+
+    /// The address of the page that a household's agent began to serve last.
+    pub async fn page(&self, id: &DeviceId) -> SocketAddr {
+        let said = "the household's page is at http://";
+        self.until_said(id, said).await;
+        let log = self.said(id);
+        let (_, address) = log.rsplit_once(said).unwrap();
+        let (address, _) = address.split_once('/').unwrap();
+        address.parse().unwrap()
+    }
+
+    /// Changes the configuration of a household.
+    pub fn configure(&self, id: &DeviceId, from: &str, to: &str) {
+        let config = self.households[id].config();
+        let text = std::fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+    }
+
+    /// What a household consumed in a round, by the load file, in mWh.
+    pub fn consumed(&self, id: &DeviceId, round: Round) -> u64 {
+        let start = round.start(period());
+        let rows = start.since(self.begin).as_millis() / period().duration().as_millis();
+        let row = u64::try_from(rows).unwrap() % ROWS;
+        watt_hours(row, self.households[id].index) * 1000
     }
 
     pub fn state(&self, id: &DeviceId) -> PathBuf {
@@ -373,11 +406,8 @@ impl Street {
     }
 
     fn check(&self, published: &Published) -> BTreeSet<DeviceId> {
-        let start = published.round.start(period());
-        let rows = start.since(self.begin).as_millis() / period().duration().as_millis();
-        let row = u64::try_from(rows).unwrap() % ROWS;
         let included: BTreeSet<DeviceId> = published.included.iter().copied().collect();
-        let of = |id: &DeviceId| watt_hours(row, self.households[id].index) * 1000;
+        let of = |id: &DeviceId| self.consumed(id, published.round);
         let truth: u64 = included.iter().map(of).sum();
         let sums: Vec<u64> = published.sums.iter().map(|sum| sum.0).collect();
         assert_eq!(sums, [truth], "round {} of {included:?}", published.round);
