@@ -32,6 +32,7 @@ use tracing::Instrument;
 
 use crate::clock;
 use crate::config::{Config, IdentityFiles};
+use crate::home_assistant::{self, Shown};
 use crate::identity::Identity;
 use crate::pulse::{self, LineView, PulseSource};
 use crate::register::counting::{CountError, Counted, SavePolicy, Watching, count};
@@ -450,7 +451,19 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     if confirm_clock {
         control.confirm_clock().await;
     }
-    let attended = attend(&mut events, &control, hangup);
+    let progress = watch::Sender::default();
+    let showing = config.home_assistant.clone().map(|options| {
+        let channels = config.channels.iter();
+        let shown = Shown {
+            channels: channels.map(|channel| channel.name.clone()).collect(),
+            counted: control.counted(),
+            link: control.link(),
+            standing: control.standing(),
+            progress: progress.subscribe(),
+        };
+        home_assistant::start(options, config.state_directory.clone(), shown)
+    });
+    let attended = attend(&mut events, &control, hangup, progress);
     tokio::select! {
         end = control.ended() => return end,
         _ = terminate.recv() => {}
@@ -458,7 +471,13 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
         () = attended => tracing::warn!("{}", HasLeft(net)),
     }
     service::stopping();
-    control.stop().await?;
+    let farewell = async {
+        if let Some(showing) = showing {
+            showing.stop().await;
+        }
+    };
+    let (stopped, ()) = tokio::join!(control.stop(), farewell);
+    stopped?;
     tracing::info!("stopped; the register is saved");
     Ok(())
 }

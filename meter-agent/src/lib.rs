@@ -11,6 +11,8 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod energy;
+pub mod home_assistant;
+pub mod home_broker;
 pub mod identity;
 pub mod leave;
 pub mod power;
