@@ -285,10 +285,10 @@ impl Publisher {
                         tracing::info!("Home Assistant is shown this meter on {broker}");
                     }
                 }
-                Event::Incoming(Packet::Publish(message)) if message.topic == STATUS => {
-                    if message.payload == ONLINE {
-                        wanted.notify_one();
-                    }
+                Event::Incoming(Packet::Publish(message))
+                    if message.topic == STATUS && message.payload == ONLINE =>
+                {
+                    wanted.notify_one();
                 }
                 Event::Outgoing(Outgoing::Disconnect) => return Ok(()),
                 _ => {}
