@@ -32,6 +32,7 @@ use tracing::Instrument;
 
 use crate::clock;
 use crate::config::{Config, IdentityFiles};
+use crate::home_assistant::{self, Shown};
 use crate::identity::Identity;
 use crate::page::Page;
 use crate::pulse::{self, LineView, PulseSource};
@@ -520,7 +521,19 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
         control.confirm_clock().await;
     }
     let page = Page::serve(config.page, &config.state_directory, &control).await?;
-    let attended = attend(&mut events, &control, hangup);
+    let progress = watch::Sender::default();
+    let showing = config.home_assistant.clone().map(|options| {
+        let channels = config.channels.iter();
+        let shown = Shown {
+            channels: channels.map(|channel| channel.name.clone()).collect(),
+            counted: control.counted(),
+            link: control.link(),
+            standing: control.standing(),
+            progress: progress.subscribe(),
+        };
+        home_assistant::start(options, config.state_directory.clone(), shown)
+    });
+    let attended = attend(&mut events, &control, hangup, progress);
     tokio::select! {
         end = control.ended() => return end,
         _ = terminate.recv() => {}
@@ -529,7 +542,13 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
     }
     service::stopping();
     page.stop().await;
-    control.stop().await?;
+    let farewell = async {
+        if let Some(showing) = showing {
+            showing.stop().await;
+        }
+    };
+    let (stopped, ()) = tokio::join!(control.stop(), farewell);
+    stopped?;
     tracing::info!("stopped; the register is saved");
     Ok(())
 }

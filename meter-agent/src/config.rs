@@ -11,9 +11,11 @@ use dcnet::units::ImpulsesPerKwh;
 
 pub mod check;
 mod file;
+mod home;
 mod inputs;
 mod validate;
 
+use crate::home_assistant::HomeAssistantOptions;
 use crate::page::PageConfig;
 pub use crate::pulse::line::LineName;
 use crate::pulse::line::LineOptions;
@@ -45,6 +47,8 @@ pub struct Config {
     pub page: PageConfig,
     /// What is measured; at least one.
     pub channels: Vec<ChannelConfig>,
+    /// Whether the household's Home Assistant is shown what the agent does, and how.
+    pub home_assistant: Option<HomeAssistantOptions>,
 }
 
 /// The files of the identity directory.

@@ -13,6 +13,8 @@ pub mod config;
 pub mod doctor;
 pub mod energy;
 pub mod history;
+pub mod home_assistant;
+pub mod home_broker;
 pub mod identity;
 pub mod leave;
 pub mod page;

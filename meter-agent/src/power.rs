@@ -56,6 +56,11 @@ impl PowerMeter {
         }
     }
 
+    /// Whether there were two pulses yet, so that even a bound has something measured before it.
+    pub fn is_measured(&self) -> bool {
+        self.spacing.is_some()
+    }
+
     /// What is known at a moment; `None` in the first instant.
     pub fn at(&self, now: Duration) -> Option<Power> {
         let since = now.saturating_sub(self.last);
@@ -98,7 +103,9 @@ mod tests {
         assert_eq!(watts(&meter, 136), (100, true), "no pulse since the start");
         meter.count(Pulses(1), 200 * SECOND);
         assert_eq!(watts(&meter, 236), (100, true), "one pulse has no spacing");
+        assert!(!meter.is_measured());
         meter.count(Pulses(1), 236 * SECOND);
+        assert!(meter.is_measured());
         assert_eq!(watts(&meter, 236), (100, false));
         assert_eq!(watts(&meter, 272), (100, false));
         assert_eq!(watts(&meter, 308), (50, true));

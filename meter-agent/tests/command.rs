@@ -160,3 +160,31 @@ fn the_version_is_the_crates() {
         concat!("meter-agent ", env!("CARGO_PKG_VERSION"))
     );
 }
+
+#[test]
+fn home_assistant_on_the_providers_broker_keeps_the_agent_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let source =
+        "[channel.simulated]\nseed = 1\n[home_assistant]\nhost = \"127.0.0.1\"\ntls = true\n";
+    let path = write(directory.path(), source);
+    let (ok, text) = check(&path);
+    assert!(!ok && text.contains("is the broker of [broker]"), "{text}");
+    let output = run(&["run", "--config", path.to_str().unwrap()]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("is the broker of [broker]"), "{text}");
+    assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn a_file_that_home_assistant_lacks_is_a_note_since_it_keeps_nothing_from_being_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let source =
+        "[channel.simulated]\nseed = 1\n[home_assistant]\nhost = \"home\"\nca = \"ca.pem\"\n";
+    let (ok, text) = check(&write(directory.path(), source));
+    assert!(ok, "{text}");
+    assert!(
+        text.contains("note: [home_assistant]: cannot read certificates"),
+        "{text}"
+    );
+}

@@ -1,104 +1,22 @@
 //! A device on the household's own broker: a real mosquitto. Without the binary `mosquitto` (or
 //! the path of one in `MOSQUITTO`) these tests are skipped with a message.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+mod mosquitto;
+
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dcnet::units::{ImpulsesPerKwh, Pulses};
 use meter_agent::energy::EnergyUnit;
+use meter_agent::home_broker::{HomeBroker, Login, Trust};
 use meter_agent::pulse::input::TotalSource;
-use meter_agent::pulse::mqtt::{self, HomeTopic, Login, Trust};
+use meter_agent::pulse::mqtt::{self, HomeTopic};
 use meter_agent::pulse::total::TotalOptions;
 use meter_agent::pulse::{Channel, PulseSource};
+use mosquitto::{Broker, PATIENCE, mosquitto};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn mosquitto() -> Option<PathBuf> {
-    let named = std::env::var_os("MOSQUITTO").map(PathBuf::from);
-    let usual = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].map(PathBuf::from);
-    let found = named.into_iter().chain(usual).find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("skipped: there is no mosquitto; install the package of that name");
-    }
-    found
-}
-
-struct Broker {
-    binary: PathBuf,
-    directory: PathBuf,
-    port: u16,
-    child: Child,
-}
-
-impl Broker {
-    /// With these lines of configuration, at a port that is free.
-    fn start(binary: &Path, directory: &Path, lines: &str) -> Self {
-        let begun = Instant::now();
-        loop {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let port = free.local_addr().unwrap().port();
-            drop(free);
-            // As root it would become a user who cannot read the directory of the test.
-            let text = format!("user root\nlistener {port} 127.0.0.1\n{lines}\n");
-            std::fs::write(directory.join("mosquitto.conf"), text).unwrap();
-            let mut broker = Self {
-                binary: binary.to_path_buf(),
-                directory: directory.to_path_buf(),
-                port,
-                child: Self::spawn(binary, directory),
-            };
-            if broker.listens() {
-                return broker;
-            }
-            assert!(begun.elapsed() < PATIENCE, "mosquitto does not start");
-        }
-    }
-
-    fn spawn(binary: &Path, directory: &Path) -> Child {
-        Command::new(binary)
-            .arg("-c")
-            .arg(directory.join("mosquitto.conf"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    }
-
-    /// Whether it got its port.
-    fn listens(&mut self) -> bool {
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
-                return true;
-            }
-            if self.child.try_wait().unwrap().is_some() {
-                return false;
-            }
-            std::thread::yield_now();
-        }
-        false
-    }
-
-    fn stop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn start_again(&mut self) {
-        self.child = Self::spawn(&self.binary, &self.directory);
-        assert!(self.listens());
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Publishes as a device does, and waits until the broker has it.
 async fn publish(port: u16, login: Option<(&str, &str)>, topic: &str, payload: &str, retain: bool) {
@@ -122,10 +40,12 @@ async fn publish(port: u16, login: Option<(&str, &str)>, topic: &str, payload: &
 
 fn topic(port: u16) -> HomeTopic {
     HomeTopic {
-        host: "127.0.0.1".to_owned(),
-        port,
-        tls: None,
-        login: None,
+        broker: HomeBroker {
+            host: "127.0.0.1".to_owned(),
+            port,
+            tls: None,
+            login: None,
+        },
         topic: "tele/plug/SENSOR".to_owned(),
         pointer: Some("/ENERGY/Total".parse().unwrap()),
         unit: EnergyUnit::KilowattHours,
@@ -241,14 +161,14 @@ async fn a_user_with_a_password_file_is_let_in_over_tls() {
 
     std::fs::write(path("password"), "over the wire\n").unwrap();
     let mut topic = topic(tls_port);
-    topic.host = "localhost".to_owned();
-    topic.tls = Some(Trust::Ca(path("ca.pem")));
-    topic.login = Some(Login {
+    topic.broker.host = "localhost".to_owned();
+    topic.broker.tls = Some(Trust::Ca(path("ca.pem")));
+    topic.broker.login = Some(Login {
         username: "meter".to_owned(),
         password_file: path("password"),
     });
     set_mode(&path("password"), 0o644);
-    let refused = format!("{:#}", topic.prepare().unwrap_err());
+    let refused = format!("{:#}", topic.broker.prepare().unwrap_err());
     assert!(refused.contains("chmod 600"), "{refused}");
     set_mode(&path("password"), 0o600);
     let mut source = open(&topic);
@@ -281,7 +201,7 @@ async fn files_that_cannot_be_used_are_told_at_the_start() {
         error.to_string()
     };
     let mut topic = topic(1883);
-    topic.tls = Some(Trust::Ca(directory.path().join("ca.pem")));
+    topic.broker.tls = Some(Trust::Ca(directory.path().join("ca.pem")));
     assert!(told(&topic).contains("ca.pem"), "{}", told(&topic));
     std::fs::write(directory.path().join("ca.pem"), "").unwrap();
     assert!(
@@ -289,9 +209,9 @@ async fn files_that_cannot_be_used_are_told_at_the_start() {
         "{}",
         told(&topic)
     );
-    topic.tls = None;
+    topic.broker.tls = None;
     let file = directory.path().join("password");
-    topic.login = Some(Login {
+    topic.broker.login = Some(Login {
         username: "meter".to_owned(),
         password_file: file.clone(),
     });

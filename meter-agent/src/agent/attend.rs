@@ -3,9 +3,10 @@
 use dcnet::meter::MeterEvent;
 use link::service;
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::AgentControl;
+use crate::home_assistant::Progress;
 
 /// Tells the service manager that the agent serves, that its loops turn, how its link is and
 /// what became of the last round, and looks at the list of revoked devices at each `hangup`,
@@ -16,6 +17,7 @@ pub(super) fn attend<'events>(
     events: &'events mut mpsc::Receiver<MeterEvent>,
     control: &AgentControl,
     mut hangup: Signal,
+    progress: watch::Sender<Progress>,
 ) -> impl Future<Output = ()> + use<'events> {
     let loops = control.loops();
     let look = control.look_at_revocations();
@@ -39,7 +41,10 @@ pub(super) fn attend<'events>(
                 }
                 event = events.recv() => match event {
                     Some(MeterEvent::ExitDone { .. }) => return,
-                    Some(event) => last = about_round(&event).or(last),
+                    Some(event) => {
+                        progress.send_modify(|progress| progress.follow(&event));
+                        last = about_round(&event).or(last);
+                    }
                     // The agent has ended, which is told elsewhere.
                     None => return std::future::pending().await,
                 },

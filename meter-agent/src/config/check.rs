@@ -27,6 +27,7 @@ pub fn check(path: &Path) -> Report {
             identity(&config, &mut report);
             state(&config, &mut report);
             sources(&config, &mut report);
+            home_assistant(&config, &mut report);
             page(&config, &mut report);
         }
         Err(error) => report.problems.push(error.to_string()),
@@ -101,7 +102,7 @@ fn sources(config: &Config, report: &mut Report) {
                 .and_then(|loads| loads.energies(replay.column, replay.start_row))
                 .err(),
             SourceConfig::Mqtt(topic) => {
-                let refused = topic.prepare().err();
+                let refused = topic.broker.prepare().err();
                 report
                     .problems
                     .extend(refused.map(|error| format!("channel {:?}: {error:#}", channel.name)));
@@ -120,5 +121,15 @@ fn sources(config: &Config, report: &mut Report) {
         report
             .problems
             .extend(problem.map(|problem| format!("channel {:?}: {problem}", channel.name)));
+    }
+}
+
+/// Only notes: whatever is wrong there keeps nothing from being counted.
+fn home_assistant(config: &Config, report: &mut Report) {
+    if let Some(options) = &config.home_assistant {
+        let refused = options.broker.prepare().err();
+        report.notes.extend(refused.map(|error| {
+            format!("[home_assistant]: {error:#}; until then Home Assistant is shown nothing")
+        }));
     }
 }

@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) floors: Floors,
     #[serde(default)]
     pub(super) register: Register,
+    pub(super) home_assistant: Option<HomeAssistant>,
     #[serde(default)]
     pub(super) page: Page,
     #[serde(default)]
@@ -74,6 +75,21 @@ pub(super) struct Page {
     pub(super) enabled: Option<bool>,
     pub(super) listen: Option<Spanned<String>>,
     pub(super) history_days: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HomeAssistant {
+    pub(super) host: Spanned<String>,
+    pub(super) port: Option<Spanned<u16>>,
+    pub(super) tls: Option<Spanned<bool>>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) username: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) discovery_prefix: Option<Spanned<String>>,
+    pub(super) topic_prefix: Option<Spanned<String>>,
+    pub(super) every_seconds: Option<Spanned<u32>>,
+    pub(super) name: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

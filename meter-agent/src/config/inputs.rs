@@ -8,18 +8,13 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::file::{self, OneOrMore, RequestMode};
+use super::home::{self, BrokerKeys, ProviderBroker};
 use super::validate::Check;
 use super::{ChannelConfig, SourceConfig};
-use crate::pulse::mqtt::{HomeTopic, Login, Trust};
+use crate::pulse::mqtt::HomeTopic;
 use crate::pulse::obis::Obis;
 use crate::pulse::optical::{OpticalOptions, Protocol};
 use crate::pulse::total::TotalOptions;
-
-const MQTT_PORT: u16 = 1883;
-const MQTT_TLS_PORT: u16 = 8883;
-
-/// Host and port of the provider's broker, which no household device publishes on.
-pub(super) type ProviderBroker<'a> = (&'a str, u16);
 
 fn total(
     check: &mut Check<'_>,
@@ -54,37 +49,15 @@ pub(super) fn mqtt(
 ) -> Option<SourceConfig> {
     let problems = check.problems();
     let table = "channel.mqtt";
-    let tls = match (given.tls, given.ca) {
-        (Some(tls), Some(_)) if !*tls.get_ref() => {
-            let text = "a CA is of no use without TLS; leave one of the two out".to_owned();
-            check.problem(Some(tls.span()), "channel.mqtt.tls", text);
-            None
-        }
-        (_, Some(ca)) => Some(Trust::Ca(base.join(ca))),
-        (Some(tls), None) if *tls.get_ref() => Some(Trust::System),
-        _ => None,
+    let keys = BrokerKeys {
+        host: given.host,
+        port: given.port,
+        tls: given.tls,
+        ca: given.ca,
+        username: given.username,
+        password_file: given.password_file,
     };
-    let usual = if tls.is_some() {
-        MQTT_TLS_PORT
-    } else {
-        MQTT_PORT
-    };
-    let port = given.port.map_or(usual, |port| {
-        if *port.get_ref() == 0 {
-            let text = format!("port 0 does not exist; the usual one is {usual}");
-            check.problem(Some(port.span()), "channel.mqtt.port", text);
-        }
-        port.into_inner()
-    });
-    let host = given.host.get_ref();
-    check.host(&given.host, "channel.mqtt.host", "homeassistant.local");
-    if same_host(host, provider.0) && port == provider.1 {
-        let text = format!(
-            "{host}:{port} is the broker of [broker]; a household's device has nothing to do there: \
-             name the household's own broker"
-        );
-        check.problem(Some(given.host.span()), "channel.mqtt.host", text);
-    }
+    let broker = home::broker(check, table, keys, base, provider);
     let topic = given.topic.get_ref();
     if topic.is_empty() || topic.len() > 1024 || topic.contains(['+', '#', '\0']) {
         let text = format!("{topic:?}: write one topic without + and #, such as tele/plug/SENSOR");
@@ -98,48 +71,16 @@ pub(super) fn mqtt(
         }
         parsed.ok()
     });
-    let login = match (given.username, given.password_file) {
-        (Some(username), Some(file)) => Some(Login {
-            username: username.into_inner(),
-            password_file: base.join(file.into_inner()),
-        }),
-        (Some(username), None) => {
-            let text = "is missing; write the path of a file with the password".to_owned();
-            check.problem(Some(username.span()), "channel.mqtt.password_file", text);
-            None
-        }
-        (None, Some(file)) => {
-            let text = "is missing; write whose password it is".to_owned();
-            check.problem(Some(file.span()), "channel.mqtt.username", text);
-            None
-        }
-        (None, None) => None,
-    };
     let total = total(check, table, given.offset_kwh, given.maximum_kw);
     (check.problems() == problems).then(|| {
         SourceConfig::Mqtt(HomeTopic {
-            host: given.host.into_inner(),
-            port,
-            tls,
-            login,
+            broker,
             topic: given.topic.into_inner(),
             pointer,
             unit: given.unit.unwrap_or_default(),
             total,
         })
     })
-}
-
-/// Whether two names are those of one machine, as far as the names say.
-fn same_host(one: &str, other: &str) -> bool {
-    let plain = |name: &str| {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        match name.as_str() {
-            "localhost" | "127.0.0.1" | "::1" => "localhost".to_owned(),
-            _ => name,
-        }
-    };
-    plain(one) == plain(other)
 }
 
 pub(super) fn sml(check: &mut Check<'_>, given: file::Sml) -> SourceConfig {

@@ -157,7 +157,8 @@ fn devices_that_show_their_total_have_documented_defaults() {
     let SourceConfig::Mqtt(topic) = source(mqtt) else {
         panic!();
     };
-    assert_eq!((topic.port, topic.tls, topic.login), (1883, None, None));
+    let broker = topic.broker;
+    assert_eq!((broker.port, broker.tls, broker.login), (1883, None, None));
     assert_eq!(topic.total, TotalOptions::default());
     let SourceConfig::Mqtt(topic) = source(&format!(
         "{mqtt}tls = true\npointer = \"/ENERGY/Total\"\noffset_kwh = 12345.678901\nmaximum_kw = 30\n\
@@ -165,11 +166,11 @@ fn devices_that_show_their_total_have_documented_defaults() {
     )) else {
         panic!();
     };
-    assert_eq!(topic.port, 8883);
+    assert_eq!(topic.broker.port, 8883);
     assert_eq!(topic.total.offset, 12_345_678_901);
     assert_eq!(topic.total.maximum_kw, 30);
     assert_eq!(
-        topic.login.unwrap().password_file,
+        topic.broker.login.unwrap().password_file,
         Path::new("/base/secret")
     );
 
@@ -334,4 +335,111 @@ fn channels_share_a_head_only_with_one_speed_and_protocol() {
     let error = both("baud = 19200\n").unwrap_err();
     assert_eq!(error.problems()[0].line, Some(12), "{error}");
     assert!(error.to_string().contains("another speed"), "{error}");
+}
+
+/// A file with these lines in `[home_assistant]`; the heading is line 12.
+fn with_home_assistant(lines: &str) -> String {
+    format!("{GOOD}[home_assistant]\n{lines}")
+}
+
+#[test]
+fn home_assistant_is_shown_nothing_unless_asked_and_then_with_documented_defaults() {
+    use crate::home_broker::Trust;
+
+    assert_eq!(parse(GOOD).unwrap().home_assistant, None);
+    let host = "host = \"homeassistant.local\"\n";
+    let options = parse(&with_home_assistant(host)).unwrap().home_assistant;
+    let options = options.unwrap();
+    let broker = &options.broker;
+    assert_eq!(
+        (broker.port, &broker.tls, &broker.login),
+        (1883, &None, &None)
+    );
+    assert_eq!(options.discovery_prefix, "homeassistant");
+    assert_eq!(options.topic_prefix, "dcnet");
+    assert_eq!(options.every, std::time::Duration::from_secs(10));
+    assert_eq!(options.name, "Electricity meter");
+
+    let text = with_home_assistant(&format!(
+        "{host}ca = \"home.pem\"\nusername = \"meter\"\npassword_file = \"secret\"\n\
+         topic_prefix = \"cellar/meter_1\"\nevery_seconds = 300\nname = \"Zähler im Keller\"\n"
+    ));
+    let options = parse(&text).unwrap().home_assistant.unwrap();
+    assert_eq!(options.broker.port, 8883);
+    assert_eq!(
+        options.broker.tls,
+        Some(Trust::Ca(PathBuf::from("/base/home.pem")))
+    );
+    assert_eq!(
+        options.broker.login.unwrap().password_file,
+        Path::new("/base/secret")
+    );
+    assert_eq!(options.topic_prefix, "cellar/meter_1");
+}
+
+#[test]
+fn home_assistant_is_never_shown_anything_on_the_providers_broker() {
+    for lines in [
+        "host = \"broker.example.net\"\nport = 8883\n",
+        "host = \"BROKER.example.net.\"\ntls = true\n",
+    ] {
+        let error = parse(&with_home_assistant(lines)).unwrap_err();
+        let shown = error.to_string();
+        assert_eq!(error.problems()[0].line, Some(13), "{shown}");
+        assert!(shown.contains("home_assistant.host"), "{shown}");
+        assert!(shown.contains("is the broker of [broker]"), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_home_assistant_is_told_with_line_and_key() {
+    let host = "host = \"home.local\"\n";
+    let cases = [
+        ("", 12, "host"),
+        ("host = \"mqtt://home\"\n", 13, "home_assistant.host"),
+        (&format!("{host}colour = 1\n"), 14, "colour"),
+        (
+            &format!("{host}every_seconds = 0\n"),
+            14,
+            "home_assistant.every_seconds",
+        ),
+        (
+            &format!("{host}every_seconds = 301\n"),
+            14,
+            "home_assistant.every_seconds",
+        ),
+        (
+            &format!("{host}topic_prefix = \"a/#\"\n"),
+            14,
+            "home_assistant.topic_prefix",
+        ),
+        (
+            &format!("{host}topic_prefix = \"/a\"\n"),
+            14,
+            "home_assistant.topic_prefix",
+        ),
+        (
+            &format!("{host}topic_prefix = \"$SYS\"\n"),
+            14,
+            "home_assistant.topic_prefix",
+        ),
+        (
+            &format!("{host}discovery_prefix = \"\"\n"),
+            14,
+            "home_assistant.discovery_prefix",
+        ),
+        (&format!("{host}name = \" \"\n"), 14, "home_assistant.name"),
+        (
+            &format!("{host}username = \"meter\"\n"),
+            14,
+            "home_assistant.password_file",
+        ),
+    ];
+    for (lines, line, key) in cases {
+        let error = parse(&with_home_assistant(lines)).unwrap_err();
+        let shown = error.to_string();
+        assert_eq!(error.problems().len(), 1, "{lines}{shown}");
+        assert_eq!(error.problems()[0].line, Some(line), "{lines}{shown}");
+        assert!(shown.contains(key), "{lines}{shown}");
+    }
 }

@@ -10,9 +10,10 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::file::{self, ActiveLevel, After, line};
-use super::inputs::{self, ProviderBroker};
+use super::home::{self, ProviderBroker};
 use super::{
     ChannelConfig, Config, Floors, IdentityFiles, LineName, Problem, ReplayConfig, SourceConfig,
+    inputs,
 };
 use crate::page::PageConfig;
 use crate::pulse::edge::EdgeLimits;
@@ -158,6 +159,9 @@ pub(super) fn validate(
         )),
     };
     let provider = (host.get_ref().as_str(), broker_port);
+    let home_assistant = file
+        .home_assistant
+        .map(|given| home::assistant(&mut check, given, base, provider));
     let channels = channels(&mut check, file.channel, base, provider);
     match floors {
         Some(floors) if check.problems.is_empty() => Ok(Config {
@@ -170,6 +174,7 @@ pub(super) fn validate(
             floors,
             save,
             channels,
+            home_assistant,
         }),
         _ => {
             check.problems.sort_by_key(|problem| problem.line);

@@ -67,6 +67,8 @@ pub struct CountedChannel {
     pub energy: MilliwattHours,
     /// What the meter's own display should show.
     pub reading: MilliwattHours,
+    /// The same when the register was last saved: no crash takes that back.
+    pub saved_reading: MilliwattHours,
     /// Its power.
     pub power: PowerMeter,
 }
@@ -81,10 +83,20 @@ impl Counted {
                 pulses: Pulses(0),
                 energy: MilliwattHours(0),
                 reading: MilliwattHours(0),
+                saved_reading: MilliwattHours(0),
                 power: PowerMeter::new(channel.constant, start),
             }));
-        counted.totals(register);
+        counted.saved(register);
         counted
+    }
+
+    /// All of it is on disk.
+    fn saved(&mut self, register: &Register) {
+        self.totals(register);
+        for channel in &mut self.channels {
+            channel.saved_reading = channel.reading;
+        }
+        self.save_error = None;
     }
 
     fn totals(&mut self, register: &Register) {
@@ -196,10 +208,9 @@ pub async fn count(
                 Ok(()) => {
                     saved = Instant::now();
                     hand_on(&mut waiting, &boundaries);
-                    watching.counted.send_modify(|counted| {
-                        counted.totals(&register);
-                        counted.save_error = None;
-                    });
+                    watching
+                        .counted
+                        .send_modify(|counted| counted.saved(&register));
                 }
                 Err(error) => {
                     tracing::error!(%error, "trying again");
