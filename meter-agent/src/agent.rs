@@ -8,7 +8,9 @@
 //! in memory only. An agent makes its meter and begins to count together, and when counting
 //! ends, for whatever reason, the agent ends and its meter with it. So the first boundary
 //! after a start has none before it: it opens the first interval, and the one during which
-//! the agent was started, or was down, is never submitted.
+//! the agent was started, or was down, is never submitted. A boundary that passed before UTC was
+//! synchronised comes late, with the total of its moment ([`crate::register`]): it opens an
+//! interval like any other, and closes one only while the submission window is open.
 //!
 //! State, all in one directory of mode 0700: `register/` holds the register, and
 //! `register/ledger.db` up to when its energy was submitted; both outlive nets.
@@ -34,7 +36,7 @@ use crate::clock;
 use crate::config::{Config, IdentityFiles};
 use crate::identity::Identity;
 use crate::pulse::{self, LineView, PulseSource};
-use crate::register::counting::{CountError, Counted, SavePolicy, Watching, count};
+use crate::register::counting::{CountError, Counted, Rounds, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Standing, Watched};
 
@@ -336,7 +338,7 @@ impl Agent {
         }
         let teller = meter.teller();
         let driver = Driver::new(meter, journal, connection)
-            .with_clock(clock)
+            .with_clock(clock.clone())
             .with_reopen(Box::new(move |now| {
                 let (meter, journal) = open_meter(&directory, config.clone(), now)?;
                 Ok((Watched::told_to(meter, teller.clone()), journal))
@@ -366,8 +368,12 @@ impl Agent {
                     let _ = counting_stopped.await;
                 };
                 let watching = Watching { counted, heartbeat };
-                let boundaries = boundary_sender;
-                count(register, sources, save, period, boundaries, watching, stop).await
+                let rounds = Rounds {
+                    period,
+                    clock,
+                    boundaries: boundary_sender,
+                };
+                count(register, sources, save, rounds, watching, stop).await
             }
             .instrument(span.clone()),
         );

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -565,6 +566,53 @@ async fn a_restarted_agent_knows_the_rounds_before_it_reaches_the_broker() {
         "the interval of the start is left out"
     );
     assert!(agent.control.totals().boundaries >= 2);
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boundary_that_passed_before_the_clock_was_synchronised_opens_a_round() {
+    let office = Office::new();
+    let (_, home) = office.enrol("meter");
+    let (broker, port) = office.broker().await;
+    let (provider, _) = office.provider(port);
+    let mut agent = Agent::start(meter_options(&office, &home, port))
+        .await
+        .unwrap();
+    soon("the net is known", async {
+        while !matches!(agent.events.recv().await.unwrap(), MeterEvent::Joined) {}
+    })
+    .await;
+    agent.stop().await.unwrap();
+    provider.handle.stop().await.unwrap();
+    broker.stop().await;
+
+    let synchronised = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&synchronised);
+    let mut options = meter_options(&office, &home, port);
+    options.clock = Clock::with(move || flag.load(Ordering::Relaxed));
+    let mut agent = Agent::start(options).await.unwrap();
+    let boundary = period().round_at(utc_timestamp()).end(period());
+    let mut counted = agent.control.counted();
+    // One pulse per millisecond, so that this is told often.
+    let passed = counted.wait_for(|_| utc_timestamp() >= boundary.plus(Duration::from_millis(300)));
+    soon("a boundary passes", passed).await.unwrap();
+    assert_eq!(agent.control.totals().boundaries, 0);
+    let opened = period().round_at(utc_timestamp());
+    synchronised.store(true, Ordering::Relaxed);
+    let round = soon("the round ends", async {
+        loop {
+            if let MeterEvent::Silent { round, .. } = agent.events.recv().await.unwrap()
+                && round >= opened
+            {
+                return round;
+            }
+        }
+    })
+    .await;
+    assert_eq!(
+        round, opened,
+        "which began before the clock was synchronised"
+    );
     agent.stop().await.unwrap();
 }
 

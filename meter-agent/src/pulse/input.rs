@@ -155,7 +155,8 @@ impl TotalSource {
     }
 
     fn take(&mut self, reading: Reading) {
-        let taken = self.totals.take(reading, clock::monotonic(), clock::utc());
+        let (monotonic, utc) = clock::both();
+        let taken = self.totals.take(reading, monotonic, utc);
         let Err(refusal) = taken else {
             self.insists = false;
             return;
