@@ -35,6 +35,7 @@ use tracing::Instrument;
 use crate::clock;
 use crate::config::{Config, IdentityFiles};
 use crate::identity::Identity;
+use crate::pulse::input::InputStatistics;
 use crate::pulse::{self, LineView, PulseSource};
 use crate::register::counting::{CountError, Counted, Rounds, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
@@ -196,6 +197,7 @@ pub struct AgentControl {
     standing: watch::Receiver<Standing>,
     counted: watch::Receiver<Counted>,
     lines: Vec<Option<watch::Receiver<LineView>>>,
+    inputs: Vec<Option<watch::Receiver<InputStatistics>>>,
     loops: Loops,
     look: Arc<Notify>,
     link_counters: Arc<link::Counters>,
@@ -265,6 +267,12 @@ impl AgentControl {
     /// The GPIO line of each channel that has one, in the order of the configuration.
     pub fn lines(&self) -> &[Option<watch::Receiver<LineView>>] {
         &self.lines
+    }
+
+    /// What has come from the device of each channel that reads one, in the order of the
+    /// configuration.
+    pub fn inputs(&self) -> &[Option<watch::Receiver<InputStatistics>>] {
+        &self.inputs
     }
 
     /// The counters at this moment.
@@ -354,6 +362,7 @@ impl Agent {
         let counted = watch::Sender::default();
         let watched = counted.subscribe();
         let lines = sources.iter().map(|source| source.line()).collect();
+        let inputs = sources.iter().map(|source| source.input()).collect();
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
         let heartbeat = Heartbeat::default();
@@ -416,6 +425,7 @@ impl Agent {
                 standing,
                 counted: watched,
                 lines,
+                inputs,
                 loops,
                 look,
                 link_counters,

@@ -40,6 +40,7 @@ pub mod simulated;
 pub mod sml;
 pub mod total;
 
+use input::InputStatistics;
 pub use open::{Begin, begin_at, open};
 
 /// The position of a channel in the configuration, from 0.
@@ -163,6 +164,11 @@ pub struct LineView {
 pub trait PulseSource: Send {
     /// The GPIO line, if it reads one.
     fn line(&self) -> Option<watch::Receiver<LineView>> {
+        None
+    }
+
+    /// What has come from the device whose total it reads, if it reads one.
+    fn input(&self) -> Option<watch::Receiver<InputStatistics>> {
         None
     }
 
