@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod clock;
 pub mod config;
+pub mod count;
 pub mod doctor;
 pub mod energy;
 pub mod identity;
