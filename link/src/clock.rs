@@ -17,7 +17,7 @@ const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
 const REFRESH: Duration = Duration::from_secs(60);
 
 /// Gives [`Now`]: monotonic time since the clock was made, UTC, and whether UTC
-/// can be trusted. Clones share the start.
+/// can be trusted. A clone is the same clock.
 #[derive(Clone)]
 pub struct Clock {
     start: Instant,
@@ -49,12 +49,14 @@ impl Clock {
     /// The time now. `monotonic` never goes back; a UTC clock before 1970 reads as
     /// 1970 and not synchronised.
     pub fn now(&self) -> Now {
+        // Asked first: UTC is set before it counts as synchronised.
+        let synchronised = (self.synchronised)();
         let (monotonic, since_epoch) = self.both();
         let utc = since_epoch.and_then(|d| u64::try_from(d.as_millis()).ok());
         Now {
             monotonic,
             utc: Timestamp(utc.unwrap_or(0)),
-            synchronised: utc.is_some() && (self.synchronised)(),
+            synchronised: utc.is_some() && synchronised,
         }
     }
 

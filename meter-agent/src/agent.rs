@@ -8,7 +8,9 @@
 //! in memory only. An agent makes its meter and begins to count together, and when counting
 //! ends, for whatever reason, the agent ends and its meter with it. So the first boundary
 //! after a start has none before it: it opens the first interval, and the one during which
-//! the agent was started, or was down, is never submitted.
+//! the agent was started, or was down, is never submitted. A boundary that passed before UTC was
+//! synchronised comes late, with the total of its moment ([`crate::register`]): it opens an
+//! interval like any other, and closes one only while the submission window is open.
 //!
 //! State, all in one directory of mode 0700: `register/` holds the register, and
 //! `register/ledger.db` up to when its energy was submitted; both outlive nets.
@@ -35,8 +37,9 @@ use crate::config::{Config, IdentityFiles};
 use crate::home_assistant::{self, Shown};
 use crate::identity::Identity;
 use crate::page::Page;
+use crate::pulse::input::InputStatistics;
 use crate::pulse::{self, LineView, PulseSource};
-use crate::register::counting::{CountError, Counted, SavePolicy, Watching, count};
+use crate::register::counting::{CountError, Counted, Rounds, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Standing, Watched};
 use crate::status::{Recorder, View};
@@ -199,6 +202,7 @@ pub struct AgentControl {
     standing: watch::Receiver<Standing>,
     counted: watch::Receiver<Counted>,
     lines: Vec<Option<watch::Receiver<LineView>>>,
+    inputs: Vec<Option<watch::Receiver<InputStatistics>>>,
     loops: Loops,
     look: Arc<Notify>,
     link_counters: Arc<link::Counters>,
@@ -282,6 +286,12 @@ impl AgentControl {
     /// The GPIO line of each channel that has one, in the order of the configuration.
     pub fn lines(&self) -> &[Option<watch::Receiver<LineView>>] {
         &self.lines
+    }
+
+    /// What has come from the device of each channel that reads one, in the order of the
+    /// configuration.
+    pub fn inputs(&self) -> &[Option<watch::Receiver<InputStatistics>>] {
+        &self.inputs
     }
 
     /// The counters at this moment.
@@ -387,7 +397,7 @@ impl Agent {
         }
         let teller = meter.teller();
         let driver = Driver::new(meter, journal, connection)
-            .with_clock(clock)
+            .with_clock(clock.clone())
             .with_reopen(Box::new(move |now| {
                 let (meter, journal) = open_meter(&directory, config.clone(), now)?;
                 Ok((Watched::told_to(meter, teller.clone()), journal))
@@ -403,6 +413,7 @@ impl Agent {
         let counted = watch::Sender::default();
         let watched = counted.subscribe();
         let lines: Vec<_> = sources.iter().map(|source| source.line()).collect();
+        let inputs: Vec<_> = sources.iter().map(|source| source.input()).collect();
         let (stop_counting, counting_stopped) = oneshot::channel::<()>();
         let period = net.period();
         let heartbeat = Heartbeat::default();
@@ -417,8 +428,12 @@ impl Agent {
                     let _ = counting_stopped.await;
                 };
                 let watching = Watching { counted, heartbeat };
-                let boundaries = boundary_sender;
-                count(register, sources, save, period, boundaries, watching, stop).await
+                let rounds = Rounds {
+                    period,
+                    clock,
+                    boundaries: boundary_sender,
+                };
+                count(register, sources, save, rounds, watching, stop).await
             }
             .instrument(span.clone()),
         );
@@ -455,7 +470,7 @@ impl Agent {
             started: clock::monotonic(),
             channels: names,
             counted: watched.clone(),
-            inputs: lines.iter().map(|_| None).collect(),
+            inputs: inputs.clone(),
             lines: lines.clone(),
             link: link.clone(),
             standing: standing.clone(),
@@ -479,6 +494,7 @@ impl Agent {
                 standing,
                 counted: watched,
                 lines,
+                inputs,
                 loops,
                 look,
                 link_counters,

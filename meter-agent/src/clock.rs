@@ -4,7 +4,8 @@
 //! rounds are intervals of UTC, which does (a board without a battery-backed clock
 //! boots in the past). [`UtcMap`] translates stretch by stretch: it follows slow
 //! corrections without a gap and starts anew after a step, so that a step moves
-//! the boundaries but never loses or repeats a pulse.
+//! the boundaries but never loses or repeats a pulse. A [`Moment`] of a time when UTC is known
+//! to be right translates what lies before it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,7 +36,96 @@ pub fn monotonic() -> Duration {
     )
 }
 
-fn timestamp(utc: Duration) -> Timestamp {
+/// The monotonic and the UTC clock at one moment. A thread that loses its processor between two
+/// looks would make them seem out of step, so such a look is taken again.
+pub fn both() -> (Duration, Duration) {
+    let mut tries = 0;
+    loop {
+        let (before, utc, after) = (monotonic(), utc(), monotonic());
+        tries += 1;
+        if after.saturating_sub(before) < Duration::from_millis(1) || tries == 10 {
+            return (after, utc);
+        }
+    }
+}
+
+/// For how long the machine has been suspended since it was booted. The monotonic clock
+/// stands still then (clock_gettime(2)).
+fn suspended() -> Duration {
+    let booted = |id| {
+        let time = rustix::time::clock_gettime(id);
+        let nanoseconds = time.tv_sec.saturating_mul(1_000_000_000);
+        nanoseconds.saturating_add(time.tv_nsec)
+    };
+    let mut tries = 0;
+    loop {
+        let before = booted(rustix::time::ClockId::Monotonic);
+        let all = booted(rustix::time::ClockId::Boottime);
+        let after = booted(rustix::time::ClockId::Monotonic);
+        tries += 1;
+        if after.saturating_sub(before) < 1_000_000 || tries == 10 {
+            return Duration::from_nanos(u64::try_from(all.saturating_sub(after)).unwrap_or(0));
+        }
+    }
+}
+
+/// What the clocks of the machine show at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The clock of [`monotonic`].
+    pub monotonic: Duration,
+    /// The UTC clock, right or wrong, since the epoch.
+    pub utc: Duration,
+    /// Whether the UTC clock is known to be right.
+    pub synchronised: bool,
+    /// For how long the machine has been suspended since it was booted; `monotonic` stood still
+    /// then.
+    pub suspended: Duration,
+}
+
+impl Moment {
+    /// Now; `clock` says whether UTC is right.
+    pub fn now(clock: &link::Clock) -> Self {
+        // Asked first: UTC is set before it counts as synchronised.
+        let synchronised = clock.now().synchronised;
+        let (monotonic, utc) = both();
+        Self {
+            monotonic,
+            utc,
+            synchronised,
+            suspended: suspended(),
+        }
+    }
+
+    /// The UTC time at which the monotonic clock showed `at`, if UTC is as it is at this moment.
+    pub fn utc_of(&self, at: Duration) -> Timestamp {
+        timestamp(
+            (self.utc + at.saturating_sub(self.monotonic))
+                .saturating_sub(self.monotonic.saturating_sub(at)),
+        )
+    }
+
+    /// What the monotonic clock showed at `at` in UTC, if UTC is as it is at this moment; `None` if
+    /// that was before it began.
+    pub fn monotonic_of(&self, at: Timestamp) -> Option<Duration> {
+        let at = Duration::from_millis(at.as_millis());
+        (self.monotonic + at.saturating_sub(self.utc)).checked_sub(self.utc.saturating_sub(at))
+    }
+
+    /// Whether UTC was stepped between `before` and this moment.
+    pub fn was_stepped_since(&self, before: &Self) -> bool {
+        let expected = before.utc + self.monotonic.saturating_sub(before.monotonic);
+        self.utc.abs_diff(expected) > STEP
+    }
+
+    /// Whether the machine was suspended between `before` and this moment.
+    pub fn was_suspended_since(&self, before: &Self) -> bool {
+        self.suspended.abs_diff(before.suspended) > STEP
+    }
+}
+
+/// A time since the epoch in whole milliseconds, rounded down.
+pub(crate) fn timestamp(utc: Duration) -> Timestamp {
     Timestamp(u64::try_from(utc.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -48,6 +138,8 @@ pub struct Stretch {
     pub until: Timestamp,
     /// Whether UTC was stepped, so that the stretch does not join the one before.
     pub stepped: bool,
+    /// The monotonic time at which it begins: the end of the stretch before.
+    pub begin: Duration,
     monotonic: Duration,
 }
 
@@ -60,6 +152,12 @@ impl Stretch {
         let behind = self.monotonic.saturating_sub(at);
         let end = Duration::from_nanos(self.until_nanos());
         timestamp((end + ahead).saturating_sub(behind)).max(self.from)
+    }
+
+    /// The monotonic time of a moment of the stretch.
+    pub fn monotonic_of(&self, at: Timestamp) -> Duration {
+        let before = self.until.since(at);
+        self.monotonic.saturating_sub(before).max(self.begin)
     }
 
     fn until_nanos(&self) -> u64 {
@@ -111,6 +209,7 @@ impl UtcMap {
             from,
             until,
             stepped,
+            begin: last_end,
             // `until` is rounded down to milliseconds: keep the instant it names exactly.
             monotonic: end.saturating_sub(sub_millisecond(end, monotonic_now, utc_now)),
         })

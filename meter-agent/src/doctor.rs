@@ -25,7 +25,7 @@ const CERTIFICATE_DAYS: u64 = 60;
 /// Less room than this for the state is told, in bytes.
 const ROOM: u64 = 100 * 1024 * 1024;
 /// A share of rejected edges above this looks like interference.
-const MANY_REJECTED: u64 = 4;
+pub(crate) const MANY_REJECTED: u64 = 4;
 
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod ask;
 pub mod clock;
 pub mod config;
+pub mod count;
 pub mod doctor;
 pub mod energy;
 pub mod history;

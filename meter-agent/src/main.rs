@@ -14,7 +14,7 @@ use meter_agent::doctor::{self, Verdict};
 use meter_agent::energy::{self, EnergyUnit, Kwh};
 use meter_agent::page::access;
 use meter_agent::register::Register;
-use meter_agent::{agent, ask, clock, leave, pulse};
+use meter_agent::{agent, ask, clock, count, leave};
 use tracing_subscriber::EnvFilter;
 
 /// Reads an electricity meter and takes part in a DC-net.
@@ -92,7 +92,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Count pulses for a while and print them; neither register nor broker are touched
+    /// Count pulses for a while and show them as they come; neither register nor broker are
+    /// touched. Ctrl-C ends it with the summary, which is all that a script gets on standard output
     Count {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
@@ -127,13 +128,7 @@ fn main() -> ExitCode {
         }),
         Command::Leave { config, no_wait } => start(&config, move |config| {
             Box::pin(async move {
-                let interrupted = async {
-                    // Without it Ctrl-C ends the process at once, which loses nothing either.
-                    if tokio::signal::ctrl_c().await.is_err() {
-                        std::future::pending().await
-                    }
-                };
-                leave::leave(&config, !no_wait, interrupted, std::io::stdout()).await
+                leave::leave(&config, !no_wait, interrupted(), std::io::stdout()).await
             })
         }),
         Command::Doctor { config, seconds } => {
@@ -154,7 +149,8 @@ fn main() -> ExitCode {
         }),
         Command::SetPassword { config } => set_password(&config),
         Command::Count { config, seconds } => start(&config, move |config| {
-            Box::pin(count(config, Duration::from_secs(seconds)))
+            let duration = Duration::from_secs(seconds);
+            Box::pin(count::count(config, duration, interrupted()))
         }),
         Command::CheckConfig { config } => return check_config(&config),
         Command::Manual(manual) => manual
@@ -167,6 +163,14 @@ fn main() -> ExitCode {
             eprintln!("meter-agent: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Until Ctrl-C.
+async fn interrupted() {
+    // Without it Ctrl-C ends the process at once, which loses nothing either.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -254,31 +258,5 @@ fn set_password(path: &Path) -> anyhow::Result<()> {
         "the page asks for it from the next start of the agent on; the user is {:?}",
         access::USER
     );
-    Ok(())
-}
-
-/// Counts from the sources alone and says what that is in power.
-async fn count(config: Config, duration: Duration) -> anyhow::Result<()> {
-    let sources = pulse::open(&config.channels, None)?;
-    let mut tasks = tokio::task::JoinSet::new();
-    for (mut source, channel) in sources.into_iter().zip(config.channels) {
-        tasks.spawn(async move {
-            let end = tokio::time::Instant::now() + duration;
-            let mut total = 0;
-            while let Ok(batch) = tokio::time::timeout_at(end, source.next()).await {
-                total += batch?.pulses().0;
-            }
-            anyhow::Ok((channel, total))
-        });
-    }
-    while let Some(counted) = tasks.join_next().await {
-        let (channel, total) = counted??;
-        let seconds = duration.as_secs_f64();
-        let watts = total as f64 * 3.6e6 / (f64::from(channel.constant.get()) * seconds);
-        println!(
-            "{}: {total} pulses in {seconds} s, {watts:.0} W on average",
-            channel.name
-        );
-    }
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! every boundary without a list of pulse times.
 
 use std::future::Future;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub mod simulated;
 pub mod sml;
 pub mod total;
 
+use input::InputStatistics;
 pub use open::{Begin, begin_at, open};
 
 /// The position of a channel in the configuration, from 0.
@@ -46,30 +48,54 @@ pub use open::{Begin, begin_at, open};
 pub struct Channel(pub usize);
 
 /// The pulses of one channel in `[from, until)` of UTC, complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     channel: Channel,
     from: Timestamp,
     until: Timestamp,
+    monotonic: Range<Duration>,
     pulses: Pulses,
     last_pulse: Option<Duration>,
+    is_catching_up: bool,
 }
 
 impl Batch {
-    /// A batch; `None` if it is empty of time or reaches over a whole second of UTC.
+    /// A batch; `None` if it is empty of time or reaches over a whole second of UTC. `monotonic`
+    /// is the same time on the clock of [`crate::clock::monotonic`], on which the batches of a
+    /// channel join whatever happens to the UTC clock.
     pub fn new(
         channel: Channel,
-        from: Timestamp,
-        until: Timestamp,
+        utc: Range<Timestamp>,
+        monotonic: Range<Duration>,
         pulses: Pulses,
     ) -> Option<Self> {
+        let Range {
+            start: from,
+            end: until,
+        } = utc;
         (from < until && until <= second_after(from)).then_some(Self {
             channel,
             from,
             until,
+            monotonic,
             pulses,
             last_pulse: None,
+            is_catching_up: false,
         })
+    }
+
+    /// The same batch, whose pulses came at any time before its end, unseen.
+    #[must_use]
+    pub fn catching_up(self) -> Self {
+        Self {
+            is_catching_up: true,
+            ..self
+        }
+    }
+
+    /// Whether its pulses came at any time before its end.
+    pub fn is_catching_up(&self) -> bool {
+        self.is_catching_up
     }
 
     /// The same batch, with the monotonic time at which its last pulse began, if that is
@@ -98,6 +124,11 @@ impl Batch {
     /// Every pulse before this moment has been delivered.
     pub fn until(&self) -> Timestamp {
         self.until
+    }
+
+    /// The time it covers on the clock of [`crate::clock::monotonic`].
+    pub fn monotonic(&self) -> Range<Duration> {
+        self.monotonic.clone()
     }
 
     /// How many.
@@ -133,6 +164,11 @@ pub struct LineView {
 pub trait PulseSource: Send {
     /// The GPIO line, if it reads one.
     fn line(&self) -> Option<watch::Receiver<LineView>> {
+        None
+    }
+
+    /// What has come from the device whose total it reads, if it reads one.
+    fn input(&self) -> Option<watch::Receiver<InputStatistics>> {
         None
     }
 
@@ -227,7 +263,8 @@ mod tests {
     #[test]
     fn a_batch_stays_within_a_second() {
         let batch = |from, until| {
-            Batch::new(Channel(0), Timestamp(from), Timestamp(until), Pulses(1)).is_some()
+            let utc = Timestamp(from)..Timestamp(until);
+            Batch::new(Channel(0), utc, Duration::ZERO..Duration::ZERO, Pulses(1)).is_some()
         };
         assert!(batch(1000, 2000));
         assert!(batch(1999, 2000));

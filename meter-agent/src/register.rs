@@ -8,6 +8,10 @@
 //! over, has none: it is unknown, and nobody guesses it. When the clock is set
 //! back, boundaries that have a value already keep it.
 //!
+//! While UTC is not synchronised, as after the start of a board without a battery-backed clock,
+//! pulses are counted and no boundary has a value. Once it is, the boundaries that
+//! passed meanwhile get theirs, as precisely as a second, for up to two hours back.
+//!
 //! Pulses that come while the agent is down are not in the total.
 
 use std::path::Path;
@@ -16,12 +20,14 @@ use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 
+use crate::clock::Moment;
 use crate::pulse::Batch;
 
 mod boundaries;
 pub mod counting;
 mod file;
 mod readings;
+mod trail;
 
 use boundaries::Boundaries;
 pub use file::{Files, RegisterError};
@@ -88,12 +94,13 @@ impl Register {
         self.boundaries.set_period(period);
     }
 
-    /// Adds a batch, and returns the boundaries for which the value of every channel is
-    /// known now, earliest first. They are to be used only after [`Register::save`].
+    /// Adds a batch while the clocks show `now`, and returns the boundaries for which the value
+    /// of every channel is known by that, earliest first. They are to be used only after
+    /// [`Register::save`].
     ///
     /// # Errors
     /// [`RegisterError::Overflow`], [`RegisterError::UnknownChannel`]; the batch is then not counted.
-    pub fn record(&mut self, batch: &Batch) -> Result<Vec<Boundary>, RegisterError> {
+    pub fn record(&mut self, batch: &Batch, now: &Moment) -> Result<Vec<Boundary>, RegisterError> {
         let index = batch.channel().0;
         let (Some(total), Some(channel)) = (self.totals.get_mut(index), self.channels.get(index))
         else {
@@ -108,11 +115,13 @@ impl Register {
         };
         *total = Pulses(sum);
         self.unsaved = self.unsaved.saturating_add(batch.pulses().0);
-        let ends = [(batch.from(), before), (batch.until(), energy)];
-        Ok(ends
-            .into_iter()
-            .filter_map(|(at, energy)| self.boundaries.note(index, at, energy))
-            .collect())
+        Ok(self.boundaries.record(batch, before, energy, now))
+    }
+
+    /// The clocks show `now`: to be told often, because the length of a round may have become known
+    /// or UTC synchronised. Returns boundaries as [`Register::record`].
+    pub fn observe(&mut self, now: &Moment) -> Vec<Boundary> {
+        self.boundaries.observe(now)
     }
 
     /// Makes the totals durable: when this returns they survive a crash and a loss of power.

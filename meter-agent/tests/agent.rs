@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,14 +21,16 @@ use dcnet::provider::{
 };
 use dcnet::time::{Round, Timestamp};
 use dcnet::topic::NetId;
-use dcnet::units::ImpulsesPerKwh;
+use dcnet::units::{ImpulsesPerKwh, MilliwattHours};
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
 use link::back_off::BackOff;
 use link::{Clock, Connection, Driver, Journal, LinkState, MeterJournal};
 use meter_agent::agent::{Agent, AgentOptions};
 use meter_agent::clock::utc_timestamp;
 use meter_agent::config::IdentityFiles;
+use meter_agent::pulse::input::{Fault, TotalSource};
 use meter_agent::pulse::profile::{Profile, ProfileSource};
+use meter_agent::pulse::total::{TotalOptions, Totals};
 use meter_agent::pulse::{Channel, NextBatch, PulseError, PulseSource};
 use meter_agent::register::{Register, RegisterChannel};
 use street::{ROWS, configuration, period, soon, watt_hours};
@@ -565,6 +568,81 @@ async fn a_restarted_agent_knows_the_rounds_before_it_reaches_the_broker() {
         "the interval of the start is left out"
     );
     assert!(agent.control.totals().boundaries >= 2);
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boundary_that_passed_before_the_clock_was_synchronised_opens_a_round() {
+    let office = Office::new();
+    let (_, home) = office.enrol("meter");
+    let (broker, port) = office.broker().await;
+    let (provider, _) = office.provider(port);
+    let mut agent = Agent::start(meter_options(&office, &home, port))
+        .await
+        .unwrap();
+    soon("the net is known", async {
+        while !matches!(agent.events.recv().await.unwrap(), MeterEvent::Joined) {}
+    })
+    .await;
+    agent.stop().await.unwrap();
+    provider.handle.stop().await.unwrap();
+    broker.stop().await;
+
+    let synchronised = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&synchronised);
+    let mut options = meter_options(&office, &home, port);
+    options.clock = Clock::with(move || flag.load(Ordering::Relaxed));
+    let mut agent = Agent::start(options).await.unwrap();
+    let boundary = period().round_at(utc_timestamp()).end(period());
+    let mut counted = agent.control.counted();
+    // One pulse per millisecond, so that this is told often.
+    let passed = counted.wait_for(|_| utc_timestamp() >= boundary.plus(Duration::from_millis(300)));
+    soon("a boundary passes", passed).await.unwrap();
+    assert_eq!(agent.control.totals().boundaries, 0);
+    let opened = period().round_at(utc_timestamp());
+    synchronised.store(true, Ordering::Relaxed);
+    let round = soon("the round ends", async {
+        loop {
+            if let MeterEvent::Silent { round, .. } = agent.events.recv().await.unwrap()
+                && round >= opened
+            {
+                return round;
+            }
+        }
+    })
+    .await;
+    assert_eq!(
+        round, opened,
+        "which began before the clock was synchronised"
+    );
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owner_sees_what_comes_from_a_device() {
+    let office = Office::new();
+    let (_, home) = office.enrol("meter");
+    let mut options = meter_options(&office, &home, deaf_port());
+    let constant = options.channels[0].constant;
+    let totals = Totals::new(Channel(0), constant, TotalOptions::default());
+    let (source, readings) = TotalSource::new("a device", totals);
+    options.sources = vec![Box::new(source)];
+    let agent = Agent::start(options).await.unwrap();
+    assert_eq!(agent.control.lines().len(), 1);
+    assert!(agent.control.lines()[0].is_none());
+    let mut input = agent.control.inputs()[0].clone().unwrap();
+    readings.fault(&Fault::new("no telegram", "noise"));
+    readings.reading(MilliwattHours(5000));
+    soon("a total is refused", async {
+        // One that comes within a millisecond of that before is left out.
+        while input.borrow_and_update().fault("total went back") == 0 {
+            readings.reading(MilliwattHours(4000));
+            let _ = tokio::time::timeout(Duration::from_millis(10), input.changed()).await;
+        }
+    })
+    .await;
+    assert!(input.borrow().readings >= 2);
+    assert_eq!(input.borrow().fault("no telegram"), 1);
     agent.stop().await.unwrap();
 }
 

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_meter-agent"))
         .args(arguments)
@@ -187,4 +189,44 @@ fn a_file_that_home_assistant_lacks_is_a_note_since_it_keeps_nothing_from_being_
         text.contains("note: [home_assistant]: cannot read certificates"),
         "{text}"
     );
+}
+
+/// On a pseudo-terminal, until Ctrl-C.
+#[test]
+fn counting_is_drawn_on_a_terminal_and_ctrl_c_ends_it_with_the_summary() {
+    use std::io::Read;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "[channel.simulated]\nseed = 1\n");
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let inner = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let mut counting = Command::new(env!("CARGO_BIN_EXE_meter-agent"))
+        .args(["count", "--seconds", "3600", "--config"])
+        .arg(&path)
+        .stdout(inner)
+        .spawn()
+        .unwrap();
+    let mut terminal = std::fs::File::from(terminal);
+    let (mut shown, mut bytes, mut interrupted) = (String::new(), [0; 1024], false);
+    // Ends with an error when the other end is closed.
+    while let Ok(count @ 1..) = terminal.read(&mut bytes) {
+        shown += &String::from_utf8_lossy(&bytes[..count]);
+        if !interrupted && shown.matches("\x1b[1A").count() >= 2 {
+            interrupted = true;
+            let pid = counting.id().to_string();
+            let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+            assert!(sent.success());
+        }
+    }
+    assert!(counting.wait().unwrap().success(), "{shown}");
+    let summary = shown.rsplit("\x1b[J").next().unwrap();
+    assert!(summary.contains(" W on average"), "{shown}");
+    assert_eq!(shown.matches(" W on average").count(), 1, "{shown}");
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use link::Clock;
 use link::service::Heartbeat;
-use meter_agent::clock;
+use meter_agent::clock::{self, Moment};
 use meter_agent::config::{ChannelConfig, ReplayConfig, SourceConfig};
 use meter_agent::pulse::loads::{Energies, Loads};
 use meter_agent::pulse::profile::ProfileSource;
 use meter_agent::pulse::replay::{AfterLastRow, Replay};
 use meter_agent::pulse::{self, Channel, PulseSource, begin_at};
-use meter_agent::register::counting::{Counted, SavePolicy, Watching, count};
+use meter_agent::register::counting::{Counted, Rounds, SavePolicy, Watching, count};
 use meter_agent::register::{Register, RegisterChannel};
 use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +25,14 @@ fn register(directory: &Path, constant: u32) -> Register {
         constant: ImpulsesPerKwh::new(constant).unwrap(),
     };
     Register::open(directory, vec![channel]).unwrap()
+}
+
+fn rounds(period: watch::Receiver<Option<Period>>, boundaries: mpsc::Sender<Boundary>) -> Rounds {
+    Rounds {
+        period,
+        clock: Clock::assume_synchronised(),
+        boundaries,
+    }
 }
 
 /// Drives a replay through the register as the ticks would; `tick` ms apart.
@@ -50,8 +59,15 @@ fn boundaries(
     let (mut found, mut now) = (Vec::new(), start);
     while now < end {
         now = Timestamp(now.0 + tick).min(end);
-        while let Some(batch) = source.advance(now).unwrap() {
-            found.extend(register.record(&batch).unwrap());
+        let monotonic = Duration::from_millis(now.as_millis());
+        while let Some(batch) = source.advance(now, monotonic).unwrap() {
+            let now = Moment {
+                monotonic,
+                utc: monotonic,
+                synchronised: true,
+                suspended: Duration::ZERO,
+            };
+            found.extend(register.record(&batch, &now).unwrap());
         }
     }
     found
@@ -169,8 +185,7 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
         register(&state, 1000),
         sources,
         SavePolicy::default(),
-        round.subscribe(),
-        sender,
+        rounds(round.subscribe(), sender),
         Watching {
             counted,
             ..Watching::default()
@@ -229,8 +244,7 @@ async fn counting_turns_while_there_is_nothing_to_count() {
         register(directory.path(), 1000),
         Vec::new(),
         SavePolicy::default(),
-        watch::channel(None).1,
-        sender,
+        rounds(watch::channel(None).1, sender),
         Watching {
             heartbeat: heartbeat.clone(),
             ..Watching::default()
@@ -264,8 +278,7 @@ async fn a_failing_source_ends_the_count_with_its_error() {
         register(directory.path(), 1000),
         vec![Box::new(Failing)],
         SavePolicy::default(),
-        watch::channel(None).1,
-        sender,
+        rounds(watch::channel(None).1, sender),
         Watching::default(),
         std::future::pending(),
     )

@@ -4,9 +4,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, Pulses};
+use link::Clock;
+use meter_agent::clock::Moment;
 use meter_agent::pulse::{Batch, Channel};
 use meter_agent::register::{Register, RegisterChannel};
 
@@ -28,8 +31,13 @@ fn writer() {
     };
     let mut register = open(Path::new(&directory));
     loop {
-        let batch = Batch::new(Channel(0), Timestamp(0), Timestamp(1000), Pulses(1)).unwrap();
-        register.record(&batch).unwrap();
+        let (utc, monotonic) = (
+            Timestamp(0)..Timestamp(1000),
+            Duration::ZERO..Duration::ZERO,
+        );
+        let batch = Batch::new(Channel(0), utc, monotonic, Pulses(1)).unwrap();
+        let now = Moment::now(&Clock::assume_synchronised());
+        register.record(&batch, &now).unwrap();
         register.save().unwrap();
         println!("saved {}", register.totals()[0].0);
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dcnet::time::Period;
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use link::Clock;
 use meter_agent::config::{ChannelConfig, SourceConfig};
 use meter_agent::pulse::d0::{D0Telegrams, Framing};
 use meter_agent::pulse::input::TotalSource;
@@ -14,7 +15,7 @@ use meter_agent::pulse::optical::{self, Event, HeadChannel, OpticalOptions, Prot
 use meter_agent::pulse::sml::SmlTelegrams;
 use meter_agent::pulse::total::TotalOptions;
 use meter_agent::pulse::{self, Channel, PulseSource};
-use meter_agent::register::counting::{SavePolicy, Watching, count};
+use meter_agent::register::counting::{Rounds, SavePolicy, Watching, count};
 use meter_agent::register::{Register, RegisterChannel};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::tcgetattr;
@@ -369,8 +370,11 @@ async fn run(
         register,
         sources,
         SavePolicy::default(),
-        period,
-        sender,
+        Rounds {
+            period,
+            clock: Clock::assume_synchronised(),
+            boundaries: sender,
+        },
         Watching::default(),
         async {
             let _ = stopped.await;

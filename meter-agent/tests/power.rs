@@ -5,9 +5,12 @@
 mod power;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, Pulses};
+use link::Clock;
+use meter_agent::clock::Moment;
 use meter_agent::pulse::{Batch, Channel};
 use meter_agent::register::{Register, RegisterChannel};
 use power::{Disk, Image, Operation, Random, said};
@@ -34,8 +37,13 @@ fn pulses(save: u64) -> Pulses {
 }
 
 fn record(register: &mut Register, save: u64) {
-    let batch = Batch::new(Channel(0), Timestamp(0), Timestamp(1000), pulses(save)).unwrap();
-    register.record(&batch).unwrap();
+    let (utc, monotonic) = (
+        Timestamp(0)..Timestamp(1000),
+        Duration::ZERO..Duration::ZERO,
+    );
+    let batch = Batch::new(Channel(0), utc, monotonic, pulses(save)).unwrap();
+    let now = Moment::now(&Clock::assume_synchronised());
+    register.record(&batch, &now).unwrap();
 }
 
 /// What the recorded process does; not a test by itself.

@@ -1,9 +1,12 @@
 //! The register against torn files, failing disks and clocks.
 
 use std::path::Path;
+use std::time::Duration;
 
+use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use meter_agent::clock::Moment;
 use meter_agent::pulse::{Batch, Channel};
 use meter_agent::register::{Register, RegisterChannel, RegisterError};
 
@@ -22,13 +25,20 @@ fn open(directory: &Path) -> Result<Register, RegisterError> {
 }
 
 fn batch(channel: usize, from: u64, until: u64, pulses: u64) -> Batch {
-    Batch::new(
-        Channel(channel),
-        Timestamp(from),
-        Timestamp(until),
-        Pulses(pulses),
-    )
-    .unwrap()
+    let monotonic = Duration::from_millis(from)..Duration::from_millis(until);
+    let utc = Timestamp(from)..Timestamp(until);
+    Batch::new(Channel(channel), utc, monotonic, Pulses(pulses)).unwrap()
+}
+
+/// Records a batch at its end, while the clock that it was cut by counts as synchronised.
+fn record(register: &mut Register, batch: &Batch) -> Result<Vec<Boundary>, RegisterError> {
+    let now = Moment {
+        monotonic: batch.monotonic().end,
+        utc: Duration::from_millis(batch.until().as_millis()),
+        synchronised: true,
+        suspended: Duration::ZERO,
+    };
+    register.record(batch, &now)
 }
 
 #[test]
@@ -36,7 +46,7 @@ fn a_saved_total_is_read_back_and_the_register_is_locked() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
     for total in 1..=5 {
-        register.record(&batch(0, 0, 1000, 1)).unwrap();
+        record(&mut register, &batch(0, 0, 1000, 1)).unwrap();
         assert_eq!(register.unsaved(), 1);
         register.save().unwrap();
         assert_eq!(register.totals(), [Pulses(total)]);
@@ -56,7 +66,7 @@ fn a_torn_or_flipped_generation_falls_back_to_the_other() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
     for _ in 0..2 {
-        register.record(&batch(0, 0, 1000, 7)).unwrap();
+        record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
         register.save().unwrap();
     }
     drop(register);
@@ -85,7 +95,7 @@ fn a_torn_or_flipped_generation_falls_back_to_the_other() {
     }
     // The next save replaces the damaged file, so that two generations are whole again.
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 0, 1000, 1)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 1)).unwrap();
     register.save().unwrap();
     drop(register);
     std::fs::write(directory.path().join("register.0"), b"").unwrap();
@@ -96,7 +106,7 @@ fn a_torn_or_flipped_generation_falls_back_to_the_other() {
 fn two_damaged_generations_are_an_error_and_never_zero() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
     register.save().unwrap();
     register.save().unwrap();
     drop(register);
@@ -112,13 +122,13 @@ fn two_damaged_generations_are_an_error_and_never_zero() {
 fn a_reading_that_was_set_goes_on_with_what_is_counted_and_leaves_the_total_alone() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
     assert_eq!(register.readings(), [MilliwattHours(7_000)]);
     let set = |register: &mut Register, channel: &str, reading| {
         register.set_reading(channel, MilliwattHours(reading), Timestamp(0))
     };
     set(&mut register, "import", 12_345_600_000).unwrap();
-    register.record(&batch(0, 1000, 2000, 3)).unwrap();
+    record(&mut register, &batch(0, 1000, 2000, 3)).unwrap();
     assert_eq!(register.readings(), [MilliwattHours(12_345_603_000)]);
     assert_eq!(register.totals(), [Pulses(10)]);
     register.save().unwrap();
@@ -151,7 +161,7 @@ fn a_reading_that_was_set_goes_on_with_what_is_counted_and_leaves_the_total_alon
 fn an_unsaved_temporary_file_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
     register.save().unwrap();
     drop(register);
     std::fs::write(directory.path().join("register.new"), b"dcnet reg").unwrap();
@@ -164,7 +174,7 @@ fn an_unsaved_temporary_file_does_no_harm() {
 fn other_constants_and_lost_channels_are_refused_and_new_ones_start_at_zero() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
     register.save().unwrap();
     drop(register);
     let mut other = channels(&["import"]);
@@ -190,7 +200,7 @@ fn a_failed_save_keeps_counting_in_memory() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("register");
     let mut register = open(&state).unwrap();
-    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
     std::fs::rename(&state, directory.path().join("gone")).unwrap();
     assert!(matches!(register.save(), Err(RegisterError::Write { .. })));
     assert_eq!(register.unsaved(), 7);
@@ -204,13 +214,13 @@ fn a_failed_save_keeps_counting_in_memory() {
 fn a_total_beyond_64_bits_is_refused_and_the_batch_not_counted() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 0, 1000, 7)).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 7)).unwrap();
     for pulses in [u64::MAX, u64::MAX / 1000] {
-        let error = register.record(&batch(0, 1000, 2000, pulses)).unwrap_err();
+        let error = record(&mut register, &batch(0, 1000, 2000, pulses)).unwrap_err();
         assert!(matches!(error, RegisterError::Overflow(_)));
     }
     assert_eq!(register.totals(), [Pulses(7)]);
-    let error = register.record(&batch(1, 0, 1000, 1)).unwrap_err();
+    let error = record(&mut register, &batch(1, 0, 1000, 1)).unwrap_err();
     assert!(matches!(error, RegisterError::UnknownChannel(1)));
 }
 
@@ -225,26 +235,27 @@ fn two_channels(directory: &Path) -> Register {
 fn a_boundary_waits_for_every_channel_and_splits_pulses_exactly() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = two_channels(directory.path());
-    assert!(register.record(&batch(0, 500, 1000, 1)).unwrap().is_empty());
     assert!(
-        register
-            .record(&batch(0, 1000, 2000, 1))
+        record(&mut register, &batch(0, 500, 1000, 1))
             .unwrap()
             .is_empty()
     );
     assert!(
-        register
-            .record(&batch(0, 2000, 3000, 5))
+        record(&mut register, &batch(0, 1000, 2000, 1))
             .unwrap()
             .is_empty()
     );
     assert!(
-        register
-            .record(&batch(1, 1500, 1900, 1))
+        record(&mut register, &batch(0, 2000, 3000, 5))
             .unwrap()
             .is_empty()
     );
-    let found = register.record(&batch(1, 1900, 2000, 1)).unwrap();
+    assert!(
+        record(&mut register, &batch(1, 1500, 1900, 1))
+            .unwrap()
+            .is_empty()
+    );
+    let found = record(&mut register, &batch(1, 1900, 2000, 1)).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].at, Timestamp(2000));
     assert_eq!(
@@ -261,19 +272,17 @@ fn a_boundary_that_one_channel_did_not_see_has_no_value() {
     // Channel 1 starts only after the boundary at 2 s; the next one has both.
     for (channel, from, until) in [(0, 1000, 2000), (1, 2500, 3000), (0, 2000, 3000)] {
         assert!(
-            register
-                .record(&batch(channel, from, until, 1))
+            record(&mut register, &batch(channel, from, until, 1))
                 .unwrap()
                 .is_empty()
         );
     }
     assert!(
-        register
-            .record(&batch(0, 3000, 4000, 1))
+        record(&mut register, &batch(0, 3000, 4000, 1))
             .unwrap()
             .is_empty()
     );
-    let found = register.record(&batch(1, 3000, 4000, 1)).unwrap();
+    let found = record(&mut register, &batch(1, 3000, 4000, 1)).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].at, Timestamp(4000));
 }
@@ -291,7 +300,7 @@ fn clock_steps_skip_boundaries_but_count_every_pulse() {
         (9_500, 10_000), // 10 s keeps its first value
         (11_000, 12_000),
     ] {
-        seen.extend(register.record(&batch(0, from, until, 1)).unwrap());
+        seen.extend(record(&mut register, &batch(0, from, until, 1)).unwrap());
     }
     let values: Vec<_> = seen.iter().map(|b| (b.at.0, b.channels[0].0)).collect();
     assert_eq!(values, [(2000, 1000), (10_000, 2000), (12_000, 5000)]);
@@ -301,9 +310,9 @@ fn clock_steps_skip_boundaries_but_count_every_pulse() {
 fn a_first_batch_that_starts_on_a_boundary_gives_its_value() {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path()).unwrap();
-    register.record(&batch(0, 3000, 4000, 9)).unwrap();
+    record(&mut register, &batch(0, 3000, 4000, 9)).unwrap();
     register.set_period(Period::from_secs(1));
-    let found = register.record(&batch(0, 4000, 5000, 1)).unwrap();
+    let found = record(&mut register, &batch(0, 4000, 5000, 1)).unwrap();
     let values: Vec<_> = found.iter().map(|b| (b.at.0, b.channels[0].0)).collect();
-    assert_eq!(values, [(4000, 9000), (5000, 10_000)]);
+    assert_eq!(values, [(3000, 0), (4000, 9000), (5000, 10_000)]);
 }

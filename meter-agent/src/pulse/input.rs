@@ -2,10 +2,10 @@
 //! readings to a [`TotalSource`] through [`Readings`].
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use dcnet::units::{MilliwattHours, Pulses};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::total::{INSISTENT, Reading, Refused, Totals};
 use super::{NextBatch, PulseError, PulseSource};
@@ -54,13 +54,14 @@ impl Fault {
 pub struct Readings {
     name: Arc<str>,
     sender: mpsc::Sender<Reading>,
-    statistics: Arc<Mutex<InputStatistics>>,
+    statistics: Arc<watch::Sender<InputStatistics>>,
 }
 
 impl Readings {
     /// The device shows this total now.
     pub fn reading(&self, energy: MilliwattHours) {
-        self.with(|statistics| statistics.readings += 1);
+        self.statistics
+            .send_modify(|statistics| statistics.readings += 1);
         let at = clock::monotonic();
         let _ = self.sender.try_send(Reading { energy, at });
     }
@@ -84,24 +85,16 @@ impl Readings {
     pub async fn closed(&self) {
         self.sender.closed().await;
     }
-
-    fn with<T>(&self, look: impl FnOnce(&mut InputStatistics) -> T) -> T {
-        look(
-            &mut self
-                .statistics
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
 }
 
-fn count(statistics: &Mutex<InputStatistics>, name: &str, fault: &Fault) {
-    let mut statistics = statistics.lock().unwrap_or_else(PoisonError::into_inner);
-    let times = statistics.faults.entry(fault.kind).or_default();
-    *times += 1;
-    let first = *times == 1;
-    drop(statistics);
-    if first {
+fn count(statistics: &watch::Sender<InputStatistics>, name: &str, fault: &Fault) {
+    let mut times = 0;
+    statistics.send_modify(|statistics| {
+        let counted = statistics.faults.entry(fault.kind).or_default();
+        *counted += 1;
+        times = *counted;
+    });
+    if times == 1 {
         tracing::warn!(
             input = name,
             "{}; further ones are only counted",
@@ -121,7 +114,7 @@ pub struct TotalSource {
     name: Arc<str>,
     totals: Totals,
     readings: mpsc::Receiver<Reading>,
-    statistics: Arc<Mutex<InputStatistics>>,
+    statistics: Arc<watch::Sender<InputStatistics>>,
     insists: bool,
 }
 
@@ -129,7 +122,7 @@ impl TotalSource {
     /// A source called `name` in messages, and the other end.
     pub fn new(name: &str, totals: Totals) -> (Self, Readings) {
         let (sender, readings) = mpsc::channel(WAITING);
-        let statistics = Arc::new(Mutex::new(InputStatistics::default()));
+        let statistics = Arc::new(watch::Sender::default());
         let name: Arc<str> = name.into();
         let source = Self {
             name: Arc::clone(&name),
@@ -148,14 +141,12 @@ impl TotalSource {
 
     /// What has come in so far.
     pub fn statistics(&self) -> InputStatistics {
-        self.statistics
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.statistics.borrow().clone()
     }
 
     fn take(&mut self, reading: Reading) {
-        let taken = self.totals.take(reading, clock::monotonic(), clock::utc());
+        let (monotonic, utc) = clock::both();
+        let taken = self.totals.take(reading, monotonic, utc);
         let Err(refusal) = taken else {
             self.insists = false;
             return;
@@ -175,6 +166,10 @@ impl TotalSource {
 }
 
 impl PulseSource for TotalSource {
+    fn input(&self) -> Option<watch::Receiver<InputStatistics>> {
+        Some(self.statistics.subscribe())
+    }
+
     fn next(&mut self) -> NextBatch<'_> {
         Box::pin(async {
             loop {

@@ -177,7 +177,7 @@ pub struct LineSource {
 impl LineSource {
     fn new(line: Line, reports: mpsc::UnboundedReceiver<Report>) -> Self {
         let mut map = UtcMap::new();
-        let (start, utc) = (clock::monotonic(), clock::utc());
+        let (start, utc) = clock::both();
         map.stretch(start, start, utc);
         Self {
             channel: line.channel,
@@ -208,7 +208,10 @@ impl LineSource {
     fn take(&mut self, report: Report) -> Result<(), PulseError> {
         match report {
             Report::Edge(edge) => self.pulses.extend(self.filter.edge(edge)),
-            Report::Drained(at) => self.drained(at, clock::monotonic(), clock::utc()),
+            Report::Drained(at) => {
+                let (monotonic, utc) = clock::both();
+                self.drained(at, monotonic, utc);
+            }
             Report::Failed(problem) => {
                 return Err(PulseError::Gpio {
                     line: self.name.clone(),
@@ -243,7 +246,7 @@ impl LineSource {
                 "the UTC clock was stepped; boundaries in between have no value"
             );
         }
-        let mut from = stretch.from;
+        let (mut from, mut begin) = (stretch.from, stretch.begin);
         while from < stretch.until {
             let until = stretch.until.min(second_after(from));
             let (mut count, mut last) = (0, None);
@@ -251,10 +254,11 @@ impl LineSource {
                 count += 1;
                 last = Some(at);
             }
-            let batch = Batch::new(self.channel, from, until, Pulses(count));
+            let end = stretch.monotonic_of(until);
+            let batch = Batch::new(self.channel, from..until, begin..end, Pulses(count));
             self.batches
                 .extend(batch.map(|batch| batch.with_last_pulse(last)));
-            from = until;
+            (from, begin) = (until, end);
         }
     }
 }

@@ -43,17 +43,25 @@ impl<P: Profile> ProfileSource<P> {
         }
     }
 
-    /// The next batch when the UTC clock shows `now`; `None` when there is nothing new.
+    /// The next batch when the UTC clock shows `now` and the monotonic one `monotonic`; `None`
+    /// when there is nothing new.
     ///
     /// # Errors
     /// Those of the profile.
-    pub fn advance(&mut self, now: Timestamp) -> Result<Option<Batch>, PulseError> {
+    pub fn advance(
+        &mut self,
+        now: Timestamp,
+        monotonic: Duration,
+    ) -> Result<Option<Batch>, PulseError> {
         let until = now.min(second_after(self.position));
         if until <= self.position {
             return Ok(None);
         }
         let pulses = self.profile.pulses_between(self.position, until)?;
-        let batch = Batch::new(self.channel, self.position, until, pulses);
+        // As long ago on either clock.
+        let monotonic_of = |at| monotonic.saturating_sub(now.since(at));
+        let span = monotonic_of(self.position)..monotonic_of(until);
+        let batch = Batch::new(self.channel, self.position..until, span, pulses);
         self.position = until;
         Ok(batch)
     }
@@ -73,7 +81,8 @@ impl<P: Profile> PulseSource for ProfileSource<P> {
                     ))
                     .await;
                 }
-                if let Some(batch) = self.advance(clock::utc_timestamp())? {
+                let (monotonic, utc) = clock::both();
+                if let Some(batch) = self.advance(clock::timestamp(utc), monotonic)? {
                     return Ok(batch);
                 }
             }

@@ -19,6 +19,7 @@
 //! insists, the error says what to write into the configuration.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use dcnet::time::Timestamp;
@@ -294,13 +295,18 @@ impl Totals {
                 "the UTC clock was stepped; boundaries in between have no value"
             );
         }
-        self.spread(from, utc, last.energy, point.energy);
+        self.spread(from..utc, last, point);
         self.settle(point, utc);
         Ok(())
     }
 
-    /// Batches of the energy between two totals, evenly over `[from, until)`.
-    fn spread(&mut self, from: Timestamp, until: Timestamp, before: u64, after: u64) {
+    /// Batches of the energy between two totals, evenly over the time `utc` between them.
+    fn spread(&mut self, utc: Range<Timestamp>, last: Point, point: Point) {
+        let Range {
+            start: from,
+            end: until,
+        } = utc;
+        let (before, after) = (last.energy, point.energy);
         let length = u128::from(until.as_millis().saturating_sub(from.as_millis()).max(1));
         let rise = u128::from(after.saturating_sub(before));
         let per_kwh = u128::from(self.constant.get());
@@ -309,13 +315,20 @@ impl Totals {
             let into = u128::from(at.as_millis().saturating_sub(from.as_millis()));
             (u128::from(before) * length + rise * into) * per_kwh / (1_000_000 * length)
         };
+        let elapsed = point.at.saturating_sub(last.at).as_nanos();
+        let monotonic_at = |at: Timestamp| {
+            let into = u128::from(at.as_millis().saturating_sub(from.as_millis()));
+            // Within [`LONGEST_GAP`].
+            last.at + Duration::from_nanos(u64::try_from(elapsed * into / length).unwrap_or(0))
+        };
         let mut start = from;
         while start < until {
             let end = until.min(second_after(start));
             let count = pulses_at(end).saturating_sub(pulses_at(start));
             let pulses = Pulses(u64::try_from(count).unwrap_or(u64::MAX));
+            let monotonic = monotonic_at(start)..monotonic_at(end);
             self.batches
-                .extend(Batch::new(self.channel, start, end, pulses));
+                .extend(Batch::new(self.channel, start..end, monotonic, pulses));
             start = end;
         }
     }
@@ -326,8 +339,13 @@ impl Totals {
         let second = utc.as_millis() / 1000 * 1000;
         let until = Timestamp(utc.as_millis().max(second + 2));
         let from = Timestamp(until.as_millis() - 1);
-        self.batches
-            .extend(Batch::new(self.channel, from, until, Pulses(missed)));
+        let batch = Batch::new(
+            self.channel,
+            from..until,
+            point.at..point.at,
+            Pulses(missed),
+        );
+        self.batches.extend(batch.map(Batch::catching_up));
         self.settle(point, until);
     }
 

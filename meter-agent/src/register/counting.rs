@@ -7,13 +7,14 @@ use std::time::Duration;
 use dcnet::reading::Boundary;
 use dcnet::time::Period;
 use dcnet::units::{MilliwattHours, Pulses};
+use link::Clock;
 use link::service::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Register, RegisterError};
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::power::PowerMeter;
 use crate::pulse::{Batch, PulseError, PulseSource};
 
@@ -112,11 +113,7 @@ impl Counted {
         let Some(channel) = self.channels.get_mut(batch.channel().0) else {
             return;
         };
-        let at = batch.last_pulse().unwrap_or_else(|| {
-            // Of a source that counts by UTC: as long ago on either clock.
-            let ago = clock::utc_timestamp().since(batch.until());
-            clock::monotonic().saturating_sub(ago)
-        });
+        let at = batch.last_pulse().unwrap_or(batch.monotonic().end);
         channel.power.count(batch.pulses(), at);
     }
 }
@@ -128,6 +125,18 @@ pub struct Watching {
     pub counted: watch::Sender<Counted>,
     /// Beats at every turn, at least every second.
     pub heartbeat: Heartbeat,
+}
+
+/// What a register has to know to give boundaries their values, and where those go.
+#[derive(Debug)]
+pub struct Rounds {
+    /// The length of a round; it may become known, or change, later.
+    pub period: watch::Receiver<Option<Period>>,
+    /// Says whether UTC can be trusted. While it cannot, no boundary has a value; those that
+    /// passed meanwhile get theirs when it can.
+    pub clock: Clock,
+    /// Takes the boundaries.
+    pub boundaries: mpsc::Sender<Boundary>,
 }
 
 /// Boundaries that wait for the disk; older ones are given up.
@@ -142,19 +151,21 @@ const RETRY: Duration = Duration::from_secs(1);
 /// to `boundaries` any more, counting goes on just the same; if the listener falls so
 /// far behind that the channel is full, boundaries are dropped with a warning.
 ///
-/// `period` is the length of a round; it may become known, or change, later.
-///
 /// # Errors
 /// [`CountError`] when a source fails, after a save; or if the last save fails.
 pub async fn count(
     mut register: Register,
     sources: Vec<Box<dyn PulseSource>>,
     policy: SavePolicy,
-    mut period: watch::Receiver<Option<Period>>,
-    boundaries: mpsc::Sender<Boundary>,
+    rounds: Rounds,
     watching: Watching,
     stop: impl Future<Output = ()>,
 ) -> Result<Register, CountError> {
+    let Rounds {
+        mut period,
+        clock,
+        boundaries,
+    } = rounds;
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
     let mut tasks = JoinSet::new();
     for mut source in sources {
@@ -169,16 +180,19 @@ pub async fn count(
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
     watching.counted.send_replace(Counted::of(&register));
-    let mut open = true;
+    let (mut open, mut synchronised) = (true, true);
     loop {
         watching.heartbeat.beat();
+        let now = Moment::now(&clock);
+        tell_of_clock(&mut synchronised, &now);
+        waiting.extend(register.observe(&now));
         tokio::select! {
             biased;
             () = &mut stop => break,
             Ok(()) = period.changed() => register.set_period(*period.borrow_and_update()),
             received = batches.recv(), if open => match received {
                 Some(Ok(batch)) => {
-                    waiting.extend(record(&mut register, &batch));
+                    waiting.extend(record(&mut register, &batch, &clock));
                     if batch.pulses().0 > 0 {
                         watching.counted.send_modify(|counted| {
                             counted.totals(&register);
@@ -223,7 +237,7 @@ pub async fn count(
         }
     }
     while let Ok(Ok(batch)) = batches.try_recv() {
-        waiting.extend(record(&mut register, &batch));
+        waiting.extend(record(&mut register, &batch, &clock));
     }
     register.save()?;
     hand_on(&mut waiting, &boundaries);
@@ -243,11 +257,29 @@ async fn forward(
     }
 }
 
-fn record(register: &mut Register, batch: &Batch) -> Vec<Boundary> {
-    register.record(batch).unwrap_or_else(|error| {
-        tracing::error!(%error);
-        Vec::new()
-    })
+fn tell_of_clock(synchronised: &mut bool, now: &Moment) {
+    match (
+        std::mem::replace(synchronised, now.synchronised),
+        now.synchronised,
+    ) {
+        (true, false) => tracing::warn!(
+            "the UTC clock is not synchronised: pulses are counted, and the boundaries of rounds \
+             get their values when it is; if it stays so, look at `timedatectl`"
+        ),
+        (false, true) => tracing::info!(
+            "the UTC clock is synchronised: the boundaries of rounds get their values"
+        ),
+        _ => {}
+    }
+}
+
+fn record(register: &mut Register, batch: &Batch, clock: &Clock) -> Vec<Boundary> {
+    register
+        .record(batch, &Moment::now(clock))
+        .unwrap_or_else(|error| {
+            tracing::error!(%error);
+            Vec::new()
+        })
 }
 
 /// Saves on a thread that may block.
