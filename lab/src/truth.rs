@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dcnet::time::{Period, Round};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use meter_agent::pulse::input::InputStatistics;
 use meter_agent::pulse::{Batch, LineView, NextBatch, PulseSource};
 use tokio::sync::watch;
 
@@ -70,6 +71,10 @@ impl Counted {
 impl PulseSource for Counted {
     fn line(&self) -> Option<watch::Receiver<LineView>> {
         self.source.line()
+    }
+
+    fn input(&self) -> Option<watch::Receiver<InputStatistics>> {
+        self.source.input()
     }
 
     fn resume(&mut self, totals: &[Pulses]) {
