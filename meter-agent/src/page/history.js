@@ -130,11 +130,12 @@ function frame(name, index) {
 
 function draw(target, name, made, now, range) {
   const counted = made.filter((bin) => bin.counted > 0);
+  const missing = gaps(made, now);
   const summary = target.querySelector(".chart-text");
-  show(summary, summarise(counted, gaps(made, now), name, range));
+  show(summary, summarise(counted, missing, name, range));
   chart(target.querySelector(".chart"), {
     bins: made.map((bin) => ({ ...bin, watts: bin.counted > 0 ? watts(bin) : null })),
-    range, now,
+    gaps: missing, range, now,
     label: `Chart of ${format.channel(name)[0]}`,
     describedBy: summary.id,
     pick: (bin) => show(target.querySelector(".picked"), bin && pickedText(bin, range)),
@@ -146,7 +147,7 @@ function draw(target, name, made, now, range) {
   if (table.open) rows();
 }
 
-const when = (from, until, { isWeek }) => `${isWeek ? `${format.weekday(from)}, ` : ""}${format.clock(from)}–${format.clock(until)}`;
+const when = (from, until, { isWeek }) => `${isWeek ? `${format.weekdayAndDay(from)}, ` : ""}${format.clock(from)}–${format.clock(until)}`;
 
 function pickedText(bin, range) {
   const figure = bin.watts === null ? "nobody counted" : `${format.power(bin.watts)} on average`;
@@ -178,5 +179,5 @@ function summarise(counted, missing, name, range) {
 
 function gapText(from, until, range) {
   if (!range.isWeek) return when(from, until, range);
-  return `${format.weekday(from)}, ${format.clock(from)} to ${format.weekday(until)}, ${format.clock(until)}`;
+  return `${format.weekdayAndDay(from)}, ${format.clock(from)} to ${format.weekdayAndDay(until)}, ${format.clock(until)}`;
 }
