@@ -3,6 +3,7 @@
 import { chart } from "/chart.js";
 import { byId, element, fill, show } from "/dom.js";
 import * as format from "/format.js";
+import { getJson } from "/get.js";
 
 const MINUTE = 60_000;
 const QUARTER = 15 * MINUTE;
@@ -11,6 +12,7 @@ const HOUR = 60 * MINUTE;
 const LONGEST = 20 * MINUTE;
 
 let chosen = 0; // Days before today.
+let asked = 0;
 
 // The first moment of a local day, `days` after today; days have 23 to 25 hours.
 function midnight(now, days) {
@@ -25,9 +27,11 @@ export async function showHistory(status) {
   const day = [midnight(now, -chosen), midnight(now, 1 - chosen)];
   const week = [midnight(now, -6), midnight(now, 1)];
   const from = Math.min(day[0], week[0]) - LONGEST;
-  const answer = await fetch(`/api/history?from=${from}&until=${now + LONGEST}`, { signal: AbortSignal.timeout(20_000) });
-  if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-  const { channels, samples } = await answer.json();
+  asked += 1;
+  const own = asked;
+  const { channels, samples } = await getJson(`/api/history?from=${from}&until=${now + LONGEST}`, 20_000);
+  // Another day was chosen in the meantime.
+  if (own !== asked) return;
   samples.push({
     at_ms: now,
     energy_mwh: channels.map((name) => status.channels.find((channel) => channel.name === name)?.energy_mwh ?? null),

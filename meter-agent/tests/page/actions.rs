@@ -203,7 +203,7 @@ async fn everything_is_in_reach_of_the_keyboard() {
         let script = "const { activeElement: at } = document;
             if (at === document.body) return null;
             const style = getComputedStyle(at);
-            return [at.innerText, style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2]";
+            return [at.textContent.trim(), style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2]";
         let at = page.script(script, vec![]).await;
         if at.is_null() {
             break;

@@ -22,7 +22,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// A browser with one page; ends when dropped.
 pub struct Browser {
     client: Client,
-    driver: Driver,
+    _driver: Driver,
 }
 
 /// The chromedriver and its Chromium, which are one process group.
@@ -72,7 +72,10 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
-        let browser = Self { client, driver };
+        let browser = Self {
+            client,
+            _driver: driver,
+        };
         let zone = json!({"timezoneId": "Europe/Berlin"});
         browser
             .devtools("Emulation.setTimezoneOverride", zone)
@@ -264,6 +267,13 @@ impl Drop for Driver {
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.child.wait();
+        // Chromium's last files may still come into being.
+        for _ in 0..100 {
+            if std::fs::remove_dir_all(self.home.path()).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

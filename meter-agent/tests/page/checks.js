@@ -22,7 +22,12 @@ for (const element of shown.filter((each) => each.matches("button, .button, inpu
 
 // Text stands out from its ground by the ratio that WCAG 2 AA asks for.
 const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+const known = new Map();
 function rgba(colour) {
+  if (!known.has(colour)) known.set(colour, painted(colour));
+  return known.get(colour);
+}
+function painted(colour) {
   canvas.clearRect(0, 0, 1, 1);
   canvas.fillStyle = colour;
   canvas.fillRect(0, 0, 1, 1);

@@ -27,7 +27,7 @@ pub const GAP_MS: (i64, i64) = (
 /// What the stub answers, and what it was told.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The answer to `GET /api/status`.
+    /// The answer to `GET /api/status`; null makes it fail.
     pub status: Value,
     /// Whether there is a history.
     pub has_history: bool,
@@ -208,6 +208,9 @@ fn get(path: &str, query: &str, state: &mut State) -> Answer {
     let content = match path {
         "/api/status" => {
             state.polls += 1;
+            if state.status.is_null() {
+                return ("503 Service Unavailable", "text/plain", Vec::new());
+            }
             state.status.to_string()
         }
         "/api/history" => {
