@@ -25,6 +25,7 @@ async function ask() {
   try {
     showStatus(newest);
     byId("content").hidden = false;
+    byId("jumps").hidden = false;
     if (answered - historyAt > HISTORY_MS) await redraw();
     show(byId("no-connection"), null);
     document.body.classList.remove("stale");

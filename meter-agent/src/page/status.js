@@ -171,7 +171,7 @@ function hides({ used }) {
   const secrets = used === null
     ? "secrets shared with the neighbours"
     : `secrets shared with ${format.numberOf(used, "neighbour", "neighbours")}`;
-  return `The number on the right is the reading on the left plus ${secrets} and one secret that this meter keeps to itself. Without those secrets it cannot be told from a random number. With it goes a sealed note of the reading (a commitment, by which the sum can be checked), the time of the interval, how large a group this meter asks for, and which neighbours share the secrets.`;
+  return `The number on the right is the reading on the left plus ${secrets} and one secret that this meter keeps to itself. Without those secrets it cannot be told from a random number.`;
 }
 
 const MARKS = { passed: ["✓", "done"], failed: ["✗", "refused"], open: ["…", "not yet"] };
@@ -235,7 +235,7 @@ function showGroup(status) {
   });
   show(byId("group-text"), (is_member ? "" : "This meter is not one of them. ")
     + "Neighbours are other meters, drawn by lot, that share secrets with this one. Live are those whose secrets hid the last superposition. "
-    + `This meter takes no part in sums over fewer than ${format.count(floors.minimum_group)} households, nor if fewer than ${format.count(floors.minimum_presence_percent)} % of those seen lately are there, nor in rounds shorter than ${format.duration(floors.minimum_period_s)}, whatever the provider says.`);
+    + `This meter takes no part in sums over fewer than ${format.count(floors.minimum_group)} households, nor if fewer than ${format.count(floors.minimum_presence_percent)} % of those seen lately are there, nor in rounds shorter than ${format.duration(floors.minimum_period_s)}, whatever the provider says. It stops for good if it is left out of sums, although its numbers came in time, more than ${format.count(floors.max_exclusions_per_day)} times a day or in ${format.count(floors.max_exclusions_per_month_percent)} % of a month’s rounds.`);
 }
 
 const WHEN = [["submission", "Before the superposition was sent"], ["reveal", "Before the reveal was sent"]];
@@ -285,6 +285,7 @@ function showTakingPart({ exit, is_member, is_stopped, paused, meter }) {
 function showAbout(status) {
   show(byId("meter"), status.meter);
   show(byId("net"), status.net);
+  show(byId("unsaved"), format.numberOf(status.unsaved_pulses, "pulse", "pulses"));
   show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
   show(byId("link"), status.link.text);
   show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);

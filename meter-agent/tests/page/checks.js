@@ -15,7 +15,7 @@ for (const element of shown) {
 }
 
 // What is pressed is large enough.
-for (const element of shown.filter((each) => each.matches("button, .button, input, summary"))) {
+for (const element of shown.filter((each) => each.matches("button, .button, input, summary, nav a"))) {
   const box = element.getBoundingClientRect();
   if (box.height < 44 || box.width < 44) say(`only ${box.width} x ${box.height}`, element);
 }
