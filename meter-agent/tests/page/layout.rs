@@ -92,7 +92,7 @@ async fn everything_to_press_has_a_name() {
     let tree = page
         .devtools("Accessibility.getFullAXTree", json!({}))
         .await;
-    let mut seen = 0;
+    let mut names = Vec::new();
     for node in tree["nodes"].as_array().unwrap() {
         let role = node["role"]["value"].as_str().unwrap_or_default();
         let is_named = [
@@ -105,15 +105,22 @@ async fn everything_to_press_has_a_name() {
             "DisclosureTriangle",
         ];
         if node["ignored"] == json!(false) && is_named.contains(&role) {
-            seen += 1;
-            assert_ne!(
-                node["name"]["value"].as_str().unwrap_or_default(),
-                "",
-                "{node}"
-            );
+            let name = node["name"]["value"].as_str().unwrap_or_default();
+            assert_ne!(name, "", "{node}");
+            names.push(name.to_owned());
         }
     }
-    assert!(seen > 20, "{seen}");
+    let has = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
+    assert_eq!(
+        has("Chart of Import"),
+        2,
+        "of the day and of the week: {names:?}"
+    );
+    assert_eq!(
+        (has("Pause"), has("What leaves the house")),
+        (2, 1),
+        "{names:?}"
+    );
     is_clean(&stub, &page).await;
 }
 
