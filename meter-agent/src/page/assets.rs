@@ -22,7 +22,7 @@ macro_rules! asset {
     };
 }
 
-pub(super) const ALL: [Asset; 9] = [
+pub(super) const ALL: [Asset; 10] = [
     asset!("/", "text/html; charset=utf-8", "index.html"),
     asset!("/page.css", "text/css; charset=utf-8", "page.css"),
     asset!("/icon.svg", "image/svg+xml", "icon.svg"),
@@ -32,4 +32,5 @@ pub(super) const ALL: [Asset; 9] = [
     asset!("/chart.js", SCRIPT, "chart.js"),
     asset!("/format.js", SCRIPT, "format.js"),
     asset!("/dom.js", SCRIPT, "dom.js"),
+    asset!("/get.js", SCRIPT, "get.js"),
 ];

@@ -4,7 +4,7 @@ import { svgElement } from "/dom.js";
 import * as format from "/format.js";
 
 const HEIGHT = 180;
-const LEFT = 44;
+const LEFT = 50;
 const RIGHT = 6;
 const TOP = 10;
 const BOTTOM = 24;
@@ -21,16 +21,17 @@ const resized = new ResizeObserver((entries) => entries.forEach(({ target }) => 
 
 // Draws `data` into an element, and again whenever its width changes.
 //   bins: start, end and the counted part from–until, all in ms; watts, null in a gap
-//   range: from and until in ms; isWeek
+//   gaps: pairs of ms between which nobody counted
+//   range: from and until in ms; isWeek; bins that start after `now` are not there yet
 //   pick: called with the bin under the pointer, null if there is none
 export function chart(target, data) {
   if (!drawings.has(target)) {
     const pick = (event) => {
-      const { bins, range, pick: told } = drawings.get(target);
+      const { bins, range, now, pick: told } = drawings.get(target);
       const box = target.getBoundingClientRect();
       const share = (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
       const at = range.from + share * (range.until - range.from);
-      told(bins.find((bin) => bin.start <= at && at < bin.end && bin.start < drawings.get(target).now) ?? null);
+      told(bins.find((bin) => bin.start <= at && at < bin.end && bin.start < now) ?? null);
     };
     target.addEventListener("pointermove", pick);
     target.addEventListener("pointerdown", pick);
@@ -43,7 +44,7 @@ export function chart(target, data) {
 }
 
 function paint(target) {
-  const { bins, range, now, label, describedBy } = drawings.get(target);
+  const { bins, gaps, range, label, describedBy } = drawings.get(target);
   const width = Math.max(target.clientWidth, 200);
   const scale = (width - LEFT - RIGHT) / (range.until - range.from);
   const x = (ms) => LEFT + (ms - range.from) * scale;
@@ -63,12 +64,11 @@ function paint(target) {
     drawing.append(svgElement("line", { class: "grid", x1: x(at), x2: x(at), y1: FLOOR, y2: FLOOR + 4 }),
       text(x(at), HEIGHT - 6, anchor, words));
   }
-  for (const { start, end, from, until, watts } of bins) {
-    if (start >= now) break;
-    if (watts === null) {
-      drawing.append(svgElement("rect", { class: "gap", x: x(start), y: TOP, width: (Math.min(end, now) - start) * scale, height: FLOOR - TOP }));
-      continue;
-    }
+  for (const [from, until] of gaps) {
+    drawing.append(svgElement("rect", { class: "gap", x: x(from), y: TOP, width: (until - from) * scale, height: FLOOR - TOP }));
+  }
+  for (const { from, until, watts } of bins) {
+    if (watts === null) continue;
     // A hair's breadth between bars, and a visible foot for a power of nearly nothing.
     const wide = Math.max((until - from) * scale - 0.5, 0.5);
     const high = Math.max(FLOOR - y(watts), watts > 0 ? 1 : 0);
@@ -86,7 +86,7 @@ function ticks({ from, until, isWeek }, width) {
   const local = (days, hours) => new Date(start.getFullYear(), start.getMonth(), start.getDate() + days, hours).getTime();
   if (isWeek) {
     for (let day = 0; local(day, 0) < until; day += 1) {
-      made.push({ at: (local(day, 0) + local(day + 1, 0)) / 2, words: format.weekday(local(day, 0)), anchor: "middle" });
+      made.push({ at: (local(day, 0) + local(day + 1, 0)) / 2, words: (width < 560 ? format.weekday : format.weekdayAndDay)(local(day, 0)), anchor: "middle" });
     }
     return made;
   }

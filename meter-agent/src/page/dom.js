@@ -23,7 +23,7 @@ export function svgElement(name, attributes, ...children) {
 // that selections survive and nothing is read out again.
 export function show(target, text) {
   if (target.textContent !== (text ?? "")) target.textContent = text ?? "";
-  target.hidden = !text;
+  if (target.hidden !== !text) target.hidden = !text;
 }
 
 const filled = new WeakMap();

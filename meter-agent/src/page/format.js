@@ -5,6 +5,7 @@ const number = (digits, least = 0) =>
 const whole = number(0);
 const dayAndMonth = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const shortDay = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric" });
+const shortest = new Intl.DateTimeFormat(undefined, { weekday: "short" });
 const hourAndMinute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const withSeconds = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const dateAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -12,10 +13,14 @@ const dateAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", ti
 // Between a figure and its unit, so that no line breaks there.
 const SPACE = "\u00a0";
 
+// A figure in large type, which may break there.
+export const breakable = (figure) => figure.replaceAll(SPACE, " ");
+
 export const count = (value) => whole.format(value);
 export const decimal = (value) => number(1).format(value);
 export const date = (ms) => dayAndMonth.format(ms);
-export const weekday = (ms) => shortDay.format(ms);
+export const weekday = (ms) => shortest.format(ms);
+export const weekdayAndDay = (ms) => shortDay.format(ms);
 export const moment = (ms) => dateAndTime.format(ms);
 
 export function time(ms) {

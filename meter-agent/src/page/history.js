@@ -3,6 +3,7 @@
 import { chart } from "/chart.js";
 import { byId, element, fill, show } from "/dom.js";
 import * as format from "/format.js";
+import { getJson } from "/get.js";
 
 const MINUTE = 60_000;
 const QUARTER = 15 * MINUTE;
@@ -11,6 +12,7 @@ const HOUR = 60 * MINUTE;
 const LONGEST = 20 * MINUTE;
 
 let chosen = 0; // Days before today.
+let asked = 0;
 
 // The first moment of a local day, `days` after today; days have 23 to 25 hours.
 function midnight(now, days) {
@@ -25,9 +27,11 @@ export async function showHistory(status) {
   const day = [midnight(now, -chosen), midnight(now, 1 - chosen)];
   const week = [midnight(now, -6), midnight(now, 1)];
   const from = Math.min(day[0], week[0]) - LONGEST;
-  const answer = await fetch(`/api/history?from=${from}&until=${now + LONGEST}`, { signal: AbortSignal.timeout(20_000) });
-  if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-  const { channels, samples } = await answer.json();
+  asked += 1;
+  const own = asked;
+  const { channels, samples } = await getJson(`/api/history?from=${from}&until=${now + LONGEST}`, 20_000);
+  // Another day was chosen in the meantime.
+  if (own !== asked) return;
   samples.push({
     at_ms: now,
     energy_mwh: channels.map((name) => status.channels.find((channel) => channel.name === name)?.energy_mwh ?? null),
@@ -130,11 +134,12 @@ function frame(name, index) {
 
 function draw(target, name, made, now, range) {
   const counted = made.filter((bin) => bin.counted > 0);
+  const missing = gaps(made, now);
   const summary = target.querySelector(".chart-text");
-  show(summary, summarise(counted, gaps(made, now), name, range));
+  show(summary, summarise(counted, missing, name, range));
   chart(target.querySelector(".chart"), {
     bins: made.map((bin) => ({ ...bin, watts: bin.counted > 0 ? watts(bin) : null })),
-    range, now,
+    gaps: missing, range, now,
     label: `Chart of ${format.channel(name)[0]}`,
     describedBy: summary.id,
     pick: (bin) => show(target.querySelector(".picked"), bin && pickedText(bin, range)),
@@ -146,7 +151,7 @@ function draw(target, name, made, now, range) {
   if (table.open) rows();
 }
 
-const when = (from, until, { isWeek }) => `${isWeek ? `${format.weekday(from)}, ` : ""}${format.clock(from)}–${format.clock(until)}`;
+const when = (from, until, { isWeek }) => `${isWeek ? `${format.weekdayAndDay(from)}, ` : ""}${format.clock(from)}–${format.clock(until)}`;
 
 function pickedText(bin, range) {
   const figure = bin.watts === null ? "nobody counted" : `${format.power(bin.watts)} on average`;
@@ -178,5 +183,5 @@ function summarise(counted, missing, name, range) {
 
 function gapText(from, until, range) {
   if (!range.isWeek) return when(from, until, range);
-  return `${format.weekday(from)}, ${format.clock(from)} to ${format.weekday(until)}, ${format.clock(until)}`;
+  return `${format.weekdayAndDay(from)}, ${format.clock(from)} to ${format.weekdayAndDay(until)}, ${format.clock(until)}`;
 }

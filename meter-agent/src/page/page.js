@@ -2,6 +2,7 @@
 
 import { byId, show } from "/dom.js";
 import * as format from "/format.js";
+import { Unreachable, getJson } from "/get.js";
 import { showHistory, steerDays } from "/history.js";
 import { showStatus } from "/status.js";
 
@@ -14,34 +15,36 @@ let historyAt = 0;
 let timer = 0;
 let asking = null;
 
-async function getStatus() {
-  const answer = await fetch("/api/status", { signal: AbortSignal.timeout(8000), cache: "no-store" });
-  if (!answer.ok) throw new Error(`the agent answers with error ${answer.status}`);
-  return answer.json();
-}
-
 async function ask() {
   try {
-    newest = await getStatus();
-    answered = Date.now();
-    byId("loading").hidden = true;
-    byId("content").hidden = false;
+    newest = await getJson("/api/status", 8000);
+  } catch (error) {
+    return lost(error);
+  }
+  answered = Date.now();
+  try {
     showStatus(newest);
+    byId("content").hidden = false;
+    byId("jumps").hidden = false;
     if (answered - historyAt > HISTORY_MS) await redraw();
     show(byId("no-connection"), null);
     document.body.classList.remove("stale");
   } catch (error) {
     lost(error);
   }
+  byId("loading").hidden = true;
 }
 
 function lost(error) {
-  // What is no failure of the network is an error of this page or of the agent.
-  if (!["TypeError", "TimeoutError", "AbortError"].includes(error.name)) console.warn(error);
   document.body.classList.add("stale");
   byId("loading").hidden = true;
-  const rest = newest ? "The figures below are from then." : "Is it running?";
-  show(byId("no-connection"), `No connection to the agent since ${format.clock(answered)}. ${rest} Trying again …`);
+  if (error instanceof Unreachable) {
+    const rest = byId("content").hidden ? "Is it running?" : "The figures below are from then.";
+    show(byId("no-connection"), `No connection to the agent since ${format.clock(answered)}. ${rest} Trying again …`);
+  } else {
+    console.error(error);
+    show(byId("no-connection"), "This page cannot show what the agent answers. Load it anew; if that does not help, tell who set the agent up.");
+  }
 }
 
 async function redraw() {

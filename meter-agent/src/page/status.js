@@ -81,7 +81,6 @@ function notes(status) {
       texts.push([`The pulse line of ${format.channel(name)[0]} does not change any more. Check the cable and the sensor: pulses may be missed.`]);
     }
   }
-  if (!status.synchronised) texts.push(["The clock of this device is not synchronised."]);
   return texts;
 }
 
@@ -109,11 +108,11 @@ function channelCard({ name }) {
 function showChannel(card, { power, energy_mwh, reading_mwh, impulses_per_kwh, pulses, line, input }) {
   const part = (name, text) => show(card.querySelector(`.${name}`), text);
   part("bound", power?.is_upper_bound && "at most");
-  part("watts", power === null ? "not known yet" : format.power(power.milliwatts / 1000));
+  part("watts", power === null ? "not known yet" : format.breakable(format.power(power.milliwatts / 1000)));
   card.classList.toggle("unknown", power === null);
   part("register", format.register(reading_mwh ?? energy_mwh));
   part("late", power?.is_upper_bound && "“At most”, because the next pulse has not come yet: the power may be lower, and the longer none comes, the lower it is.");
-  part("counted", `Counted: ${format.numberOf(pulses, "pulse", "pulses")} at ${format.count(impulses_per_kwh)} per kWh, that is ${format.register(energy_mwh)}.`);
+  part("counted", `Counted: ${format.numberOf(pulses, "pulse", "pulses")} at ${format.count(impulses_per_kwh)} per kWh, that is ${format.register(energy_mwh)}.${reading_mwh === null ? " The command “meter-agent set-reading” tells the agent what the meter’s own display shows; then it is shown here." : ""}`);
   part("line", line && `Pulse line: ${line.is_active ? "active" : "idle"} now; ${format.count(line.rejected)} not counted because too short or too close, ${format.count(line.lost)} lost.`);
   const faults = Object.entries(input?.faults ?? {}).map(([kind, times]) => `${kind} (${format.count(times)})`);
   part("input", input && `Input: ${format.numberOf(input.readings, "reading", "readings")}; faults: ${faults.join(", ") || "none"}.`);
@@ -128,7 +127,7 @@ function showPicture(status, why) {
     text = `Nothing of the interval ${format.interval(newest.from_ms, newest.until_ms)} left the house: ${sentence(newest.submission.reason ?? "a check failed")}`;
   }
   if (!text && !left) text = firstRound(status);
-  if (!left && why) text += " So far nothing has left the house that this page could show.";
+  if (!left && why) text += " No round is known yet.";
   show(byId("why"), text);
   byId("picture").hidden = !left;
   if (left) {
@@ -137,7 +136,7 @@ function showPicture(status, why) {
       element("strong", "", format.interval(from, until)),
       ` on ${format.date(from)}.`,
     ]);
-    fill(byId("values"), left.values, (values) => values.map((value) => bothSides(value, values.length > 1)));
+    fill(byId("values"), left.values, (values) => values.flatMap(bothSides));
     show(byId("hides"), hides(left));
     fill(byId("steps"), [left, status.policy?.channels ?? null], steps);
   }
@@ -155,26 +154,24 @@ function firstRound({ policy, utc_ms, uptime_s }) {
   return end > utc_ms ? `${text} The first whole interval ends at ${format.time(end)}.` : `${text} The first superposition follows soon.`;
 }
 
-function bothSides({ channel, reading_mwh, superposition }, isNamed) {
+function bothSides({ channel, reading_mwh, superposition }) {
   const groups = superposition.match(/.{1,8}/g) ?? [];
   const digits = element("code", "digits");
   for (const group of groups) digits.append(element("span", "", group), " ");
-  const name = isNamed ? `, ${format.channel(channel)[0]}` : "";
-  const reading = reading_mwh === null ? "not kept any more" : format.energy(reading_mwh);
-  return element(
-    "div", "sides",
-    element("div", "side stays", element("h3", "", `Stays here${name}`),
+  const reading = reading_mwh === null ? "not kept any more" : format.breakable(format.energy(reading_mwh));
+  const sides = element("div", "sides",
+    element("div", "side stays", element("h4", "", "Stays here"),
       element("p", "reading", reading), element("p", "what", "the reading: energy of the interval")),
-    element("div", "side leaves", element("h3", "", `Leaves the house${name}`),
-      element("p", "", digits), element("p", "what", "the superposition, a number of 64 digits")),
-  );
+    element("div", "side leaves", element("h4", "", "Leaves the house"),
+      element("p", "", digits), element("p", "what", "the superposition: a number of 64 digits")));
+  return [element("h3", "", format.channel(channel)[0]), sides];
 }
 
 function hides({ used }) {
   const secrets = used === null
     ? "secrets shared with the neighbours"
     : `secrets shared with ${format.numberOf(used, "neighbour", "neighbours")}`;
-  return `The number on the right is the reading on the left plus ${secrets} and one secret that this meter keeps to itself. Without those secrets it cannot be told from a random number. With it goes a sealed note of the reading (a commitment, by which the sum can be checked), the time of the interval, how large a group this meter asks for, and which neighbours share the secrets.`;
+  return `The number on the right is the reading on the left plus ${secrets} and one secret that this meter keeps to itself. Without those secrets it cannot be told from a random number.`;
 }
 
 const MARKS = { passed: ["✓", "done"], failed: ["✗", "refused"], open: ["…", "not yet"] };
@@ -238,7 +235,7 @@ function showGroup(status) {
   });
   show(byId("group-text"), (is_member ? "" : "This meter is not one of them. ")
     + "Neighbours are other meters, drawn by lot, that share secrets with this one. Live are those whose secrets hid the last superposition. "
-    + `This meter takes no part in sums over fewer than ${format.count(floors.minimum_group)} households, nor if fewer than ${format.count(floors.minimum_presence_percent)} % of those seen lately are there, nor in rounds shorter than ${format.duration(floors.minimum_period_s)}, whatever the provider says.`);
+    + `This meter takes no part in sums over fewer than ${format.count(floors.minimum_group)} households, nor if fewer than ${format.count(floors.minimum_presence_percent)} % of those seen lately are there, nor in rounds shorter than ${format.duration(floors.minimum_period_s)}, whatever the provider says. It stops for good if it is left out of sums, although its numbers came in time, more than ${format.count(floors.max_exclusions_per_day)} times a day or in ${format.count(floors.max_exclusions_per_month_percent)} % of a month’s rounds.`);
 }
 
 const WHEN = [["submission", "Before the superposition was sent"], ["reveal", "Before the reveal was sent"]];
@@ -271,10 +268,10 @@ function showAlarms(alarms) {
 
 function showTakingPart({ exit, is_member, is_stopped, paused, meter }) {
   const [text, canPause, canLeave] =
-    exit?.done ? ["This meter has left the group and erased its keys. It only counts now.", false, false]
+    exit?.done ? ["This meter has left the group and erased its keys. The register stays on this device.", false, false]
     : exit?.left ? [`This meter has left. It waits until former neighbours have erased the keys that they shared with it: ${format.count(exit.awaited)} of ${format.count(exit.neighbours)} have not confirmed yet.`, false, false]
     : exit ? ["This meter is leaving. It waits until the provider has written the exit down; it submits nothing any more.", false, false]
-    : is_stopped ? ["An alarm has stopped this meter for good, so it cannot leave by itself. Ask the gateway administrator to revoke it. It only counts now.", false, false]
+    : is_stopped ? ["An alarm has stopped this meter for good, so it cannot leave by itself. Ask the gateway administrator to revoke it. It goes on counting.", false, false]
     : paused ? ["Paused: the meter counts on, and nothing of new intervals leaves the house until you resume. A round that was submitted before is still finished, because the others wait for the answer.", true, is_member]
     : is_member ? ["While paused, the meter counts on and nothing of new intervals leaves the house. A round that was submitted before is still finished, because the others wait for the answer.", true, true]
     : ["This meter is no member of the group, so there is nothing to leave. While paused, nothing will leave the house even once it is.", true, false];
@@ -288,6 +285,7 @@ function showTakingPart({ exit, is_member, is_stopped, paused, meter }) {
 function showAbout(status) {
   show(byId("meter"), status.meter);
   show(byId("net"), status.net);
+  show(byId("unsaved"), format.numberOf(status.unsaved_pulses, "pulse", "pulses"));
   show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
   show(byId("link"), status.link.text);
   show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);
