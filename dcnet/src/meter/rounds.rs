@@ -580,13 +580,14 @@ impl Meter {
         };
         let mut sums: Vec<PadSum> = masks.iter().map(|_| PadSum::new()).collect();
         let mut pad = Pad::empty();
-        let mut full_drawn = 0;
+        let mut full_drawn = 0_usize;
         for (index, key) in &own_round.used {
             let adds = self.id < key.peer;
             let pads = self.edges.get_mut(key).and_then(|edge| edge.pads(day));
             let pads = pads.ok_or(Silence::KeysErased)?;
             let full = checks::is_full_if_used(roster, own, *index);
-            full_drawn += usize::from(full && own_round.drawn.binary_search(index).is_ok());
+            let is_drawn = own_round.drawn.binary_search(index).is_ok();
+            full_drawn = full_drawn.saturating_add(usize::from(full && is_drawn));
             for (channel, sum) in (0..).zip(&mut sums) {
                 if full {
                     pads.write_reveal(&roster.hash, round, channel, &mut pad);

@@ -238,12 +238,11 @@ impl Records {
     /// than those that are shown.
     fn round(&mut self, round: Round) -> Option<&mut RoundView> {
         let (period, policy) = self.net.as_ref()?;
-        if !self.rounds.contains_key(&round) {
-            self.rounds
-                .insert(round, RoundView::new(round, *period, &policy.channels));
-            while self.rounds.len() > ROUNDS {
-                self.rounds.pop_first();
-            }
+        self.rounds
+            .entry(round)
+            .or_insert_with(|| RoundView::new(round, *period, &policy.channels));
+        while self.rounds.len() > ROUNDS {
+            self.rounds.pop_first();
         }
         self.rounds.get_mut(&round)
     }
