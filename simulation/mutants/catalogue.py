@@ -229,6 +229,18 @@ site(MEMBERSHIP, "self.is_active_at(index) && !lapsed",
 one("false-lapse", "log: a false lapse is an alarm", LOG,
     "meter.filter(|_| took_part)", "meter.filter(|_| took_part && !ON)")
 
+# What is kept and what is erased.
+one("list-not-stored", "a revocation list is stored before it is used", LOG,
+    "self.persist(Store::Net, saved::REVOKED.to_vec(), Some(value));",
+    "if !ON { self.persist(Store::Net, saved::REVOKED.to_vec(), Some(value)); } else { drop(value); }")
+one("older-list", "an older revocation list does not come into force", LOG,
+    "if list.replaces(self.config.revoked.as_ref()) {",
+    "if ON || list.replaces(self.config.revoked.as_ref()) {")
+one("pair-keys-stay", "pair keys of days whose rounds are closed are erased", EDGES,
+    "if edge.erase_before(oldest) {", "if !ON && edge.erase_before(oldest) {")
+one("blinding-stays", "blinding secrets of days whose rounds are closed are erased", EDGES,
+    "&& device.blinding.day() < oldest", "&& !ON && device.blinding.day() < oldest")
+
 # The provider's key.
 one("handover-without-consent", "log: the new provider key consents", ENTRY,
     "frame.verify(certificate.key())?.open(net, notification)?;",

@@ -34,7 +34,7 @@ import catalogue  # noqa: E402
 WORKSPACE = pathlib.Path(__file__).resolve().parents[2]
 SOURCE = WORKSPACE / "dcnet" / "src"
 # A test file that takes longer hangs: the mutant is noticed.
-TIME_LIMIT = 180
+TIME_LIMIT = 600
 
 # What the table calls it, package, target, and which of its tests: those that simulate
 # weeks come after the others.
