@@ -1,0 +1,60 @@
+"""The commands of the handbooks, run in the container as they are written there."""
+
+import pathlib
+import re
+import shlex
+
+from container import check, log
+
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
+CONFIG = "--config /etc/dcnet/meter/meter-agent.toml"
+
+# What no container of a test can do, and who looks at it instead.
+ELSEWHERE = {
+    "sudo apt-get update && sudo apt-get full-upgrade --yes": "there is no network",
+    "timedatectl": "the container's clock is the host's",
+    "sudo nano /etc/dcnet/meter/meter-agent.toml": "an editor; enrol() writes what is in the file",
+    "sudo apt-get install ./dcnet-meter-agent_0.1.0-1_arm64.deb": "install()",
+    "sudo apt-get install ./dcnet-meter-agent_0.1.1-1_arm64.deb": "upgrade()",
+    "sudo install -m 644 *.pem checkpoint.cbor /etc/dcnet/meter/": "enrol()",
+    "sudo install -m 600 key.pem /etc/dcnet/meter/": "enrol()",
+    "sudo apt-get purge --yes dcnet-meter-agent": "remove()",
+}
+
+
+def commands(document):
+    """The commands of a document by the heading above them, without comments."""
+    heading, fenced, found = "", False, {}
+    for line in (DOCS / document).read_text().splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and line.startswith("## "):
+            heading = line.removeprefix("## ")
+        elif fenced and (command := re.sub(r"\s+#.*", "", line).strip()):
+            found.setdefault(heading, []).append(command.replace(" CONFIG", f" {CONFIG}"))
+    return found
+
+
+def follow(machine, document, headings, placeholders=(), standard_input=""):
+    """Runs what stands below some headings of a document, in its order."""
+    below = commands(document)
+    for heading in headings:
+        check(heading in below, f"{document} has no commands below {heading!r}")
+        for command in below[heading]:
+            if command in ELSEWHERE:
+                continue
+            for name, value in placeholders:
+                command = re.sub(rf"\b{name}\b", str(value), command, count=1)
+            # There is no sudo in a minimal Debian.
+            command = re.sub(r"^sudo -u (\S+) ", r"runuser -u \1 -- ", command)
+            command = command.removeprefix("sudo ")
+            log(f"{document}, {heading}: {command}")
+            machine.run("bash", "-c", f"cd /root && {command} <<< {shlex.quote(standard_input)}")
+
+
+def check_all_are_followed(followed):
+    """No heading with a command that can be run was left out; `followed` by document."""
+    for document, headings in followed.items():
+        for heading, below in commands(document).items():
+            left = [command for command in below if command not in ELSEWHERE]
+            check(heading in headings or not left, f"{document}, {heading}: nobody runs", left)
