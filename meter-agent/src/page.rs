@@ -28,6 +28,7 @@ use crate::status::View;
 pub mod access;
 mod assets;
 mod metrics;
+mod serve;
 mod summary;
 
 use access::Access;
@@ -94,10 +95,7 @@ impl Page {
         match local(state_directory) {
             Ok(listener) => {
                 let router = router(household.clone(), Access::Owner);
-                servers.push(tokio::spawn(async move {
-                    // It only ends with the task.
-                    let _ = axum::serve(listener, router).await;
-                }));
+                servers.push(tokio::spawn(serve::serve(listener, router)));
             }
             Err(error) => tracing::warn!("`meter-agent status` will not work: {error:#}"),
         }
@@ -111,9 +109,7 @@ impl Page {
                         address.unwrap_or(listen)
                     );
                     let router = router(household.clone(), access);
-                    servers.push(tokio::spawn(async move {
-                        let _ = axum::serve(listener, router).await;
-                    }));
+                    servers.push(tokio::spawn(serve::serve(listener, router)));
                 }
                 Err(error) => tracing::warn!("there is no household's page: {error:#}"),
             }

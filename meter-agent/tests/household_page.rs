@@ -219,6 +219,15 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
     let course: Value = serde_json::from_str(&get(page, "/api/history?from=0").await.1).unwrap();
     assert_eq!(course["samples"].as_array().unwrap().len(), 0);
 
+    // Who opens connections and says nothing keeps nobody out for long.
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(page).await.unwrap());
+    }
+    assert!(begins(&get(page, "/").await, "200"));
+    assert!(begins(&get(page, "/metrics").await, "200"));
+    drop(silent);
+
     // Only who means it leaves.
     let wrong = post(page, "/api/exit", JSON, "{\"confirm\":\"00000000\"}").await;
     assert!(
