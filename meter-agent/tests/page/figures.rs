@@ -242,6 +242,7 @@ async fn charts_show_the_power_and_a_gap_as_a_gap() {
     let text = page.text("#day-charts > :nth-child(2) .chart-text").await;
     assert!(text.contains("794 Wh fed into the grid."), "{text}");
     page.click(&format!("{import} summary")).await;
+    page.until_text(&format!("{import} tbody"), "03:45").await;
     let table = page.text(&format!("{import} tbody")).await;
     assert!(table.contains("03:45–04:00\t50 Wh\t200 W"), "{table}");
     assert!(table.contains("04:00–04:15\tnobody counted"), "{table}");
