@@ -89,8 +89,14 @@ pub fn commit_small(value: SmallValue, blinding: &Scalar) -> Commitment {
 }
 
 /// A commitment: a point of the Ristretto group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Commitment(RistrettoPoint);
+
+impl fmt::Debug for Commitment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Commitment({})", hex::encode(self.to_bytes()))
+    }
+}
 
 impl Commitment {
     /// Decodes 32 bytes (RFC 9496, section 4.3.1).

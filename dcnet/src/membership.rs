@@ -299,6 +299,14 @@ impl Membership {
         self.sizes.last().map_or(0, |size| size.members)
     }
 
+    /// How many others a draw of this member chooses from if it is invited now.
+    pub fn candidates_of(&self, member: MemberIndex) -> u32 {
+        let own = self.member(member);
+        let is_one = own.is_some_and(|member| member.is_active() && !member.is_lapsed());
+        let all = self.size().saturating_sub(self.lapsed);
+        all.saturating_sub(u32::from(is_one))
+    }
+
     /// All places in the order of their Joins, former members included.
     pub fn members(&self) -> &[Member] {
         &self.members

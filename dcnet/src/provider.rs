@@ -271,7 +271,7 @@ pub struct Provider {
     /// Neighbours of members as of the log entry they last named.
     neighbours: BTreeMap<MemberIndex, (u64, Vec<MemberIndex>)>,
     offences: BTreeMap<MemberIndex, rounds::Offences>,
-    /// End of the newest round with each member on its roster.
+    /// End of the newest round with each member on its roster, or when it joined or drew.
     last_seen: BTreeMap<MemberIndex, Timestamp>,
     /// When this provider started; nobody lapses for what came before.
     started: Option<Timestamp>,

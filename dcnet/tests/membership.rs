@@ -312,6 +312,49 @@ fn who_is_away_for_long_is_drawn_by_nobody_until_it_is_back() {
     assert!(!lapsed(&network), "its own draw ends the lapse");
 }
 
+/// Draws that a meter asked for in all its memberships.
+fn draws(network: &Network, meter: usize) -> usize {
+    let log = network.provider.membership();
+    let places = (0..).zip(log.members());
+    let own = places.filter(|(_, place)| place.id == network.meters[meter].id());
+    own.map(|(place, _)| log.graph().draws(place).len()).sum()
+}
+
+#[test]
+fn while_others_are_lapsed_nobody_draws_from_too_few_and_who_drew_is_there() {
+    let mut world = World::new(5, policy(4), &["import"]);
+    world.provider.lapse_after = Some(Duration::from_millis(DAY));
+    let mut network = Network::new(world, Faults::default(), 9);
+    network.run_until(5 * MINUTE);
+    // Without rounds a day passes; who is at home draws again as soon as it is lapsed.
+    (0..5).for_each(|meter| network.asleep[meter] = true);
+    network.set_online(4, false);
+    network.run_until(DAY + 90 * MINUTE);
+    let lapses = |network: &Network| {
+        let events = network.provider_events.iter();
+        let lapsed = events.filter(|event| matches!(event, ProviderEvent::Lapsed { .. }));
+        lapsed.count()
+    };
+    let before = lapses(&network);
+    assert!(before > 0);
+    let drawn: Vec<usize> = (0..5).map(|meter| draws(&network, meter)).collect();
+    network.run_until(DAY + 600 * MINUTE);
+    assert!(lapses(&network) <= 5, "who drew was lapsed again");
+
+    // A meter that lost its state has too few candidates while one of the four is lapsed.
+    let log = network.provider.membership();
+    let away = log.members().iter().filter(|member| member.is_lapsed());
+    assert_eq!(away.count(), 1);
+    network.saved[0].clear();
+    network.restart_meter(0);
+    network.run_until(network.now + 60 * MINUTE);
+    assert_eq!(draws(&network, 0), drawn[0], "it would be of no use");
+    network.set_online(4, true);
+    (0..5).for_each(|meter| network.asleep[meter] = false);
+    let included = included_after(&mut network, 10);
+    assert_eq!(included, [0, 1, 2, 3, 4]);
+}
+
 #[test]
 fn a_false_lapse_is_an_alarm_and_no_more_than_a_fifth_can_lapse() {
     let mut network = running(10, policy(4));

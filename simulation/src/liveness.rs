@@ -9,6 +9,7 @@ use dcnet::provider::ProviderEvent;
 
 use crate::network::Network;
 use crate::watch::Harm;
+use crate::world::at;
 
 /// What a quiet net owes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,11 +74,23 @@ fn excuse(network: &Network, harm: &Harm, meter: usize, prompt: bool) -> Option<
     if harm.false_rosters.contains(&meter) || harm.forked.contains(&meter) {
         return Some("the provider lied to it, and its view is another one");
     }
+    if harm.wrong_clock.contains(&meter) && has_submitted_ahead(network, meter) {
+        return Some("it was started by a clock that was ahead, and submitted for a time to come");
+    }
     if prompt && harm.forgetful.contains(&meter) {
         return Some("its disk forgot something, and it may owe a reveal until a day is over");
     }
     let late = prompt && harm.late.contains(&meter);
     late.then_some("it made others wait, and may have to wait itself")
+}
+
+/// Whether a meter's register says that it submitted up to a moment that is still to come: a
+/// process that starts cannot tell that its clock is wrong.
+fn has_submitted_ahead(network: &Network, meter: usize) -> bool {
+    let key = (Store::Register, b"submitted-until".to_vec());
+    let until = network.saved[meter].get(&key).map(Vec::as_slice);
+    let until = until.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
+    until.is_some_and(|until| until > at(network.now).utc.as_millis())
 }
 
 /// Meters that were marked as lapsed at some time.

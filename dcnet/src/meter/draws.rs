@@ -86,7 +86,12 @@ impl Meter {
         );
         // The fewest full drawn edges that any draw must allow.
         let floor = self.required(0);
-        let candidates = members.saturating_sub(1);
+        // A draw from fewer would be of no use, except to end the own lapse: of two that
+        // lapsed, neither is a candidate of the other.
+        let candidates = match lapsed {
+            true => members.saturating_sub(1),
+            false => membership.candidates_of(own),
+        };
         if candidates < self.minimum_group() {
             return;
         }

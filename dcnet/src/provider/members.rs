@@ -38,6 +38,10 @@ impl Provider {
         });
         self.send_all(All::Log, entry);
         self.head_named = Some(now.monotonic);
+        // Who joins or draws is there, whether there are rounds or not.
+        if let Applied::Joined(member) | Applied::Drawn(member) = applied {
+            self.last_seen.insert(member, now.utc);
+        }
         Ok(applied)
     }
 
@@ -160,7 +164,8 @@ impl Provider {
         }
     }
 
-    /// Marks members that were in no roster for long, up to a fifth of all.
+    /// Marks members that for long were in no roster and neither joined nor drew, up to a
+    /// fifth of all.
     pub(super) fn lapse_absent(&mut self, now: Now) {
         let Some(after) = self.config.lapse_after else {
             return;
