@@ -4,6 +4,7 @@
 //! "a private key"), which its message names.
 
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -67,12 +68,20 @@ pub fn require_private_directory(path: &Path, holds: &str) -> anyhow::Result<()>
 /// As [`require_private_file`]; a file that is missing, cannot be opened, or was
 /// replaced meanwhile.
 pub fn open_private_file(path: &Path, holds: &str, advice: &str) -> anyhow::Result<File> {
-    let unreadable = || format!("cannot read {}; {advice}", path.display());
+    let unreadable = |error: io::Error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "only its owner may, and the service manager gives it to the service alone"
+            }
+            _ => advice,
+        };
+        anyhow::Error::new(error).context(format!("cannot read {}; {advice}", path.display()))
+    };
     // Opening a pipe would wait for its writer.
-    let seen = path.symlink_metadata().with_context(unreadable)?;
+    let seen = path.symlink_metadata().map_err(unreadable)?;
     require_regular(path, &seen)?;
-    let file = File::open(path).with_context(unreadable)?;
-    let opened = file.metadata().with_context(unreadable)?;
+    let file = File::open(path).map_err(unreadable)?;
+    let opened = file.metadata().map_err(unreadable)?;
     ensure!(
         (seen.dev(), seen.ino()) == (opened.dev(), opened.ino()),
         "{} was replaced while it was being opened; try again",

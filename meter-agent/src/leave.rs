@@ -1,6 +1,7 @@
 //! Leaving the net: what `meter-agent leave` does for a household that wants out.
 //!
-//! The exit is stored before it is sent, so an interruption at any moment loses nothing: the
+//! An agent that runs is asked to leave, and watched; without one this command does it. The
+//! exit is stored before it is sent, so an interruption at any moment loses nothing: the
 //! agent, or this command, goes on with it at its next start.
 
 use std::future::Future;
@@ -8,22 +9,40 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use dcnet::alarm::Alarm;
-use dcnet::meter::{MeterCommand, MeterEvent};
+use dcnet::meter::{ExitProgress, MeterCommand, MeterEvent};
+use dcnet::topic::NetId;
 use link::{Clock, Driver, LinkState};
 use tokio::sync::mpsc;
 
 use crate::agent::{AgentOptions, open_meter};
+use crate::ask::Agent;
 use crate::config::Config;
 use crate::standing::{HasLeft, Standing, Watched};
+
+mod running;
 
 /// Leaves the net of a configuration and tells on `out` what happens and what it waits for.
 /// With `wait` it returns when everything is erased here, else when the log says that the
 /// meter has left.
 ///
 /// # Errors
-/// The agent runs; identity or state cannot be used; an alarm stopped the meter, so that
-/// it cannot leave by itself; `interrupted` is done before the exit is.
+/// Identity or state cannot be used; an alarm stopped the meter, so that it cannot leave by
+/// itself; `interrupted` is done before the exit is; the agent that does it ends.
 pub async fn leave(
+    config: &Config,
+    wait: bool,
+    interrupted: impl Future<Output = ()>,
+    out: impl Write,
+) -> anyhow::Result<()> {
+    let directory = &config.state_directory;
+    match Agent::find(directory).await? {
+        Some(agent) => running::leave(agent, directory, wait, interrupted, out).await,
+        None => leave_alone(config, wait, interrupted, out).await,
+    }
+}
+
+/// Without an agent.
+async fn leave_alone(
     config: &Config,
     wait: bool,
     interrupted: impl Future<Output = ()>,
@@ -44,34 +63,20 @@ pub async fn leave(
     let (meter, journal) = opening
         .await
         .context("opening the state panicked")?
-        .context("if the agent of this meter runs, stop its service first, then leave")?;
+        .context("if the agent of this meter just starts or stops, try again")?;
     let meter = Watched::new(meter);
 
     let mut standing = meter.standing();
     let before = standing.borrow_and_update().clone();
-    match before.exit {
-        Some(exit) if exit.done => {
-            writeln!(out, "{}", HasLeft(net))?;
-            return Ok(());
-        }
-        None if !before.is_member => {
-            writeln!(
-                out,
-                "this meter is no member of net {net}, so there is nothing to leave; its service \
-                 need only stay stopped"
-            )?;
-            return Ok(());
-        }
-        None if before.is_stopped => bail!(
-            "an alarm has stopped this meter for good, and with it its view of the log, so it \
-             cannot leave by itself; ask the gateway administrator to revoke it"
-        ),
-        Some(exit) if exit.left && !wait => {
-            writeln!(out, "this meter has left net {net} already; {REST}")?;
-            return Ok(());
-        }
-        Some(_) => writeln!(out, "going on with the exit from net {net}")?,
-        None => writeln!(out, "leaving net {net}: it submits nothing from here on")?,
+    let is_begun = begin(
+        net,
+        before.exit,
+        (before.is_member, before.is_stopped),
+        wait,
+        &mut out,
+    )?;
+    if !is_begun {
+        return Ok(());
     }
     writeln!(
         out,
@@ -101,19 +106,14 @@ pub async fn leave(
             event = events.recv() => match event {
                 None => return control.join().await,
                 Some(MeterEvent::Left) => {
-                    writeln!(out, "the net's log says that this meter has left")?;
+                    writeln!(out, "{LEFT}")?;
                     if !wait {
                         writeln!(out, "{REST}")?;
                         return control.stop().await;
                     }
                 }
                 Some(MeterEvent::ExitDone { confirmed, neighbours }) => {
-                    writeln!(
-                        out,
-                        "done: {confirmed} of {neighbours} former neighbours confirmed that they \
-                         erased the key they shared with this meter, and so has this meter; its \
-                         service need not run any more"
-                    )?;
+                    writeln!(out, "{}", done(confirmed, neighbours))?;
                     return control.stop().await;
                 }
                 // It was about to leave and join anew on its own account: now it may leave.
@@ -142,6 +142,49 @@ pub async fn leave(
     }
 }
 
+/// Tells what happens first; `false` if there is nothing to do, or nothing to wait for.
+fn begin(
+    net: NetId,
+    exit: Option<ExitProgress>,
+    (is_member, is_stopped): (bool, bool),
+    wait: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    match exit {
+        Some(exit) if exit.done => writeln!(out, "{}", HasLeft(net))?,
+        None if !is_member => writeln!(
+            out,
+            "this meter is no member of net {net}, so there is nothing to leave; its service need \
+             only stay stopped"
+        )?,
+        None if is_stopped => bail!(
+            "an alarm has stopped this meter for good, and with it its view of the log, so it \
+             cannot leave by itself; ask the gateway administrator to revoke it"
+        ),
+        Some(exit) if exit.left && !wait => {
+            writeln!(out, "this meter has left net {net} already; {REST}")?;
+        }
+        Some(_) => {
+            writeln!(out, "going on with the exit from net {net}")?;
+            return Ok(true);
+        }
+        None => {
+            writeln!(out, "leaving net {net}: it submits nothing from here on")?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+const LEFT: &str = "the net's log says that this meter has left";
+
+fn done(confirmed: u32, neighbours: u32) -> String {
+    format!(
+        "done: {confirmed} of {neighbours} former neighbours confirmed that they erased the key \
+         they shared with this meter, and so has this meter; its service need not run any more"
+    )
+}
+
 /// What is left to do after `--no-wait`.
 const REST: &str = "former neighbours have not all confirmed yet; run this command again, without \
      --no-wait, to wait for them and to erase this meter's keys";
@@ -164,34 +207,34 @@ fn ends_everything(alarm: &Alarm) -> bool {
     )
 }
 
-/// What the exit waits for, in one line.
+/// What the exit of this process waits for, in one line.
 fn waits_for(link: &LinkState, standing: &Standing, broker: &str) -> Option<String> {
     match link {
-        LinkState::Connected => {}
-        LinkState::Connecting => return Some(format!("connecting to the broker {broker}")),
-        LinkState::Waiting { error } => {
-            return Some(format!(
-                "the broker {broker} is not to be reached ({error}); trying again"
-            ));
-        }
-        LinkState::SubscriptionRefused { .. } => {
-            return Some(format!(
-                "the broker {broker} refuses this meter; trying again"
-            ));
-        }
-        LinkState::Stopped { .. } => return None,
+        LinkState::Connected => exit_waits_for(standing.exit, standing.open_rounds),
+        LinkState::Connecting => Some(format!("connecting to the broker {broker}")),
+        LinkState::Waiting { error } => Some(format!(
+            "the broker {broker} is not to be reached ({error}); trying again"
+        )),
+        LinkState::SubscriptionRefused { .. } => Some(format!(
+            "the broker {broker} refuses this meter; trying again"
+        )),
+        LinkState::Stopped { .. } => None,
     }
-    let Some(exit) = standing.exit.filter(|exit| exit.left) else {
+}
+
+/// What a meter that is connected waits for.
+fn exit_waits_for(exit: Option<ExitProgress>, open_rounds: usize) -> Option<String> {
+    let Some(exit) = exit.filter(|exit| exit.left) else {
         return Some("waiting for the provider to write the exit into the net's log".to_owned());
     };
     if exit.done {
         return None;
     }
     let mut parts = Vec::new();
-    if standing.open_rounds > 0 {
+    if open_rounds > 0 {
         parts.push(format!(
-            "{} open rounds that it took part in (each closes with its sum, or after a day)",
-            standing.open_rounds
+            "{open_rounds} open rounds that it took part in (each closes with its sum, or after a \
+             day)"
         ));
     }
     if exit.awaited > 0 {

@@ -37,8 +37,8 @@ enum Command {
         #[arg(long)]
         confirm_clock: bool,
     },
-    /// Leave the net for good, while the agent's service is stopped. Waits until the open rounds
-    /// are closed and the former neighbours have erased their keys; Ctrl-C is safe
+    /// Leave the net for good. Waits until the open rounds are closed and the former neighbours
+    /// have erased their keys; Ctrl-C is safe. An agent that runs is told to do it, and ends then
     Leave {
         /// The configuration file
         #[arg(long, value_name = "FILE")]

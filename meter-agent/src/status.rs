@@ -68,6 +68,8 @@ pub struct Status {
     pub is_member: bool,
     /// Whether an alarm has stopped it for good.
     pub is_stopped: bool,
+    /// Rounds that it takes part in and that are neither final nor closed.
+    pub open_rounds: usize,
     /// Neighbours that this meter drew, as of its last submission.
     pub drawn: Option<usize>,
     /// Those of them whose pads hid it.
@@ -260,6 +262,7 @@ impl View {
             members: standing.members,
             is_member: standing.is_member,
             is_stopped: standing.is_stopped,
+            open_rounds: standing.open_rounds,
             drawn: recorded.drawn,
             live: recorded.live,
             paused: self.pause.is_paused(),

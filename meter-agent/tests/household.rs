@@ -87,20 +87,7 @@ async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
     street.stop_provider().await;
 
     // Nobody writes the exit into the log.
-    let mut leave = street.spawn(&leaver, &["leave"]);
-    let waiting = tokio::task::spawn_blocking(move || {
-        let mut lines = BufReader::new(leave.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("waiting for the provider")));
-        let pid = leave.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
-        let mut error = String::new();
-        let mut stderr = leave.stderr.take().unwrap();
-        stderr.read_to_string(&mut error).unwrap();
-        (leave.wait().unwrap(), error)
-    });
-    let (status, error) = soon("it ends", waiting).await.unwrap();
-    assert_eq!(status.code(), Some(1), "{error}");
+    let error = leave_until_ctrl_c(&street, &leaver).await;
     assert!(
         error.contains("it goes on when this command, or the agent"),
         "{error}"
@@ -134,4 +121,48 @@ async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
     street.start(&leaver);
     street.sums_over(&street.all(), 1, gone).await;
     street.stop_provider().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_runs_is_told_to_leave_and_does_it_without_the_command() {
+    let mut street = Street::new().await;
+    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
+    street.sums_over(&street.all(), 1, Round(0)).await;
+    let leaver = six[0];
+    street.stop_provider().await;
+
+    let error = leave_until_ctrl_c(&street, &leaver).await;
+    assert!(error.contains("the agent goes on with it"), "{error}");
+    assert_eq!(street.log().size(), 6);
+
+    street.start_provider();
+    assert!(street.end(&leaver).await.success());
+    let log = street.said(&leaver);
+    assert!(
+        log.contains("the exit is done") && log.contains("has left net"),
+        "{log}"
+    );
+    assert_eq!(street.log().size(), 5);
+    assert!(street.records(&leaver, "edge/").is_empty());
+    street.stop_provider().await;
+}
+
+/// Leaves while nobody writes exits into the log, and gives what the command says when it is
+/// interrupted.
+async fn leave_until_ctrl_c(street: &Street, leaver: &DeviceId) -> String {
+    let mut leave = street.spawn(leaver, &["leave"]);
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(leave.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("waiting for the provider")));
+        let pid = leave.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(sent.success());
+        let mut error = String::new();
+        let mut stderr = leave.stderr.take().unwrap();
+        stderr.read_to_string(&mut error).unwrap();
+        (leave.wait().unwrap(), error)
+    });
+    let (status, error) = soon("it ends", waiting).await.unwrap();
+    assert_eq!(status.code(), Some(1), "{error}");
+    error
 }

@@ -94,6 +94,8 @@ pub struct Household {
     index: usize,
     directory: PathBuf,
     process: Option<Process>,
+    /// Length of the log at its last start.
+    said_before: usize,
 }
 
 /// Everything.
@@ -242,6 +244,7 @@ impl Street {
             index,
             directory,
             process: None,
+            said_before: 0,
         };
         let text = configuration(self.port, self.begin, index, "");
         std::fs::write(household.config(), text).unwrap();
@@ -257,6 +260,7 @@ impl Street {
     pub fn start(&mut self, id: &DeviceId) {
         let household = self.households.get_mut(id).unwrap();
         assert!(household.process.is_none(), "it runs");
+        household.said_before = process::said(&household.log()).len();
         household.process = Some(household.spawn());
     }
 
@@ -326,14 +330,20 @@ impl Street {
         soon(what, saying).await;
     }
 
-    /// The address of the page that a household's agent began to serve last.
+    /// The address of the page that a household's agent serves since its last start.
     pub async fn page(&self, id: &DeviceId) -> SocketAddr {
-        let said = "the household's page is at http://";
-        self.until_said(id, said).await;
-        let log = self.said(id);
-        let (_, address) = log.rsplit_once(said).unwrap();
-        let (address, _) = address.split_once('/').unwrap();
-        address.parse().unwrap()
+        let address = async {
+            loop {
+                let log = self.said(id);
+                let said = &log[self.households[id].said_before..];
+                let address = said.split_once("the household's page is at http://");
+                if let Some((address, _)) = address.and_then(|(_, rest)| rest.split_once('/')) {
+                    return address.parse().unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon("the page", address).await
     }
 
     /// Changes the configuration of a household.
