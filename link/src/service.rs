@@ -11,7 +11,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// Longest time between two turns of a loop that has a [`Heartbeat`] and nothing to do.
-pub const TURN: Duration = Duration::from_secs(1);
+pub const TURN: Duration = Duration::from_secs(2);
 
 /// How often a daemon that has not begun to serve is looked at.
 const STARTING: Duration = Duration::from_millis(50);

@@ -178,7 +178,9 @@ type Work = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
 fn start(path: &Path, work: impl FnOnce(Config) -> Work) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread: waking a second one up costs more than what there is to do. What blocks, and
+    // what computes for long, is done on threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

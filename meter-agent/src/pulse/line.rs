@@ -16,8 +16,8 @@ use crate::clock::{self, UtcMap};
 /// so much after it.
 pub const SLACK: Duration = Duration::from_millis(100);
 
-/// How long a reader waits for an edge before it says that there was none.
-const WAIT: Duration = Duration::from_millis(50);
+/// While edges come without a pause, a source is told so often how far it is.
+const BUSY: Duration = Duration::from_millis(50);
 
 /// Which line of the machine. Never a chip number: those change with kernel and board.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,10 @@ pub struct Line {
 /// # Errors
 /// [`PulseError::Gpio`] if there can be no further thread.
 pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource>, PulseError> {
+    let settling = |line: &Line| line.limits.width.max(line.limits.pause);
+    // So late after an edge it is a pulse or none, and those who watch can see it.
+    let after_edge =
+        lines.iter().map(settling).max().unwrap_or_default() + SLACK + Duration::from_millis(1);
     let (senders, sources): (Vec<_>, Vec<_>) = lines
         .into_iter()
         .map(|line| {
@@ -118,7 +122,7 @@ pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource
         .map_or_else(String::new, |source| source.name.clone());
     thread::Builder::new()
         .name("gpio-edges".to_owned())
-        .spawn(move || read_edges(reader, &senders))
+        .spawn(move || read_edges(reader, after_edge, &senders))
         .map_err(|error| PulseError::Gpio {
             line: name,
             problem: format!("cannot start a thread: {error}"),
@@ -127,20 +131,42 @@ pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource
     Ok(sources)
 }
 
+/// Until the next whole second of UTC is complete. Nobody needs to know of silence before:
+/// every boundary is a whole second, and waking up costs more than counting.
+fn until_second(utc: Duration) -> Duration {
+    let delay = SLACK + Duration::from_millis(1);
+    let since = Duration::from_nanos(utc.saturating_sub(delay).subsec_nanos().into());
+    Duration::from_secs(1).saturating_sub(since)
+}
+
 /// Ends when no source is left to report to, or with the first error.
-fn read_edges(mut reader: impl EdgeReader, senders: &[mpsc::UnboundedSender<Report>]) {
+fn read_edges(
+    mut reader: impl EdgeReader,
+    after_edge: Duration,
+    senders: &[mpsc::UnboundedSender<Report>],
+) {
     let mut told = clock::monotonic();
+    let mut wait = Duration::ZERO;
     while !senders.iter().all(mpsc::UnboundedSender::is_closed) {
         let asked = clock::monotonic();
-        let drained = match reader.read(WAIT) {
-            Ok(None) => asked,
+        let drained = match reader.read(wait) {
+            Ok(None) if wait.is_zero() => {
+                wait = until_second(clock::utc());
+                asked
+            }
+            // Only a look without waiting tells that there is nothing at the time of the look.
+            Ok(None) => {
+                wait = Duration::ZERO;
+                continue;
+            }
             Ok(Some((index, edge))) => {
                 if let Some(sender) = senders.get(index) {
                     let _ = sender.send(Report::Edge(edge));
                 }
+                wait = after_edge.min(until_second(clock::utc()));
                 // A line that never falls silent must not hold up the others. Edges are
                 // read in order, so after a stall only those up to this one are here.
-                if asked.saturating_sub(told) < WAIT {
+                if asked.saturating_sub(told) < BUSY {
                     continue;
                 }
                 asked.min(edge.at)
@@ -335,6 +361,19 @@ mod tests {
             .drain(..)
             .map(|b| (b.from().as_millis(), b.until().as_millis(), b.pulses().0))
             .collect()
+    }
+
+    #[test]
+    fn silence_is_told_once_a_second_when_that_is_complete() {
+        for (utc, wait) in [
+            (10_000, 101),
+            (10_100, 1),
+            (10_101, 1000),
+            (10_102, 999),
+            (10_999, 102),
+        ] {
+            assert_eq!(until_second(utc * MS), wait * MS, "{utc}");
+        }
     }
 
     #[test]

@@ -8,9 +8,8 @@ use dcnet::units::Pulses;
 use super::{Batch, Channel, NextBatch, PulseError, PulseSource, second_after};
 use crate::clock;
 
-/// How often a profile is asked, at whole multiples of UTC, so that one of the
-/// times falls right on every whole second. 20 wake-ups a second for any number of pulses.
-pub const TICK: Duration = Duration::from_millis(50);
+/// How often a profile is asked: at every whole second of UTC.
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// Pulses as a function of UTC.
 ///

@@ -11,7 +11,7 @@ use link::Clock;
 use link::service::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::{Register, RegisterError};
 use crate::clock::{self, Moment};
@@ -123,7 +123,7 @@ impl Counted {
 pub struct Watching {
     /// Told what has been counted.
     pub counted: watch::Sender<Counted>,
-    /// Beats at every turn, at least every second.
+    /// Beats at every turn, at least every [`link::service::TURN`].
     pub heartbeat: Heartbeat,
 }
 
@@ -143,6 +143,8 @@ pub struct Rounds {
 const WAITING: usize = 4096;
 /// After a failed save the next one is tried so much later.
 const RETRY: Duration = Duration::from_secs(1);
+/// After this without a batch it turns all the same. With batches it turns once a second.
+const IDLE: Duration = Duration::from_millis(1500);
 
 /// Counts until `stop` is done, then saves the register.
 ///
@@ -175,8 +177,6 @@ pub async fn count(
     drop(sender);
     let mut stop = std::pin::pin!(stop);
     let mut waiting = VecDeque::new();
-    let mut ticks = tokio::time::interval(policy.every.min(RETRY));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
     watching.counted.send_replace(Counted::of(&register));
@@ -207,7 +207,7 @@ pub async fn count(
                 // No sources at all: nothing to count, but something to wait for.
                 None => open = false,
             },
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep(IDLE.min(policy.every)) => {}
         }
         while waiting.len() > WAITING {
             waiting.pop_front();
