@@ -17,7 +17,7 @@ use power::{Disk, Image, Operation, Random, said};
 
 const DIRECTORY: &str = "METER_AGENT_POWER_DIRECTORY";
 
-const SAVES: u64 = 6;
+const SAVES: u64 = 8;
 
 fn open(directory: &Path) -> Register {
     let channel = RegisterChannel {
@@ -31,7 +31,7 @@ fn total(register: &Register) -> u64 {
     register.totals()[0].0
 }
 
-/// From 7 to a number of more digits than the one before, so that files differ in length, too.
+/// From 7 to a number of more digits than the one before.
 fn pulses(save: u64) -> Pulses {
     Pulses(7 * 11_u64.pow(u32::try_from(save).unwrap()))
 }
@@ -73,16 +73,21 @@ fn described() -> Vec<Operation> {
         register.save().unwrap();
         let slot = format!("register.{}", (save - 1) % 2);
         let bytes = std::fs::read(directory.path().join(&slot)).unwrap();
-        let new = || "register.new".to_owned();
-        operations.extend([
-            Operation::Said(format!("BEGUN {}", total(&register))),
-            Operation::Create(new()),
-            Operation::Write(new(), 0, bytes),
-            Operation::Sync(new()),
-            Operation::Rename(new(), slot),
-            Operation::SyncDirectory,
-            Operation::Said(format!("RETURNED {}", total(&register))),
-        ]);
+        operations.push(Operation::Said(format!("BEGUN {}", total(&register))));
+        if save <= 2 {
+            let new = || "register.new".to_owned();
+            operations.extend([
+                Operation::Create(new()),
+                Operation::Write(new(), 0, bytes),
+                Operation::Sync(new()),
+                Operation::Rename(new(), slot),
+                Operation::SyncDirectory,
+            ]);
+        } else {
+            operations.push(Operation::Write(slot.clone(), 0, bytes));
+            operations.push(Operation::Sync(slot));
+        }
+        operations.push(Operation::Said(format!("RETURNED {}", total(&register))));
     }
     operations
 }

@@ -7,9 +7,11 @@
 //! crc32 1c291ca3
 //! ```
 //!
-//! A channel line holds name, imp/kWh and pulses. A save writes the older of the two files anew:
-//! a temporary file, fsync, rename, fsync of the directory. So one whole generation
-//! is always left, whatever a loss of power does to the other.
+//! A channel line holds name, imp/kWh and pulses; empty lines fill the file up to a multiple of
+//! [`BLOCK`]. A save overwrites the older of the two files in place, then fdatasync: nothing but
+//! one block goes to the memory card. A file that is not there, or of another length, is made
+//! anew: a temporary file, fsync, rename, fsync of the directory. So one whole generation is always
+//! left, whatever a loss of power does to the other.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -24,6 +26,8 @@ const HEADING: &str = "dcnet register 1";
 const NAMES: [&str; 2] = ["register.0", "register.1"];
 const LOCK: &str = "register.lock";
 const TEMPORARY: &str = "register.new";
+/// Of the file's length, so that it seldom changes, in bytes.
+const BLOCK: usize = 512;
 /// Longer files are not ours: 16 channels take under 1 KiB.
 const LENGTH_LIMIT: u64 = 64 * 1024;
 
@@ -219,7 +223,15 @@ impl Files {
                 .collect(),
         };
         let path = self.slot_path(self.older);
-        self.replace(&path, &generation.encode())
+        let text = generation.encode();
+        overwrite(&path, &text)
+            .and_then(|done| {
+                if done {
+                    Ok(())
+                } else {
+                    self.replace(&path, &text)
+                }
+            })
             .map_err(|cause| RegisterError::Write { path, cause })?;
         self.generation = number;
         self.older = 1 - self.older;
@@ -262,6 +274,21 @@ impl Files {
     }
 }
 
+/// Whether there was a file of the text's length to take it.
+fn overwrite(path: &Path, text: &str) -> io::Result<bool> {
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.len() != text.len() as u64 {
+        return Ok(false);
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_data()?;
+    Ok(true)
+}
+
 impl Generation {
     fn encode(&self) -> String {
         let mut text = format!("{HEADING}\ngeneration {}\n", self.number);
@@ -269,7 +296,10 @@ impl Generation {
             text += &format!("channel {name} {} {}\n", constant.get(), pulses.0);
         }
         let checksum = crc32fast::hash(text.as_bytes());
-        text + &format!("crc32 {checksum:08x}\n")
+        text += &format!("crc32 {checksum:08x}\n");
+        let length = text.len().next_multiple_of(BLOCK);
+        text.extend(std::iter::repeat_n('\n', length - text.len()));
+        text
     }
 
     /// Accepts exactly what `encode` writes, byte for byte.
