@@ -238,12 +238,6 @@ impl AgentControl {
         end.context("the agent panicked")?
     }
 
-    /// Tells the meter that a jump of the clock was right.
-    pub async fn confirm_clock(&self) {
-        // An agent that has ended needs no confirmation.
-        let _ = self.commands.send(MeterCommand::ConfirmClock).await;
-    }
-
     /// What the household may see.
     pub fn view(&self) -> View {
         self.view.clone()
@@ -322,6 +316,12 @@ impl Orders {
     /// As [`Pause::set`].
     pub fn pause(&self, paused: bool) -> anyhow::Result<()> {
         self.pause.set(paused)
+    }
+
+    /// A jump of the clock is right.
+    pub async fn confirm_clock(&self) {
+        // An agent that has ended needs no confirmation.
+        let _ = self.commands.send(MeterCommand::ConfirmClock).await;
     }
 
     /// Leaves the net for good.
@@ -510,7 +510,7 @@ impl Agent {
 ///
 /// # Errors
 /// It cannot be started, or ends by itself.
-pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
+pub async fn run(config: Config) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -533,9 +533,6 @@ pub async fn run(config: Config, confirm_clock: bool) -> anyhow::Result<()> {
         }
         started => started?,
     };
-    if confirm_clock {
-        control.confirm_clock().await;
-    }
     let page = Page::serve(config.page, &config.state_directory, &control).await?;
     let progress = watch::Sender::default();
     let showing = config.home_assistant.clone().map(|options| {

@@ -98,17 +98,24 @@ impl Agent {
     }
 }
 
-/// What the agent answers to a GET: the text of `path`, such as `/status.txt`.
+/// The agent of a state directory.
 ///
 /// # Errors
-/// No agent runs, or its socket belongs to another user; it answers with an error.
-pub async fn ask(state_directory: &Path, path: &str) -> anyhow::Result<String> {
+/// None runs, or its socket belongs to another user.
+pub async fn running(state_directory: &Path) -> anyhow::Result<Agent> {
     let agent = Agent::find(state_directory).await?;
-    let mut agent = agent.with_context(|| {
+    agent.with_context(|| {
         format!(
             "no agent answers at {}: is it running (systemctl status meter-agent)?",
             page::socket(state_directory).display()
         )
-    })?;
-    agent.get(path).await
+    })
+}
+
+/// What the agent answers to a GET: the text of `path`, such as `/status.txt`.
+///
+/// # Errors
+/// As [`running`]; it answers with an error.
+pub async fn ask(state_directory: &Path, path: &str) -> anyhow::Result<String> {
+    running(state_directory).await?.get(path).await
 }

@@ -32,10 +32,13 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// The clock is right although it jumped ahead; without this the agent submits
-        /// nothing after such a jump
-        #[arg(long)]
-        confirm_clock: bool,
+    },
+    /// Tell the running agent that the clock is right although it jumped ahead; until then it
+    /// submits nothing
+    ConfirmClock {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
     /// Leave the net for good. Waits until the open rounds are closed and the former neighbours
     /// have erased their keys; Ctrl-C is safe. An agent that runs is told to do it, and ends then
@@ -120,11 +123,15 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let result = match Arguments::parse().command {
-        Command::Run {
-            config,
-            confirm_clock,
-        } => start(&config, move |config| {
-            Box::pin(agent::run(config, confirm_clock))
+        Command::Run { config } => start(&config, |config| Box::pin(agent::run(config))),
+        Command::ConfirmClock { config } => start(&config, |config| {
+            Box::pin(async move {
+                let mut agent = ask::running(&config.state_directory).await?;
+                let nothing = serde_json::json!({});
+                agent.post("/api/confirm-clock", &nothing).await?;
+                println!("the agent takes its clock for right");
+                Ok(())
+            })
         }),
         Command::Leave { config, no_wait } => start(&config, move |config| {
             Box::pin(async move {

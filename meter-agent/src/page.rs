@@ -174,6 +174,7 @@ fn router(household: Household, access: Access) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/pause", post(pause))
         .route("/api/resume", post(resume))
+        .route("/api/confirm-clock", post(confirm_clock))
         .route("/api/exit", post(exit))
         .route("/api/history/delete", post(delete))
         .layer(middleware::from_fn_with_state(
@@ -252,6 +253,13 @@ async fn pause(State(household): State<Household>, _: Json<Nothing>) -> Result<D
 async fn resume(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
     off_the_runtime(move || household.orders.pause(false)).await?;
     Ok(Done)
+}
+
+async fn confirm_clock(State(household): State<Household>, _: Json<Nothing>) -> Done {
+    tracing::info!("the household says that the clock is right");
+    household.orders.confirm_clock().await;
+    household.view.clock_is_confirmed();
+    Done
 }
 
 async fn delete(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {

@@ -46,6 +46,8 @@ pub struct Status {
     pub utc_ms: u64,
     /// Whether that clock is known to be right.
     pub synchronised: bool,
+    /// Whether it jumped ahead and the household has not said yet that it is right.
+    pub clock_unconfirmed: bool,
     /// Seconds since the agent was started.
     pub uptime_s: u64,
     /// Days for which the register's course is kept.
@@ -235,6 +237,11 @@ impl View {
         now.synchronised.then_some(now.utc)
     }
 
+    /// The household has said that the clock is right.
+    pub fn clock_is_confirmed(&self) {
+        self.recorder.clock_is_confirmed();
+    }
+
     /// This moment. `history_days` is what is kept of the register's course.
     pub fn status(&self, history_days: u32) -> Status {
         let now = self.clock.now();
@@ -248,6 +255,7 @@ impl View {
             net: self.net.to_string(),
             utc_ms: now.utc.as_millis(),
             synchronised: now.synchronised,
+            clock_unconfirmed: recorded.clock_unconfirmed,
             uptime_s: clock::monotonic().saturating_sub(self.started).as_secs(),
             history_days,
             channels: self.channel_views(&counted),

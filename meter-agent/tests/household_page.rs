@@ -186,6 +186,16 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
         "{said}"
     );
 
+    let output = street.command(&own, &["confirm-clock"]).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && said.contains("takes its clock for right"),
+        "{said}"
+    );
+    street
+        .until_said(&own, "the household says that the clock is right")
+        .await;
+
     // A pause keeps the others going, and the reading in the house.
     assert!(begins(&post(page, "/api/pause", JSON, "{}").await, "204"));
     let paused = present_round();

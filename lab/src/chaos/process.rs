@@ -58,7 +58,7 @@ impl ProcessArguments {
                 Role::Provider => run_provider(config).await,
                 Role::Meter => {
                     let config = meter_agent::config::Config::load(config)?;
-                    meter_agent::agent::run(config, false).await
+                    meter_agent::agent::run(config).await
                 }
             }
         })

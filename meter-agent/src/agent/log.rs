@@ -169,7 +169,7 @@ fn write_alarm(alarm: &Alarm) {
     match alarm {
         Alarm::ClockJump { .. } => {
             tracing::warn!(
-                "alarm: {alarm}; if the clock is right, start this agent again with --confirm-clock"
+                "alarm: {alarm}; if the clock is right, say so: meter-agent confirm-clock"
             );
         }
         Alarm::DrawAbandoned

@@ -102,6 +102,13 @@ byId("pause").addEventListener("click", async () => {
   await poll();
 });
 
+byId("confirm-clock").addEventListener("click", async () => {
+  const error = await post("/api/confirm-clock", {});
+  show(byId("clock-error"), error);
+  if (error === null) tell("Thank you. This meter takes its clock for right.");
+  await poll();
+});
+
 // A dialog that asks before it posts. `body` gives what to post, null to post nothing.
 function confirmed(opener, dialog, error, path, body, done) {
   const form = dialog.querySelector("form");

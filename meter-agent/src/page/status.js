@@ -16,6 +16,7 @@ export function showStatus(status) {
   showPicture(status, why);
   showGroup(status);
   showChecks(status.checks);
+  showClock(status);
   showAlarms(status.alarms);
   showTakingPart(status);
   showAbout(status);
@@ -34,6 +35,7 @@ function whySilent(status) {
   if (status.is_stopped) return "An alarm has stopped this meter for good. See “Alarms”.";
   if (status.paused) return "You have paused it.";
   if (!status.synchronised) return "The clock of this device is not set by the network yet. Without the right time this meter submits nothing.";
+  if (status.clock_unconfirmed) return "The clock of this device has jumped ahead. Without your word that it is right this meter submits nothing.";
   if (!link.is_connected) return `There is no connection to the net: ${sentence(link.text)}`;
   if (!status.is_member) return "This meter is no member of the group yet. It asks to be let in by itself.";
   const least = minimumGroup(status);
@@ -253,6 +255,13 @@ function showChecks(checks) {
       element("p", "count", `${format.count(passed)} of ${format.count(own.length)} passed`),
       element("ul", "steps", ...items)];
   }));
+}
+
+// A stopped meter and one that leaves submit nothing whatever the clock says.
+function showClock({ clock_unconfirmed, utc_ms, is_stopped, exit }) {
+  byId("clock-section").hidden = !clock_unconfirmed || is_stopped || exit !== null;
+  show(byId("clock-now"), format.moment(utc_ms));
+  byId("clock-now").dateTime = new Date(utc_ms).toISOString();
 }
 
 function showAlarms(alarms) {

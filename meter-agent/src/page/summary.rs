@@ -20,6 +20,9 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(out, "net         {}", status.net)?;
     writeln!(out, "broker      {}", status.link.text)?;
     let clock = match status.synchronised {
+        true if status.clock_unconfirmed => {
+            "jumped ahead; nothing is submitted until `meter-agent confirm-clock` says it is right"
+        }
         true => "synchronised",
         false => "not synchronised; nothing is submitted until it is",
     };

@@ -56,7 +56,8 @@ pub(super) fn advice(alarm: &Alarm) -> &'static str {
         }
         Alarm::ClockJump { .. } => {
             "Nothing is submitted until somebody confirms that the clock is right: check the \
-             time, then start the agent once with --confirm-clock."
+             time that the page shows, then press “The clock is right”, or give the command \
+             `meter-agent confirm-clock`."
         }
         Alarm::Emergency { .. } => {
             "Too many of the neighbours that hide your readings have left. Your meter waits and \

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dcnet::alarm::Silence;
+use dcnet::alarm::{Alarm, Silence};
 use dcnet::membership::Policy;
 use dcnet::meter::MeterEvent;
 use dcnet::reading::Boundary;
@@ -94,6 +94,7 @@ pub(super) struct Recorded {
     pub(super) drawn: Option<usize>,
     pub(super) live: Option<usize>,
     pub(super) refused: u64,
+    pub(super) clock_unconfirmed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +106,8 @@ struct Records {
     neighbours: Option<(usize, usize)>,
     alarms: VecDeque<AlarmView>,
     refused: u64,
+    /// A jump of the clock that nobody has confirmed, perhaps from before the start.
+    clock_unconfirmed: bool,
 }
 
 /// Records what happens to a meter. It has readings, and prints none.
@@ -156,6 +159,11 @@ impl Recorder {
         }
     }
 
+    /// The household has said that the clock is right.
+    pub(super) fn clock_is_confirmed(&self) {
+        self.records().clock_unconfirmed = false;
+    }
+
     /// The meter has told something.
     pub fn event(&self, event: &MeterEvent, now: Timestamp) {
         let mut records = self.records();
@@ -172,6 +180,7 @@ impl Recorder {
                 required,
             } => {
                 records.neighbours = Some((*drawn, *used));
+                records.clock_unconfirmed = false;
                 if let Some(view) = records.round(*round) {
                     view.submitted(shares);
                     (view.drawn, view.used) = (Some(*drawn), Some(*used));
@@ -199,12 +208,14 @@ impl Recorder {
                 }
             }
             MeterEvent::Silent { round, reason } => {
+                records.clock_unconfirmed |= *reason == Silence::ClockUnconfirmed;
                 if let Some(view) = records.round(*round) {
                     view.silent(*reason);
                 }
             }
             MeterEvent::Refused { .. } => records.refused = records.refused.saturating_add(1),
             MeterEvent::Alarm(alarm) => {
+                records.clock_unconfirmed |= matches!(alarm, Alarm::ClockJump { .. });
                 records.alarms.push_front(AlarmView {
                     utc_ms: now.as_millis(),
                     text: alarm.to_string(),
@@ -229,6 +240,7 @@ impl Recorder {
             drawn: records.neighbours.map(|(drawn, _)| drawn),
             live: records.neighbours.map(|(_, live)| live),
             refused: records.refused,
+            clock_unconfirmed: records.clock_unconfirmed,
         }
     }
 }

@@ -94,6 +94,30 @@ async fn pause_and_resume() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumped_is_confirmed() {
+    let Some((stub, page)) = page_of("taking-part").await else {
+        return;
+    };
+    assert!(!page.is_shown("#clock-section").await);
+    stub.state().status["clock_unconfirmed"] = json!(true);
+    page.until_text("#why", "The clock of this device has jumped ahead.")
+        .await;
+    page.until_text("#clock-now", "22").await;
+    is_clean(&stub, &page).await;
+    stub.state().refusal = Some("the agent is busy".to_owned());
+    page.click("#confirm-clock").await;
+    page.until_text("#clock-error", "the agent is busy").await;
+    stub.state().refusal = None;
+    stub.state().posts.clear();
+    page.click("#confirm-clock").await;
+    page.until_hidden("#clock-section").await;
+    page.until_text("#done", "takes its clock for right").await;
+    let confirmed = ("/api/confirm-clock".to_owned(), json!({}));
+    assert_eq!(stub.state().posts, [confirmed]);
+    is_refused_once(page.log().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_history_is_deleted_after_a_question() {
     let Some((stub, page)) = page_of("taking-part").await else {
         return;

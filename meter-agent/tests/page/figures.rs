@@ -121,6 +121,12 @@ async fn each_state_says_what_leaves_the_house_and_why_not() {
         ),
         ("paused", "Paused", "You have paused it.", ""),
         (
+            "clock-jumped",
+            "Waiting",
+            "The clock of this device has jumped ahead.",
+            "",
+        ),
+        (
             "stopped",
             "Stopped by an alarm",
             "An alarm has stopped this meter for good.",

@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 use crate::browser::{Browser, Scheme};
 use crate::{is_clean, open, page_of, polls};
 
-const SAMPLES: [&str; 9] = [
+const SAMPLES: [&str; 10] = [
     "taking-part",
     "first-start",
     "waiting",
     "first-round",
     "paused",
+    "clock-jumped",
     "stopped",
     "waiting-for-roster",
     "leaving",

@@ -194,6 +194,7 @@ fn post(path: &str, body: &[u8], state: &mut State) -> Answer {
     }
     match path {
         "/api/pause" => state.status["paused"] = json!(true),
+        "/api/confirm-clock" => state.status["clock_unconfirmed"] = json!(false),
         "/api/resume" => state.status["paused"] = json!(false),
         "/api/history/delete" => state.has_history = false,
         _ => {

@@ -157,3 +157,25 @@ fn it_prints_no_readings() {
     boundary(&recorder, 5, 1000);
     assert_eq!(format!("{recorder:?}"), "Recorder(..)");
 }
+
+#[test]
+fn a_clock_that_jumped_is_unconfirmed_until_somebody_says_so_or_a_submission_shows_it() {
+    let recorder = recorder();
+    let silent = |round| MeterEvent::Silent {
+        round: Round(round),
+        reason: Silence::ClockUnconfirmed,
+    };
+    assert!(!recorder.view().clock_unconfirmed);
+    tell(
+        &recorder,
+        MeterEvent::Alarm(Alarm::ClockJump { seconds: 9000 }),
+    );
+    assert!(recorder.view().clock_unconfirmed);
+    recorder.clock_is_confirmed();
+    assert!(!recorder.view().clock_unconfirmed);
+    // It was told before a restart.
+    tell(&recorder, silent(5));
+    assert!(recorder.view().clock_unconfirmed);
+    tell(&recorder, submitted(6));
+    assert!(!recorder.view().clock_unconfirmed);
+}
