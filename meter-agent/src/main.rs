@@ -15,6 +15,7 @@ use meter_agent::energy::{self, EnergyUnit, Kwh};
 use meter_agent::page::access;
 use meter_agent::register::Register;
 use meter_agent::{agent, ask, clock, count, leave};
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 /// Reads an electricity meter and takes part in a DC-net.
@@ -139,7 +140,10 @@ fn main() -> ExitCode {
             })
         }),
         Command::Doctor { config, seconds } => {
-            return examine(&config, Duration::from_secs(seconds));
+            match examine(&config, Duration::from_secs(seconds)) {
+                Ok(false) => return ExitCode::FAILURE,
+                examined => examined.map(|_| ()),
+            }
         }
         Command::SetReading {
             config,
@@ -185,13 +189,16 @@ type Work = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
 fn start(path: &Path, work: impl FnOnce(Config) -> Work) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    // One thread: waking a second one up costs more than what there is to do. What blocks, and
-    // what computes for long, is done on threads of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    runtime()?.block_on(work(config))
+}
+
+/// One thread: waking a second one up costs more than what there is to do. What blocks, and what
+/// computes for long, is done on threads of its own.
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(work(config))
+        .context("cannot start the runtime")
 }
 
 fn check_config(path: &Path) -> ExitCode {
@@ -210,25 +217,14 @@ fn check_config(path: &Path) -> ExitCode {
     }
 }
 
-fn examine(path: &Path, duration: Duration) -> ExitCode {
-    let mut worst = ExitCode::SUCCESS;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("meter-agent: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    runtime.block_on(doctor::examine(path, duration, |finding| {
-        if finding.verdict == Verdict::Problem {
-            worst = ExitCode::FAILURE;
-        }
+/// Whether nothing is wrong.
+fn examine(path: &Path, duration: Duration) -> anyhow::Result<bool> {
+    let mut is_well = true;
+    runtime()?.block_on(doctor::examine(path, duration, |finding| {
+        is_well &= finding.verdict != Verdict::Problem;
         println!("{finding}");
     }));
-    worst
+    Ok(is_well)
 }
 
 fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::Result<()> {
