@@ -21,7 +21,8 @@ const SAVES: u64 = 8;
 
 fn open(directory: &Path) -> Register {
     let channel = RegisterChannel {
-        name: "import".to_owned(),
+        // So long that a total of seven digits needs a longer file.
+        name: "i".repeat(62),
         constant: ImpulsesPerKwh::new(1000).unwrap(),
     };
     Register::open(directory, vec![channel]).unwrap()
@@ -68,13 +69,18 @@ fn described() -> Vec<Operation> {
     let directory = tempfile::tempdir().unwrap();
     let mut register = open(directory.path());
     let mut operations = vec![Operation::Create("register.lock".to_owned())];
+    let mut lengths = [0, 0];
+    let mut made = 0;
     for save in 1..=SAVES {
         record(&mut register, save);
         register.save().unwrap();
-        let slot = format!("register.{}", (save - 1) % 2);
+        let place = usize::from(save % 2 == 0);
+        let slot = format!("register.{place}");
         let bytes = std::fs::read(directory.path().join(&slot)).unwrap();
         operations.push(Operation::Said(format!("BEGUN {}", total(&register))));
-        if save <= 2 {
+        if lengths[place] != bytes.len() {
+            lengths[place] = bytes.len();
+            made += 1;
             let new = || "register.new".to_owned();
             operations.extend([
                 Operation::Create(new()),
@@ -89,6 +95,7 @@ fn described() -> Vec<Operation> {
         }
         operations.push(Operation::Said(format!("RETURNED {}", total(&register))));
     }
+    assert_eq!(made, 4, "files that are made anew");
     operations
 }
 

@@ -27,7 +27,7 @@ const NAMES: [&str; 2] = ["register.0", "register.1"];
 const LOCK: &str = "register.lock";
 const TEMPORARY: &str = "register.new";
 /// Of the file's length, so that it seldom changes, in bytes.
-const BLOCK: usize = 512;
+const BLOCK: usize = 64;
 /// Longer files are not ours: 16 channels take under 1 KiB.
 const LENGTH_LIMIT: u64 = 64 * 1024;
 
