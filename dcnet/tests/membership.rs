@@ -11,7 +11,7 @@ use dcnet::frame::{FrameError, Notification};
 use dcnet::identity::{DeviceId, Role};
 use dcnet::membership::{EntryError, EntryKind, Member, Policy, sign_exit};
 use dcnet::meter::{ExitProgress, MeterEvent, Stopped};
-use dcnet::output::Input;
+use dcnet::output::{Input, Store};
 use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::topic::{All, Topic, Up};
@@ -313,6 +313,40 @@ fn who_is_away_for_long_is_drawn_by_nobody_until_it_is_back() {
 }
 
 /// Draws that a meter asked for in all its memberships.
+/// The byte strings of 32 bytes, such as keys, in the records that a meter has stored below a
+/// prefix; by record.
+fn stored_strings(network: &Network, meter: usize, prefix: &[u8]) -> Vec<Vec<[u8; 32]>> {
+    let strings = |value: &Vec<u8>| {
+        let marked = value.windows(34).filter(|w| w.starts_with(&[0x58, 32]));
+        marked.map(|w| w[2..].try_into().unwrap()).collect()
+    };
+    let records = network.saved[meter].iter();
+    records
+        .filter(|((store, key), _)| *store == Store::Net && key.starts_with(prefix))
+        .map(|(_, value)| strings(value))
+        .collect()
+}
+
+#[test]
+fn keys_of_days_whose_rounds_are_closed_are_gone_from_the_disk() {
+    let mut network = running(6, policy(4));
+    let first: Vec<_> = [b"edge/".as_slice(), b"device"]
+        .into_iter()
+        .flat_map(|prefix| stored_strings(&network, 0, prefix))
+        .collect();
+    assert_eq!(first.len(), 5 + 1);
+    // Nobody need do two days of rounds.
+    (0..6).for_each(|meter| network.set_online(meter, false));
+    network.run_until(2 * DAY + 10 * MINUTE);
+    (0..6).for_each(|meter| network.set_online(meter, true));
+    assert_eq!(included_after(&mut network, 10).len(), 6);
+    let now: Vec<_> = stored_strings(&network, 0, b"").concat();
+    for (place, record) in first.iter().enumerate() {
+        let gone = record.iter().filter(|string| !now.contains(string));
+        assert!(gone.count() > 0, "record {place} keeps every key");
+    }
+}
+
 fn draws(network: &Network, meter: usize) -> usize {
     let log = network.provider.membership();
     let places = (0..).zip(log.members());
