@@ -13,8 +13,9 @@ use dcnet::identity::{DeviceId, DeviceKey, Role};
 use dcnet::membership::{EntryError, EntryKind, Membership, sign_registration};
 use dcnet::meter::{Meter, MeterEvent};
 use dcnet::output::{Input, StateMachine};
-use dcnet::provider::ProviderEvent;
+use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::reveal::Reveal;
+use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::superposition::Submission;
 use dcnet::time::Day;
 use dcnet::topic::{All, Topic, Up};
@@ -293,6 +294,31 @@ fn a_provider_that_leaves_a_draw_open_for_a_day_is_blamed_by_who_kept_asking() {
     assert_eq!(blames(&network), 1);
     network.run_until(network.now + 60 * MINUTE);
     assert_eq!(blames(&network), 1, "told once");
+}
+
+#[test]
+fn nobody_is_blamed_for_the_draw_of_a_revoked_meter() {
+    let mut network = start();
+    network.filter = Some(Box::new(|topic, receiver, _| {
+        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
+        receiver.is_some() || !is_draw
+    }));
+    network.run_until(MINUTE);
+    let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
+    let device = network.meters[VICTIM].id();
+    let revocation = sign_revocation(&key, device, at(network.now).utc);
+    network.input_provider(Input::Command(ProviderCommand::Revoked {
+        list: RevocationList::new(1, vec![device]),
+        administrator,
+        revocations: vec![revocation],
+    }));
+    network.run_until(2 * MINUTE);
+    assert_eq!(network.alarms(VICTIM), [Alarm::Revoked]);
+    (0..5).for_each(|meter| network.set_online(meter, false));
+    network.run_until(25 * 60 * MINUTE);
+    network.set_online(VICTIM, true);
+    network.run_until(network.now + 90 * MINUTE);
+    assert_eq!(network.alarms(VICTIM), [Alarm::Revoked]);
 }
 
 fn kind_of(payload: &[u8]) -> Notification {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Meter, MeterEvent, Purpose, saved};
+use super::{Meter, MeterEvent, Purpose, Stopped, saved};
 use crate::alarm::Alarm;
 use crate::cbor;
 use crate::frame::{self, Notification};
@@ -58,6 +58,10 @@ impl Meter {
     /// much that a floor is broken has left, when this meter is marked as lapsed, and
     /// once a year.
     pub(super) fn consider_draw(&mut self, now: Now) {
+        // Nobody owes a draw to who is stopped or wants to leave.
+        if self.is_leaving() || self.stopped.as_ref().is_some_and(Stopped::is_for_good) {
+            return;
+        }
         if let Some(draw) = &mut self.draw {
             let waited = now.utc.since(draw.since).as_millis();
             let asking = self
@@ -72,9 +76,6 @@ impl Meter {
         let (Some(membership), Some(own)) = (&self.membership, self.active_index()) else {
             return;
         };
-        if self.is_leaving() {
-            return;
-        }
         let clock_right = self.clock.check(now).is_ok();
         if self.stopped.is_some() || !clock_right || membership.open_invite(own).is_some() {
             return;
