@@ -11,7 +11,7 @@ use dcnet::cbor::{self, Fields};
 use dcnet::frame::{self, Frame, FrameError, Notification};
 use dcnet::identity::{DeviceId, DeviceKey, Role};
 use dcnet::membership::{EntryError, EntryKind, Membership, sign_registration};
-use dcnet::meter::{Meter, MeterEvent};
+use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, StateMachine};
 use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::reveal::Reveal;
@@ -319,6 +319,21 @@ fn nobody_is_blamed_for_the_draw_of_a_revoked_meter() {
     network.set_online(VICTIM, true);
     network.run_until(network.now + 90 * MINUTE);
     assert_eq!(network.alarms(VICTIM), [Alarm::Revoked]);
+}
+
+#[test]
+fn nobody_is_blamed_for_the_draw_of_a_meter_that_left() {
+    let mut network = start();
+    network.filter = Some(Box::new(|topic, receiver, _| {
+        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
+        receiver.is_some() || !is_draw
+    }));
+    network.run_until(MINUTE);
+    network.input_meter(VICTIM, Input::Command(MeterCommand::Leave));
+    (1..5).for_each(|meter| network.set_online(meter, false));
+    network.run_until(26 * 60 * MINUTE);
+    assert_eq!(network.provider.membership().size(), 4);
+    assert_eq!(network.alarms(VICTIM), []);
 }
 
 fn kind_of(payload: &[u8]) -> Notification {
