@@ -267,6 +267,17 @@ fn a_provider_that_knows_the_nonce_gets_no_second_draw() {
 
 // Handshakes.
 
+/// A net whose meters ask for draws that never reach the provider.
+fn start_without_draws() -> Network {
+    let mut network = start();
+    network.filter = Some(Box::new(|topic, receiver, _| {
+        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
+        receiver.is_some() || !is_draw
+    }));
+    network.run_until(MINUTE);
+    network
+}
+
 /// How often the victim blamed the provider for its draw that is not done.
 fn blames(network: &Network) -> usize {
     let alarms = network.alarms(VICTIM);
@@ -278,12 +289,7 @@ fn blames(network: &Network) -> usize {
 
 #[test]
 fn a_provider_that_leaves_a_draw_open_for_a_day_is_blamed_by_who_kept_asking() {
-    let mut network = start();
-    network.filter = Some(Box::new(|topic, receiver, _| {
-        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
-        receiver.is_some() || !is_draw
-    }));
-    network.run_until(MINUTE);
+    let mut network = start_without_draws();
     (0..5).for_each(|meter| network.set_online(meter, false));
     network.run_until(25 * 60 * MINUTE);
     assert_eq!(blames(&network), 0, "it was away itself");
@@ -298,12 +304,7 @@ fn a_provider_that_leaves_a_draw_open_for_a_day_is_blamed_by_who_kept_asking() {
 
 #[test]
 fn nobody_is_blamed_for_the_draw_of_a_revoked_meter() {
-    let mut network = start();
-    network.filter = Some(Box::new(|topic, receiver, _| {
-        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
-        receiver.is_some() || !is_draw
-    }));
-    network.run_until(MINUTE);
+    let mut network = start_without_draws();
     let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
     let device = network.meters[VICTIM].id();
     let revocation = sign_revocation(&key, device, at(network.now).utc);
@@ -323,12 +324,7 @@ fn nobody_is_blamed_for_the_draw_of_a_revoked_meter() {
 
 #[test]
 fn nobody_is_blamed_for_the_draw_of_a_meter_that_left() {
-    let mut network = start();
-    network.filter = Some(Box::new(|topic, receiver, _| {
-        let is_draw = matches!(topic, Topic::Up { kind: Up::Draw, .. });
-        receiver.is_some() || !is_draw
-    }));
-    network.run_until(MINUTE);
+    let mut network = start_without_draws();
     network.input_meter(VICTIM, Input::Command(MeterCommand::Leave));
     (1..5).for_each(|meter| network.set_online(meter, false));
     network.run_until(26 * 60 * MINUTE);

@@ -312,7 +312,6 @@ fn who_is_away_for_long_is_drawn_by_nobody_until_it_is_back() {
     assert!(!lapsed(&network), "its own draw ends the lapse");
 }
 
-/// Draws that a meter asked for in all its memberships.
 /// The byte strings of 32 bytes, such as keys, in the records that a meter has stored below a
 /// prefix; by record.
 fn stored_strings(network: &Network, meter: usize, prefix: &[u8]) -> Vec<Vec<[u8; 32]>> {
@@ -347,6 +346,7 @@ fn keys_of_days_whose_rounds_are_closed_are_gone_from_the_disk() {
     }
 }
 
+/// Draws that a meter asked for in all its memberships.
 fn draws(network: &Network, meter: usize) -> usize {
     let log = network.provider.membership();
     let places = (0..).zip(log.members());

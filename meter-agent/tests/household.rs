@@ -53,9 +53,7 @@ async fn a_lone_meter_says_what_it_waits_for_and_takes_the_newest_list() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_household_is_told_and_the_others_go_on_without_it() {
-    let mut street = Street::new().await;
-    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
-    street.sums_over(&street.all(), 1, Round(0)).await;
+    let (mut street, six) = running().await;
     let revoked = six[0];
     street.revoke(revoked, &six[1]);
     street
@@ -79,9 +77,7 @@ async fn a_revoked_household_is_told_and_the_others_go_on_without_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
-    let mut street = Street::new().await;
-    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
-    street.sums_over(&street.all(), 1, Round(0)).await;
+    let (mut street, six) = running().await;
     let leaver = six[0];
     street.stop(&leaver).await;
     street.stop_provider().await;
@@ -103,12 +99,7 @@ async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
     assert_eq!(street.log().size(), 5);
 
     street.start(&leaver);
-    assert!(street.end(&leaver).await.success());
-    let log = street.said(&leaver);
-    assert!(
-        log.contains("the exit is done") && log.contains("has left net"),
-        "{log}"
-    );
+    let log = end_after_the_exit(&mut street, &leaver).await;
     assert!(street.records(&leaver, "edge/").is_empty());
     let others: BTreeSet<DeviceId> = six[1..].iter().copied().collect();
     let gone = present_round();
@@ -125,9 +116,7 @@ async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_runs_is_told_to_leave_and_does_it_without_the_command() {
-    let mut street = Street::new().await;
-    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
-    street.sums_over(&street.all(), 1, Round(0)).await;
+    let (mut street, six) = running().await;
     let leaver = six[0];
     street.stop_provider().await;
 
@@ -136,15 +125,29 @@ async fn an_agent_that_runs_is_told_to_leave_and_does_it_without_the_command() {
     assert_eq!(street.log().size(), 6);
 
     street.start_provider();
-    assert!(street.end(&leaver).await.success());
-    let log = street.said(&leaver);
+    end_after_the_exit(&mut street, &leaver).await;
+    assert_eq!(street.log().size(), 5);
+    assert!(street.records(&leaver, "edge/").is_empty());
+    street.stop_provider().await;
+}
+
+/// A street whose six meters have had a sum.
+async fn running() -> (Street, Vec<DeviceId>) {
+    let mut street = Street::new().await;
+    let six: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
+    street.sums_over(&street.all(), 1, Round(0)).await;
+    (street, six)
+}
+
+/// Waits until the agent of a meter that leaves ends, and gives what it has said.
+async fn end_after_the_exit(street: &mut Street, leaver: &DeviceId) -> String {
+    assert!(street.end(leaver).await.success());
+    let log = street.said(leaver);
     assert!(
         log.contains("the exit is done") && log.contains("has left net"),
         "{log}"
     );
-    assert_eq!(street.log().size(), 5);
-    assert!(street.records(&leaver, "edge/").is_empty());
-    street.stop_provider().await;
+    log
 }
 
 /// Leaves while nobody writes exits into the log, and gives what the command says when it is
