@@ -9,7 +9,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use dcnet::alarm::Alarm;
-use dcnet::meter::{ExitProgress, MeterCommand, MeterEvent};
+use dcnet::meter::{MeterCommand, MeterEvent};
 use dcnet::topic::NetId;
 use link::{Clock, Driver, LinkState};
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ use crate::agent::{AgentOptions, open_meter};
 use crate::ask::Agent;
 use crate::config::Config;
 use crate::standing::{HasLeft, Standing, Watched};
+use crate::status::ExitView;
 
 mod running;
 
@@ -70,7 +71,7 @@ async fn leave_alone(
     let before = standing.borrow_and_update().clone();
     let is_begun = begin(
         net,
-        before.exit,
+        before.exit.map(ExitView::from),
         (before.is_member, before.is_stopped),
         wait,
         &mut out,
@@ -145,7 +146,7 @@ async fn leave_alone(
 /// Tells what happens first; `false` if there is nothing to do, or nothing to wait for.
 fn begin(
     net: NetId,
-    exit: Option<ExitProgress>,
+    exit: Option<ExitView>,
     (is_member, is_stopped): (bool, bool),
     wait: bool,
     out: &mut impl Write,
@@ -210,7 +211,9 @@ fn ends_everything(alarm: &Alarm) -> bool {
 /// What the exit of this process waits for, in one line.
 fn waits_for(link: &LinkState, standing: &Standing, broker: &str) -> Option<String> {
     match link {
-        LinkState::Connected => exit_waits_for(standing.exit, standing.open_rounds),
+        LinkState::Connected => {
+            exit_waits_for(standing.exit.map(ExitView::from), standing.open_rounds)
+        }
         LinkState::Connecting => Some(format!("connecting to the broker {broker}")),
         LinkState::Waiting { error } => Some(format!(
             "the broker {broker} is not to be reached ({error}); trying again"
@@ -223,7 +226,7 @@ fn waits_for(link: &LinkState, standing: &Standing, broker: &str) -> Option<Stri
 }
 
 /// What a meter that is connected waits for.
-fn exit_waits_for(exit: Option<ExitProgress>, open_rounds: usize) -> Option<String> {
+fn exit_waits_for(exit: Option<ExitView>, open_rounds: usize) -> Option<String> {
     let Some(exit) = exit.filter(|exit| exit.left) else {
         return Some("waiting for the provider to write the exit into the net's log".to_owned());
     };

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcnet::identity::DeviceId;
-use dcnet::meter::Floors;
+use dcnet::meter::{ExitProgress, Floors};
 use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
 use link::{Clock, LinkState};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::agent::Pause;
@@ -145,7 +145,7 @@ impl From<&InputStatistics> for InputView {
 }
 
 /// The link to the broker.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LinkView {
     /// Whether messages go both ways.
     pub is_connected: bool,
@@ -184,7 +184,7 @@ impl From<Floors> for FloorsView {
 }
 
 /// How far an exit is.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ExitView {
     /// Whether the log says so.
     pub left: bool,
@@ -194,6 +194,17 @@ pub struct ExitView {
     pub awaited: u32,
     /// Whether everything is erased.
     pub done: bool,
+}
+
+impl From<ExitProgress> for ExitView {
+    fn from(exit: ExitProgress) -> Self {
+        Self {
+            left: exit.left,
+            neighbours: exit.neighbours,
+            awaited: exit.awaited,
+            done: exit.done,
+        }
+    }
 }
 
 /// Where the parts of a [`Status`] come from. Clones see the same agent.
@@ -274,12 +285,7 @@ impl View {
             drawn: recorded.drawn,
             live: recorded.live,
             paused: self.pause.is_paused(),
-            exit: standing.exit.map(|exit| ExitView {
-                left: exit.left,
-                neighbours: exit.neighbours,
-                awaited: exit.awaited,
-                done: exit.done,
-            }),
+            exit: standing.exit.map(ExitView::from),
             rounds: recorded.rounds,
             checks: recorded.checks,
             alarms: recorded.alarms,

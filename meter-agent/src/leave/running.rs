@@ -6,13 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dcnet::meter::ExitProgress;
 use dcnet::topic::NetId;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{LEFT, REST, begin, done, exit_waits_for};
 use crate::ask::Agent;
+use crate::status::{ExitView, LinkView};
 
 /// How often the agent is asked; shorter than the time for which it shows that it is done.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -25,22 +25,8 @@ struct Status {
     is_member: bool,
     is_stopped: bool,
     open_rounds: usize,
-    exit: Option<Exit>,
-    link: Link,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Exit {
-    left: bool,
-    neighbours: u32,
-    awaited: u32,
-    done: bool,
-}
-
-#[derive(Deserialize)]
-struct Link {
-    is_connected: bool,
-    text: String,
+    exit: Option<ExitView>,
+    link: LinkView,
 }
 
 impl Status {
@@ -53,18 +39,9 @@ impl Status {
         net.context("the agent's answer is of another version")
     }
 
-    fn exit(&self) -> Option<ExitProgress> {
-        self.exit.map(|exit| ExitProgress {
-            left: exit.left,
-            neighbours: exit.neighbours,
-            awaited: exit.awaited,
-            done: exit.done,
-        })
-    }
-
     fn waits_for(&self) -> Option<String> {
         if self.link.is_connected {
-            exit_waits_for(self.exit(), self.open_rounds)
+            exit_waits_for(self.exit, self.open_rounds)
         } else {
             Some(format!("the agent is not connected: {}", self.link.text))
         }
@@ -81,7 +58,7 @@ pub(super) async fn leave(
 ) -> anyhow::Result<()> {
     let before = Status::of(&mut agent).await?;
     let stands = (before.is_member, before.is_stopped);
-    if !begin(before.net()?, before.exit(), stands, wait, &mut out)? {
+    if !begin(before.net()?, before.exit, stands, wait, &mut out)? {
         return Ok(());
     }
     let digits = before.meter.get(..8).unwrap_or_default();
@@ -109,7 +86,7 @@ async fn watch(state_directory: &Path, wait: bool, out: &mut impl Write) -> anyh
              to see how far it is",
         )?;
         let status = Status::of(&mut agent).await?;
-        let exit = status.exit();
+        let exit = status.exit;
         if exit.is_some_and(|exit| exit.left) && !left {
             left = true;
             writeln!(out, "{LEFT}")?;
