@@ -30,7 +30,7 @@ use crate::connection::{Connection, MAX_PAYLOAD};
 use crate::counters::{Counters, Totals, add, count};
 use crate::journal::Journal;
 use crate::network::{FromNetwork, LinkState, Network, ToNetwork};
-use crate::service::{Heartbeat, TURN};
+use crate::service::{Heartbeat, turn};
 
 /// Events that wait for the owner.
 pub const EVENTS: usize = 1024;
@@ -122,7 +122,7 @@ impl Control {
         Arc::clone(&self.counters)
     }
 
-    /// Beats while the driver takes inputs and its steps end, at least every [`TURN`].
+    /// Beats while the driver takes inputs and its steps end, at least every [`turn`].
     pub fn heartbeat(&self) -> Heartbeat {
         self.heartbeat.clone()
     }
@@ -369,7 +369,7 @@ where
     ) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         let mut commanded = true;
-        let mut turns = tokio::time::interval(TURN);
+        let mut turns = tokio::time::interval(turn());
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.heartbeat.beat();

@@ -10,8 +10,13 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Longest time between two turns of a loop that has a [`Heartbeat`] and nothing to do.
-pub const TURN: Duration = Duration::from_secs(2);
+/// Longest time between two turns of a loop that has a [`Heartbeat`] and nothing to do:
+/// 10 s, or less if the service manager's watchdog wants to hear more often. A meter in a
+/// household has nothing to do nearly always, so this is most of what it costs.
+pub fn turn() -> Duration {
+    let longest = Duration::from_secs(10);
+    sd_notify::watchdog_enabled().map_or(longest, |limit| (limit / 4).min(longest))
+}
 
 /// How often a daemon that has not begun to serve is looked at.
 const STARTING: Duration = Duration::from_millis(50);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use dcnet::time::Timestamp;
+use dcnet::time::{Period, Timestamp};
 use dcnet::units::Pulses;
 use tokio::sync::watch;
 
@@ -146,6 +146,25 @@ pub(crate) fn second_after(at: Timestamp) -> Timestamp {
     )
 }
 
+/// The length of a round; it may become known, or change, later.
+pub type RoundLength = watch::Receiver<Option<Period>>;
+
+/// How often a source in rounds of `period` says that there was nothing: at every multiple of
+/// this in UTC. Each boundary of a round is such a multiple; nobody waits for the moments in
+/// between, and every wake-up costs power for ten years.
+pub(crate) fn turn(period: Option<Period>) -> Duration {
+    let divides = |seconds: &u32| period.is_some_and(|p| p.as_secs().is_multiple_of(*seconds));
+    let seconds = [10, 5, 2].into_iter().find(divides).unwrap_or(1);
+    Duration::from_secs(seconds.into())
+}
+
+/// Until the next multiple of `turn` after `utc`, a time since the epoch.
+pub(crate) fn until_turn(utc: Duration, turn: Duration) -> Duration {
+    let nanos = turn.as_nanos();
+    let since = utc.as_nanos().checked_rem(nanos).unwrap_or(0);
+    Duration::from_nanos(u64::try_from(nanos - since).unwrap_or(u64::MAX))
+}
+
 /// What [`PulseSource::next`] returns.
 pub type NextBatch<'a> = Pin<Box<dyn Future<Output = Result<Batch, PulseError>> + Send + 'a>>;
 
@@ -172,9 +191,10 @@ pub trait PulseSource: Send {
         None
     }
 
-    /// Waits for the next batch; at least every second there is one, with or
-    /// without pulses, while the UTC clock runs. A source that reads a device's total
-    /// delivers the seconds since the reading before with each reading.
+    /// Waits for the next batch. With or without pulses, all seconds up to a boundary of a
+    /// round are delivered when it has passed, and at least every ten seconds while the UTC
+    /// clock runs. A source that reads a device's total delivers the seconds since the
+    /// reading before with each reading.
     ///
     /// Cancel-safe: a dropped future has taken nothing out of the source.
     ///
@@ -185,6 +205,10 @@ pub trait PulseSource: Send {
     /// Told once before the first [`PulseSource::next`]: the totals of the register's channels, in
     /// their order. Only a source that reads a device's total needs its own.
     fn resume(&mut self, _totals: &[Pulses]) {}
+
+    /// Told once before the first [`PulseSource::next`] whose boundaries its batches are for.
+    /// Without it a source delivers every second.
+    fn serve(&mut self, _rounds: &RoundLength) {}
 }
 
 /// Why a source cannot be opened or read.
@@ -259,6 +283,23 @@ pub enum PulseError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_boundary_of_a_round_is_the_end_of_a_turn() {
+        let of = |seconds| turn(Period::from_secs(seconds)).as_secs();
+        assert_eq!(
+            [1, 2, 4, 15, 60, 900, 86_400].map(of),
+            [1, 2, 2, 5, 10, 10, 10]
+        );
+        for seconds in (1..=86_400).filter(|&seconds| Period::from_secs(seconds).is_some()) {
+            assert_eq!(u64::from(seconds) % of(seconds), 0, "{seconds}");
+        }
+        assert_eq!(
+            turn(None),
+            Duration::from_secs(1),
+            "any second can be a boundary"
+        );
+    }
 
     #[test]
     fn a_batch_stays_within_a_second() {

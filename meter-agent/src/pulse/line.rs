@@ -2,6 +2,7 @@
 //! the source filters them and cuts time into batches.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use dcnet::units::Pulses;
 use tokio::sync::{mpsc, watch};
 
 use super::edge::{Edge, EdgeFilter, EdgeLimits};
-use super::{Batch, Channel, LineView, NextBatch, PulseError, PulseSource, second_after};
+use super::{
+    Batch, Channel, LineView, NextBatch, PulseError, PulseSource, RoundLength, second_after, turn,
+    until_turn,
+};
 use crate::clock::{self, UtcMap};
 
 /// How long an edge may take from the wire into this process. A boundary is complete
@@ -110,11 +114,12 @@ pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource
     // So late after an edge it is a pulse or none, and those who watch can see it.
     let after_edge =
         lines.iter().map(settling).max().unwrap_or_default() + SLACK + Duration::from_millis(1);
+    let rounds = Arc::default();
     let (senders, sources): (Vec<_>, Vec<_>) = lines
         .into_iter()
         .map(|line| {
             let (sender, reports) = mpsc::unbounded_channel();
-            (sender, LineSource::new(line, reports))
+            (sender, LineSource::new(line, reports, Arc::clone(&rounds)))
         })
         .unzip();
     let name = sources
@@ -122,7 +127,7 @@ pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource
         .map_or_else(String::new, |source| source.name.clone());
     thread::Builder::new()
         .name("gpio-edges".to_owned())
-        .spawn(move || read_edges(reader, after_edge, &senders))
+        .spawn(move || read_edges(reader, after_edge, &rounds, &senders))
         .map_err(|error| PulseError::Gpio {
             line: name,
             problem: format!("cannot start a thread: {error}"),
@@ -131,27 +136,32 @@ pub fn start(reader: impl EdgeReader, lines: Vec<Line>) -> Result<Vec<LineSource
     Ok(sources)
 }
 
-/// Until the next whole second of UTC is complete. Nobody needs to know of silence before:
-/// every boundary is a whole second, and waking up costs more than counting.
-fn until_second(utc: Duration) -> Duration {
-    let delay = SLACK + Duration::from_millis(1);
-    let since = Duration::from_nanos(utc.saturating_sub(delay).subsec_nanos().into());
-    Duration::from_secs(1).saturating_sub(since)
+/// Set when a source is told whose boundaries its batches are for.
+type SharedRounds = Arc<OnceLock<RoundLength>>;
+
+/// Until the next turn is complete. Nobody needs to know of silence before.
+fn until_complete(utc: Duration, turn: Duration) -> Duration {
+    until_turn(utc.saturating_sub(SLACK + Duration::from_millis(1)), turn)
 }
 
 /// Ends when no source is left to report to, or with the first error.
 fn read_edges(
     mut reader: impl EdgeReader,
     after_edge: Duration,
+    rounds: &OnceLock<RoundLength>,
     senders: &[mpsc::UnboundedSender<Report>],
 ) {
+    let silence = || {
+        let period = rounds.get().and_then(|rounds| *rounds.borrow());
+        until_complete(clock::utc(), turn(period))
+    };
     let mut told = clock::monotonic();
     let mut wait = Duration::ZERO;
     while !senders.iter().all(mpsc::UnboundedSender::is_closed) {
         let asked = clock::monotonic();
         let drained = match reader.read(wait) {
             Ok(None) if wait.is_zero() => {
-                wait = until_second(clock::utc());
+                wait = silence();
                 asked
             }
             // Only a look without waiting tells that there is nothing at the time of the look.
@@ -163,7 +173,7 @@ fn read_edges(
                 if let Some(sender) = senders.get(index) {
                     let _ = sender.send(Report::Edge(edge));
                 }
-                wait = after_edge.min(until_second(clock::utc()));
+                wait = after_edge.min(silence());
                 // A line that never falls silent must not hold up the others. Edges are
                 // read in order, so after a stall only those up to this one are here.
                 if asked.saturating_sub(told) < BUSY {
@@ -194,6 +204,7 @@ pub struct LineSource {
     filter: EdgeFilter,
     map: UtcMap,
     reports: mpsc::UnboundedReceiver<Report>,
+    rounds: SharedRounds,
     /// Pulses that are in no batch yet, by monotonic time.
     pulses: VecDeque<Duration>,
     batches: VecDeque<Batch>,
@@ -201,7 +212,7 @@ pub struct LineSource {
 }
 
 impl LineSource {
-    fn new(line: Line, reports: mpsc::UnboundedReceiver<Report>) -> Self {
+    fn new(line: Line, reports: mpsc::UnboundedReceiver<Report>, rounds: SharedRounds) -> Self {
         let mut map = UtcMap::new();
         let (start, utc) = clock::both();
         map.stretch(start, start, utc);
@@ -211,6 +222,7 @@ impl LineSource {
             filter: EdgeFilter::new(line.limits, line.active, start),
             map,
             reports,
+            rounds,
             pulses: VecDeque::new(),
             batches: VecDeque::new(),
             view: watch::Sender::default(),
@@ -294,6 +306,11 @@ impl PulseSource for LineSource {
         Some(self.view.subscribe())
     }
 
+    fn serve(&mut self, rounds: &RoundLength) {
+        // Every line of a reader serves the same register.
+        let _ = self.rounds.set(rounds.clone());
+    }
+
     fn next(&mut self) -> NextBatch<'_> {
         Box::pin(async {
             loop {
@@ -335,6 +352,7 @@ mod tests {
                 active: false,
             },
             reports,
+            SharedRounds::default(),
         );
         source.filter = EdgeFilter::new(EdgeLimits::default(), false, Duration::ZERO);
         source.map = UtcMap::new();
@@ -364,15 +382,17 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_once_a_second_when_that_is_complete() {
-        for (utc, wait) in [
-            (10_000, 101),
-            (10_100, 1),
-            (10_101, 1000),
-            (10_102, 999),
-            (10_999, 102),
+    fn silence_is_told_once_a_turn_when_that_is_complete() {
+        for (utc, turn, wait) in [
+            (10_000, 1000, 101),
+            (10_100, 1000, 1),
+            (10_101, 1000, 1000),
+            (10_102, 1000, 999),
+            (10_999, 1000, 102),
+            (10_101, 5000, 5000),
+            (12_000, 5000, 3101),
         ] {
-            assert_eq!(until_second(utc * MS), wait * MS, "{utc}");
+            assert_eq!(until_complete(utc * MS, turn * MS), wait * MS, "{utc}");
         }
     }
 

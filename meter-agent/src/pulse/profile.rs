@@ -5,11 +5,10 @@ use std::time::Duration;
 use dcnet::time::Timestamp;
 use dcnet::units::Pulses;
 
-use super::{Batch, Channel, NextBatch, PulseError, PulseSource, second_after};
+use super::{
+    Batch, Channel, NextBatch, PulseError, PulseSource, RoundLength, second_after, turn, until_turn,
+};
 use crate::clock;
-
-/// How often a profile is asked: at every whole second of UTC.
-pub const TICK: Duration = Duration::from_secs(1);
 
 /// Pulses as a function of UTC.
 ///
@@ -30,6 +29,7 @@ pub struct ProfileSource<P> {
     channel: Channel,
     profile: P,
     position: Timestamp,
+    rounds: Option<RoundLength>,
 }
 
 impl<P: Profile> ProfileSource<P> {
@@ -39,6 +39,7 @@ impl<P: Profile> ProfileSource<P> {
             channel,
             profile,
             position: start,
+            rounds: None,
         }
     }
 
@@ -67,18 +68,17 @@ impl<P: Profile> ProfileSource<P> {
 }
 
 impl<P: Profile> PulseSource for ProfileSource<P> {
+    fn serve(&mut self, rounds: &RoundLength) {
+        self.rounds = Some(rounds.clone());
+    }
+
     fn next(&mut self) -> NextBatch<'_> {
         Box::pin(async {
             loop {
-                let now = clock::utc();
-                let behind = clock::utc_timestamp().since(self.position);
-                if behind < TICK {
-                    let into_tick = now.as_nanos() % TICK.as_nanos();
-                    let rest = TICK.as_nanos() - into_tick;
-                    tokio::time::sleep(Duration::from_nanos(
-                        u64::try_from(rest).unwrap_or(u64::MAX),
-                    ))
-                    .await;
+                // The rest of a second that has begun is delivered with the next one.
+                if clock::utc_timestamp() < second_after(self.position) {
+                    let period = self.rounds.as_ref().and_then(|rounds| *rounds.borrow());
+                    tokio::time::sleep(until_turn(clock::utc(), turn(period))).await;
                 }
                 let (monotonic, utc) = clock::both();
                 if let Some(batch) = self.advance(clock::timestamp(utc), monotonic)? {

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use dcnet::reading::Boundary;
-use dcnet::time::Period;
 use dcnet::units::{MilliwattHours, Pulses};
 use link::Clock;
 use link::service::Heartbeat;
@@ -16,7 +15,7 @@ use tokio::time::Instant;
 use super::{Register, RegisterError};
 use crate::clock::{self, Moment};
 use crate::power::PowerMeter;
-use crate::pulse::{Batch, PulseError, PulseSource};
+use crate::pulse::{Batch, PulseError, PulseSource, RoundLength};
 
 /// When a register is saved, apart from every boundary and the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +122,7 @@ impl Counted {
 pub struct Watching {
     /// Told what has been counted.
     pub counted: watch::Sender<Counted>,
-    /// Beats at every turn, at least every [`link::service::TURN`].
+    /// Beats at every turn, at least every [`link::service::turn`].
     pub heartbeat: Heartbeat,
 }
 
@@ -131,7 +130,7 @@ pub struct Watching {
 #[derive(Debug)]
 pub struct Rounds {
     /// The length of a round; it may become known, or change, later.
-    pub period: watch::Receiver<Option<Period>>,
+    pub period: RoundLength,
     /// Says whether UTC can be trusted. While it cannot, no boundary has a value; those that
     /// passed meanwhile get theirs when it can.
     pub clock: Clock,
@@ -143,8 +142,6 @@ pub struct Rounds {
 const WAITING: usize = 4096;
 /// After a failed save the next one is tried so much later.
 const RETRY: Duration = Duration::from_secs(1);
-/// After this without a batch it turns all the same. With batches it turns once a second.
-const IDLE: Duration = Duration::from_millis(1500);
 
 /// Counts until `stop` is done, then saves the register.
 ///
@@ -172,11 +169,13 @@ pub async fn count(
     let mut tasks = JoinSet::new();
     for mut source in sources {
         source.resume(register.totals());
+        source.serve(&period);
         tasks.spawn(forward(source, sender.clone()));
     }
     drop(sender);
     let mut stop = std::pin::pin!(stop);
     let mut waiting = VecDeque::new();
+    let turn = link::service::turn();
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
     watching.counted.send_replace(Counted::of(&register));
@@ -186,6 +185,12 @@ pub async fn count(
         let now = Moment::now(&clock);
         tell_of_clock(&mut synchronised, &now);
         waiting.extend(register.observe(&now));
+        let mut wake = Instant::now() + turn;
+        if !waiting.is_empty() || register.unsaved() >= policy.pulses {
+            wake = wake.min(retry);
+        } else if register.unsaved() > 0 {
+            wake = wake.min(retry.max(saved + policy.every));
+        }
         tokio::select! {
             biased;
             () = &mut stop => break,
@@ -207,7 +212,7 @@ pub async fn count(
                 // No sources at all: nothing to count, but something to wait for.
                 None => open = false,
             },
-            () = tokio::time::sleep(IDLE.min(policy.every)) => {}
+            () = tokio::time::sleep_until(wake) => {}
         }
         while waiting.len() > WAITING {
             waiting.pop_front();
