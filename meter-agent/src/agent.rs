@@ -57,8 +57,8 @@ pub use pause::Pause;
 /// Events that wait for an owner; those that find no room are dropped and counted.
 pub const EVENTS: usize = 4096;
 
-/// How often the list of revoked devices is looked at.
-const REVOCATIONS_EVERY: Duration = Duration::from_secs(10);
+/// How often the list of revoked devices is looked at without being told to.
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(60);
 
 /// Boundaries between register and meter.
 const BOUNDARIES: usize = 64;
