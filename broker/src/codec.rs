@@ -10,6 +10,7 @@ use rumqttd::protocol::{
     PingResp, Protocol, PubAck, PubAckReason, Publish, PublishProperties, QoS, SubAck,
     SubscribeReasonCode, UnsubAck, UnsubAckReason, v4::V4, v5::V5,
 };
+use zeroize::Zeroizing;
 
 /// Most bytes of MQTT 5 properties in one PUBLISH: the router's memory bounds
 /// count topics and payloads only.
@@ -33,6 +34,18 @@ pub(crate) struct Message {
     pub(crate) properties: Option<PublishProperties>,
 }
 
+/// User and password of a CONNECT; empty where it has none.
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").finish_non_exhaustive()
+    }
+}
+
 /// A CONNECT.
 #[derive(Debug)]
 pub(crate) struct Connect {
@@ -46,6 +59,7 @@ pub(crate) struct Connect {
     pub(crate) max_packet: usize,
     /// It asks for MQTT 5 enhanced authentication.
     pub(crate) authentication: bool,
+    pub(crate) login: Option<Login>,
 }
 
 /// A packet from a client, decoded.
@@ -99,6 +113,11 @@ impl Codec {
             version: None,
             max_packet,
         }
+    }
+
+    /// Takes packets of up to `max_packet` bytes from now on.
+    pub(crate) fn allow(&mut self, max_packet: usize) {
+        self.max_packet = max_packet;
     }
 
     /// The version of the client; 3.1.1 until its CONNECT was decoded.
@@ -304,9 +323,14 @@ fn connect_version(body: &[u8]) -> Result<Version, DecodeError> {
 
 fn incoming(packet: Packet) -> Result<Incoming, DecodeError> {
     Ok(match packet {
-        Packet::Connect(connect, properties, will, will_properties, _) => Incoming::Connect(
-            Box::new(connect_of(connect, properties, will, will_properties)?),
-        ),
+        Packet::Connect(connect, properties, will, will_properties, login) => {
+            let login = login.map(|login| Login {
+                user: login.username,
+                password: Zeroizing::new(login.password),
+            });
+            let connect = connect_of(connect, properties, will, will_properties)?;
+            Incoming::Connect(Box::new(Connect { login, ..connect }))
+        }
         Packet::Publish(publish, properties) => {
             let (qos, id) = delivery(&publish);
             if properties
@@ -390,6 +414,7 @@ fn connect_of(
         receive_max: receive_max.unwrap_or(u16::MAX),
         max_packet: max_packet.map_or(usize::MAX, |max| max as usize),
         authentication: properties.is_some_and(|p| p.authentication_method.is_some()),
+        login: None,
     })
 }
 

@@ -2,24 +2,22 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail, ensure};
-use dcnet::identity::{CaCertificate, Certificate, Role, certificate_from_pem};
+use anyhow::{Context, ensure};
 use dcnet::time::Timestamp;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
 use serde::Deserialize;
 
-/// What a broker is started with. Paths are used as they stand, so a service
-/// should name absolute ones.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+use crate::passwords::Passwords;
+use crate::policy::Policy;
+use crate::rules::Rules;
+use crate::tls::Credentials;
+
+/// What a broker is started with to serve agents. Paths are used as they stand, so a
+/// service should name absolute ones.
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Addresses to listen on; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
@@ -32,17 +30,71 @@ pub struct Config {
     pub key: PathBuf,
     /// Signed revocation list; read again whenever it changes. It may be absent
     /// until the first device is revoked.
-    #[serde(default)]
     pub revocations: Option<PathBuf>,
     /// Certificate of the administrator who signs the revocation list, PEM.
-    #[serde(default)]
     pub administrator: Option<PathBuf>,
     /// Directory for retained messages; without it they are lost at a restart.
-    #[serde(default)]
     pub state: Option<PathBuf>,
     /// Limits, each with a default.
-    #[serde(default)]
     pub limits: Limits,
+}
+
+/// What is served besides, all of it off by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// Addresses on which third parties may come without a certificate, with user
+    /// and password; agents need theirs here too.
+    pub listen_third_parties: Vec<SocketAddr>,
+    /// The same over WebSocket. Without `passwords` a certificate is demanded.
+    pub listen_websocket: Vec<SocketAddr>,
+    /// Permission file: what third parties may read; read again whenever it
+    /// changes. Without it they may read the public topics.
+    pub permissions: Option<PathBuf>,
+    /// Password file of third parties, readable by its owner only; read again
+    /// whenever it changes. It may be absent until the first user gets one.
+    pub passwords: Option<PathBuf>,
+    /// Loopback address at which metrics are served for Prometheus.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Everything a configuration file says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How agents are served.
+    pub config: Config,
+    /// What is served besides.
+    pub services: Services,
+}
+
+impl From<Config> for Settings {
+    fn from(config: Config) -> Self {
+        Self {
+            config,
+            services: Services::default(),
+        }
+    }
+}
+
+/// The form of a configuration file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Vec<SocketAddr>,
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+    revocations: Option<PathBuf>,
+    administrator: Option<PathBuf>,
+    state: Option<PathBuf>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    listen_third_parties: Vec<SocketAddr>,
+    #[serde(default)]
+    listen_websocket: Vec<SocketAddr>,
+    permissions: Option<PathBuf>,
+    passwords: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
 }
 
 /// Bounds on what clients may use. Times are in seconds, sizes in bytes.
@@ -64,6 +116,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Sessions at a time of one third party.
     pub sessions_per_third_party: usize,
+    /// Passwords checked at a time; each takes 19 MiB while it is.
+    pub password_checks: usize,
     /// Different topic filters that one meter or third party may ever use while
     /// the broker runs: the router never forgets a filter.
     pub filters_per_client: usize,
@@ -98,6 +152,7 @@ impl Default for Limits {
             connections: 12_000,
             connections_per_address: 1024,
             sessions_per_third_party: 8,
+            password_checks: 2,
             filters_per_client: 8,
             filters_of_provider: 32,
             filters: 100_000,
@@ -135,6 +190,7 @@ impl Limits {
                 "sessions_per_third_party",
                 self.sessions_per_third_party as u64,
             ),
+            ("password_checks", self.password_checks as u64),
             ("filters_per_client", self.filters_per_client as u64),
             ("filters_of_provider", self.filters_of_provider as u64),
             ("filters", self.filters as u64),
@@ -164,127 +220,88 @@ impl Limits {
     }
 }
 
-/// What the files named in a [`Config`] contain, once checked.
-pub(crate) struct Credentials {
-    pub(crate) ca: CaCertificate,
-    pub(crate) administrator: Option<Certificate>,
-    pub(crate) tls: Arc<ServerConfig>,
+impl Config {
+    /// Reads a file that configures nothing but how agents are served.
+    ///
+    /// # Errors
+    /// As [`Settings::read`], and if it configures more.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let Settings { config, services } = Settings::read(path)?;
+        ensure!(
+            services == Services::default(),
+            "{} configures more than the listeners for agents",
+            path.display()
+        );
+        Ok(config)
+    }
 }
 
-impl Config {
+impl Settings {
     /// Reads a TOML file.
     ///
     /// # Errors
     /// If it cannot be read, is not TOML, or has an unknown or wrong field.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        toml::from_str(&text(path)?).with_context(|| format!("in {}", path.display()))
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file: File = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        let config = Config {
+            listen: file.listen,
+            ca: file.ca,
+            certificate: file.certificate,
+            key: file.key,
+            revocations: file.revocations,
+            administrator: file.administrator,
+            state: file.state,
+            limits: file.limits,
+        };
+        let services = Services {
+            listen_third_parties: file.listen_third_parties,
+            listen_websocket: file.listen_websocket,
+            permissions: file.permissions,
+            passwords: file.passwords,
+            metrics: file.metrics,
+        };
+        Ok(Self { config, services })
     }
 
     /// Checks everything that can be checked without opening a socket: limits,
-    /// certificates, key, permissions of the key file.
+    /// certificates, key, permissions and passwords.
     ///
     /// # Errors
     /// The first thing that is wrong, with the file and what to do.
     pub fn check(&self) -> anyhow::Result<()> {
-        self.credentials().map(|_| ())
+        self.load().map(|_| ())
     }
 
-    pub(crate) fn credentials(&self) -> anyhow::Result<Credentials> {
-        ensure!(!self.listen.is_empty(), "listen names no address");
-        self.limits.check()?;
-        let ca = CaCertificate::from_pem(&text(&self.ca)?)
-            .with_context(|| format!("in {}", self.ca.display()))?;
-        verified(&self.certificate, &ca, Role::Broker)?;
-        let administrator = match (&self.administrator, &self.revocations) {
-            (Some(path), _) => Some(verified(path, &ca, Role::Administrator)?),
-            (None, Some(list)) => bail!(
-                "revocations = {:?} needs administrator = the certificate of who signs it",
-                list.display()
-            ),
-            (None, None) => None,
+    pub(crate) fn load(&self) -> anyhow::Result<(Credentials, Policy)> {
+        let Self { config, services } = self;
+        ensure!(!config.listen.is_empty(), "listen names no address");
+        config.limits.check()?;
+        ensure!(
+            services.listen_third_parties.is_empty() || services.passwords.is_some(),
+            "listen_third_parties needs passwords = the file that `broker set-password` writes"
+        );
+        if let Some(address) = services.metrics {
+            ensure!(
+                address.ip().is_loopback(),
+                "metrics = \"{address}\" can be reached by others; take an address of this machine \
+                 alone, such as 127.0.0.1:9883"
+            );
+        }
+        let credentials = Credentials::read(config)?;
+        let policy = Policy {
+            rules: Arc::new(match &services.permissions {
+                Some(path) => Rules::read(path)?,
+                None => Rules::default(),
+            }),
+            passwords: Arc::new(match &services.passwords {
+                Some(path) => Passwords::read(path)?,
+                None => Passwords::default(),
+            }),
         };
-        let tls = self.tls(&ca)?;
-        Ok(Credentials {
-            ca,
-            administrator,
-            tls: Arc::new(tls),
-        })
+        Ok((credentials, policy))
     }
-
-    fn tls(&self, ca: &CaCertificate) -> anyhow::Result<ServerConfig> {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from(ca.der().to_vec()))
-            .with_context(|| format!("in {}", self.ca.display()))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()?;
-        let chain = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .with_context(|| format!("in {}", self.certificate.display()))?;
-        let (key_file, others) = match credential() {
-            Some(path) => (path, OTHERS_OF_CREDENTIAL),
-            None => (self.key.clone(), OTHERS),
-        };
-        let key = private_key(&key_file, others)?;
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(clients)
-            .with_single_cert(chain, key)
-            .with_context(|| {
-                format!(
-                    "{} and {} do not belong together",
-                    key_file.display(),
-                    self.certificate.display()
-                )
-            })?;
-        // Every connection shows its certificate anew, so that none outlives
-        // its revocation; it also saves the tickets' bytes.
-        tls.session_storage = Arc::new(NoServerSessionStorage {});
-        tls.send_tls13_tickets = 0;
-        Ok(tls)
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn verified(path: &Path, ca: &CaCertificate, role: Role) -> anyhow::Result<Certificate> {
-    let place = || format!("in {}", path.display());
-    let der = certificate_from_pem(&text(path)?).with_context(place)?;
-    let certificate = Certificate::verify(&der, ca, now()).with_context(place)?;
-    ensure!(
-        certificate.role() == role,
-        "{} is a certificate for the role {}; one for {} is needed here",
-        path.display(),
-        certificate.role().as_str(),
-        role.as_str()
-    );
-    Ok(certificate)
-}
-
-/// What group and others must not have of a key.
-const OTHERS: u32 = 0o077;
-/// The same of a credential, which its reader is let in to by an access control list, whose
-/// mask shows as the group's right to read; nobody else can enter its directory.
-const OTHERS_OF_CREDENTIAL: u32 = 0o037;
-
-fn credential() -> Option<PathBuf> {
-    let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-    Some(directory.join("key.pem")).filter(|path| path.exists())
-}
-
-fn private_key(path: &Path, others: u32) -> anyhow::Result<PrivateKeyDer<'static>> {
-    let place = || format!("cannot read {}", path.display());
-    let mode = fs::metadata(path).with_context(place)?.permissions().mode() & 0o777;
-    ensure!(
-        mode & others == 0,
-        "{path} holds a private key but others may use it (mode {mode:04o}); run: chmod 600 {path}",
-        path = path.display()
-    );
-    PrivateKeyDer::from_pem_file(path).with_context(place)
 }
 
 /// The system's UTC clock.

@@ -41,6 +41,12 @@ refusals! {
     Certificate = "certificate refused",
     /// The device is on the revocation list.
     Revoked = "device revoked",
+    /// No user and password where one is needed, or a wrong one.
+    Login = "wrong user or password",
+    /// A login too soon after wrong ones.
+    BackOff = "too many wrong passwords",
+    /// No WebSocket handshake for MQTT.
+    WebSocket = "WebSocket handshake failed",
     /// The role of the certificate does not use the broker.
     Role = "role without access",
     /// Neither MQTT 3.1.1 nor 5.
@@ -97,8 +103,23 @@ pub struct Counters {
     pub total: Traffic,
     /// Traffic of each device that ever had a valid certificate.
     pub devices: BTreeMap<DeviceId, (Role, Traffic)>,
+    /// Traffic of each user that ever gave the right password.
+    pub users: BTreeMap<String, Traffic>,
+    /// Sessions of third parties ended because what they may read, or their
+    /// password, changed.
+    pub withdrawn: u64,
     /// Retained messages stored now.
     pub retained: u64,
+    /// Bytes of all retained topics and payloads.
+    pub retained_bytes: u64,
+    /// Different topics used since the start.
+    pub topics: u64,
+    /// Different topic filters used since the start.
+    pub filters: u64,
+    /// Permission and password files and certificates put in force while running.
+    pub reloads: u64,
+    /// Such files that could not be read or were refused.
+    pub reloads_refused: u64,
     /// Revocation lists that could not be read or were refused.
     pub revocation_lists_refused: u64,
 }
@@ -135,7 +156,10 @@ pub(crate) struct Cells {
     pub(crate) connections: AtomicU64,
     pub(crate) sessions: AtomicU64,
     pub(crate) takeovers: AtomicU64,
+    pub(crate) withdrawn: AtomicU64,
     pub(crate) lists_refused: AtomicU64,
+    pub(crate) reloads: AtomicU64,
+    pub(crate) reloads_refused: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     pub(crate) total: TrafficCell,
 }
@@ -157,25 +181,16 @@ impl Cells {
     }
 }
 
-/// A TCP stream that counts its bytes, for everyone and, once it is known whose
-/// stream it is, for the device.
-pub(crate) struct CountedStream {
-    inner: TcpStream,
+/// Where the bytes of a connection are counted: for everyone and, once it is known
+/// whose connection it is, for that client.
+#[derive(Debug)]
+pub(crate) struct Ledger {
     cells: Arc<Cells>,
     owner: OnceLock<Arc<TrafficCell>>,
     before: TrafficCell,
 }
 
-impl CountedStream {
-    pub(crate) fn new(inner: TcpStream, cells: Arc<Cells>) -> Self {
-        Self {
-            inner,
-            cells,
-            owner: OnceLock::new(),
-            before: TrafficCell::default(),
-        }
-    }
-
+impl Ledger {
     /// Counts for `owner` from now on, what was transferred before included.
     pub(crate) fn belongs_to(&self, owner: Arc<TrafficCell>) {
         let before = self.before.get();
@@ -188,12 +203,41 @@ impl CountedStream {
         self.owner.get().map_or(&self.before, Arc::as_ref)
     }
 
+    fn count_in(&self, count: u64) {
+        self.cells.total.bytes_in.fetch_add(count, Relaxed);
+        self.cell().bytes_in.fetch_add(count, Relaxed);
+    }
+
     fn count_out(&self, result: &io::Result<usize>) {
         if let Ok(count) = result {
             let count = *count as u64;
             self.cells.total.bytes_out.fetch_add(count, Relaxed);
             self.cell().bytes_out.fetch_add(count, Relaxed);
         }
+    }
+}
+
+/// A TCP stream that counts its bytes.
+pub(crate) struct CountedStream {
+    inner: TcpStream,
+    ledger: Arc<Ledger>,
+}
+
+impl CountedStream {
+    pub(crate) fn new(inner: TcpStream, cells: Arc<Cells>) -> Self {
+        let ledger = Ledger {
+            cells,
+            owner: OnceLock::new(),
+            before: TrafficCell::default(),
+        };
+        Self {
+            inner,
+            ledger: Arc::new(ledger),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
     }
 }
 
@@ -206,8 +250,7 @@ impl AsyncRead for CountedStream {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
         let count = buffer.filled().len().saturating_sub(before) as u64;
-        self.cells.total.bytes_in.fetch_add(count, Relaxed);
-        self.cell().bytes_in.fetch_add(count, Relaxed);
+        self.ledger.count_in(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -219,7 +262,7 @@ impl AsyncWrite for CountedStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes));
-        self.count_out(&result);
+        self.ledger.count_out(&result);
         Poll::Ready(result)
     }
 
@@ -229,7 +272,7 @@ impl AsyncWrite for CountedStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, slices));
-        self.count_out(&result);
+        self.ledger.count_out(&result);
         Poll::Ready(result)
     }
 

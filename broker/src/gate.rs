@@ -1,5 +1,5 @@
-//! From a TCP connection to a session: TLS, certificate, CONNECT. Whoever does
-//! not get through all of it in time never reaches the router.
+//! From a TCP connection to a session: TLS, certificate or password, CONNECT. Whoever
+//! does not get through all of it in time never reaches the router.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,23 +10,33 @@ use dcnet::identity::{CaCertificate, Certificate, Role};
 use dcnet::revocation::RevocationList;
 use rumqttd::protocol::{ConnAckProperties, ConnectReturnCode as Code};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use crate::backend::Backend;
+use crate::client::Client;
 use crate::codec::{Codec, Connect, DecodeError, Incoming, Version};
 use crate::config::now;
 use crate::counters::{CountedStream, Refusal};
+use crate::login::Logins;
+use crate::metrics::Standing;
 use crate::outgoing::Outgoing;
 use crate::permission::Permissions;
+use crate::policy::Policy;
 use crate::registry::{Admission, Place, Principal, Registry};
 use crate::retained::Retained;
 use crate::session::{self, Session};
+use crate::tls::Tls;
+use crate::websocket;
 
 /// Longest client identifier of a third party, in bytes.
 const MAX_CLIENT_ID: usize = 128;
+
+/// Longest CONNECT of a client without a certificate, in bytes: strangers get little
+/// of the memory.
+const MAX_STRANGER: usize = 8 * 1024;
 
 /// What all connections work with.
 pub(crate) struct Shared {
@@ -34,12 +44,30 @@ pub(crate) struct Shared {
     pub(crate) retained: Retained,
     pub(crate) backend: Backend,
     pub(crate) ca: CaCertificate,
-    pub(crate) tls: TlsAcceptor,
+    pub(crate) tls: Tls,
+    pub(crate) policy: watch::Sender<Arc<Policy>>,
+    pub(crate) logins: Arc<Logins>,
     pub(crate) revocations: RwLock<Option<RevocationList>>,
 }
 
 impl Shared {
-    fn is_revoked(&self, certificate: &Certificate) -> bool {
+    /// What the metrics tell besides counters.
+    pub(crate) fn standing(&self, probes: u64) -> Standing {
+        let revocations = self
+            .revocations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Standing {
+            probes,
+            revocation_list: revocations.as_ref().map(RevocationList::number),
+            certificate_ends: self.tls.not_after().as_millis() / 1000,
+        }
+    }
+
+    fn is_revoked(&self, client: &Client) -> bool {
+        let Client::Device(certificate) = client else {
+            return false;
+        };
         self.revocations
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -48,9 +76,29 @@ impl Shared {
     }
 }
 
+/// A connection past its handshakes.
+pub(crate) type Connection = Box<dyn Stream>;
+
+/// Bytes of MQTT in both directions, whatever they travel in.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The listener a client comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Only with a certificate.
+    Agents,
+    /// With a certificate, or user and password.
+    ThirdParties,
+    /// The same over WebSocket; without users only with a certificate.
+    WebSocket,
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
+    door: Door,
     tcp: TcpStream,
     address: SocketAddr,
     admission: Admission,
@@ -59,7 +107,7 @@ pub(crate) async fn serve(
     prepare(&tcp);
     let stream = CountedStream::new(tcp, Arc::clone(&cells));
     let limit = shared.registry.limits.handshake_timeout();
-    match tokio::time::timeout(limit, enter(&shared, stream)).await {
+    match tokio::time::timeout(limit, enter(&shared, door, stream, address)).await {
         Ok(Ok((stream, session, place))) => {
             session::run(&shared, stream, session, place).await;
         }
@@ -89,29 +137,52 @@ fn prepare(tcp: &TcpStream) {
 
 async fn enter(
     shared: &Arc<Shared>,
+    door: Door,
     stream: CountedStream,
-) -> Result<(TlsStream<CountedStream>, Session, Place), Refusal> {
+    address: SocketAddr,
+) -> Result<(Connection, Session, Place), Refusal> {
     let cells = &shared.registry.cells;
     let refuse = |reason| {
         cells.refuse(reason);
         reason
     };
-    let mut stream = shared
+    let ledger = stream.ledger();
+    let stream = shared
         .tls
+        .acceptor(door)
         .accept(stream)
         .await
         .map_err(|_| refuse(Refusal::Tls))?;
-    let certificate = peer(shared, &stream).ok_or_else(|| refuse(Refusal::Certificate))?;
-    let principal = shared.registry.principal(&certificate);
-    stream
-        .get_ref()
-        .0
-        .belongs_to(Arc::clone(&principal.traffic));
-
-    let (codec, buffer, connect) = match read_connect(shared, &mut stream).await {
+    let device = peer(shared, &stream)
+        .map_err(refuse)?
+        .map(|certificate| Client::Device(Box::new(certificate)));
+    let holder = device.as_ref().map(|device| {
+        let principal = shared.registry.principal(device);
+        ledger.belongs_to(Arc::clone(&principal.traffic));
+        principal
+    });
+    let limits = &shared.registry.limits;
+    let mut stream: Connection = match door {
+        Door::Agents | Door::ThirdParties => Box::new(stream),
+        Door::WebSocket => match websocket::accept(stream, limits.max_packet).await {
+            Ok(stream) => Box::new(stream),
+            Err(error) => {
+                tracing::debug!(%address, %error, "no WebSocket");
+                return Err(refuse(Refusal::WebSocket));
+            }
+        },
+    };
+    let max_connect = match &holder {
+        Some(_) => limits.max_packet,
+        None => MAX_STRANGER.min(limits.max_packet),
+    };
+    let (mut codec, buffer, mut connect) = match read_connect(max_connect, &mut stream).await {
         Ok(read) => read,
         Err((codec, reason)) => {
-            principal.refuse(cells, reason, "CONNECT");
+            match &holder {
+                Some(principal) => principal.refuse(cells, reason, "CONNECT"),
+                None => cells.refuse(reason),
+            }
             if reason == Refusal::Version {
                 let code = Code::RefusedProtocolVersion;
                 answer(&mut stream, &codec, code, Code::UnsupportedProtocolVersion).await;
@@ -119,14 +190,42 @@ async fn enter(
             return Err(reason);
         }
     };
-    match admit(shared, &certificate, &principal, &connect).await {
+    let mut policy = shared.policy.subscribe();
+    let current = Arc::clone(&policy.borrow_and_update());
+    let client = match device {
+        Some(device) => device,
+        None => {
+            let login = connect.login.take();
+            let passwords = &current.passwords;
+            match shared.logins.check(passwords, address.ip(), login).await {
+                Ok(user) => Client::User(user),
+                Err(reason) => {
+                    let (v4, v5) = match reason {
+                        Refusal::BackOff => {
+                            (Code::ServiceUnavailable, Code::ConnectionRateExceeded)
+                        }
+                        _ => (Code::BadUserNamePassword, Code::BadUserNamePassword),
+                    };
+                    answer(&mut stream, &codec, v4, v5).await;
+                    return Err(refuse(reason));
+                }
+            }
+        }
+    };
+    let principal = holder.unwrap_or_else(|| {
+        let principal = shared.registry.principal(&client);
+        ledger.belongs_to(Arc::clone(&principal.traffic));
+        principal
+    });
+    codec.allow(limits.max_packet);
+    let permissions = current.permissions(&client);
+    match admit(shared, &client, &principal, &permissions, &connect).await {
         Ok((place, client_id)) => {
             let Ok((link, deliveries)) = shared.backend.connect().await else {
                 let code = Code::ServiceUnavailable;
                 answer(&mut stream, &codec, code, Code::ServerUnavailable).await;
                 return Err(refuse(Refusal::TooManyConnections));
             };
-            let limits = &shared.registry.limits;
             let keep_alive = keep_alive(codec.version(), &connect, limits.keep_alive_max_s);
             let properties = ConnAckProperties {
                 session_expiry_interval: Some(0),
@@ -141,8 +240,10 @@ async fn enter(
             let mut out = BytesMut::new();
             codec.connack(Code::Success, Code::Success, properties, &mut out);
             let session = Session {
-                permissions: Permissions::of(&certificate),
+                client,
                 principal,
+                policy,
+                permissions,
                 codec,
                 outgoing: Outgoing::new(&connect),
                 link,
@@ -162,22 +263,33 @@ async fn enter(
     }
 }
 
-fn peer(shared: &Shared, stream: &TlsStream<CountedStream>) -> Option<Certificate> {
-    let der = stream.get_ref().1.peer_certificates()?.first()?;
+/// The certificate that was shown, if there was one.
+fn peer(
+    shared: &Shared,
+    stream: &TlsStream<CountedStream>,
+) -> Result<Option<Certificate>, Refusal> {
+    let Some(der) = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+    else {
+        return Ok(None);
+    };
     match Certificate::verify(der, &shared.ca, now()) {
-        Ok(certificate) => Some(certificate),
+        Ok(certificate) => Ok(Some(certificate)),
         Err(error) => {
             tracing::warn!(%error, "a certificate of the CA is refused");
-            None
+            Err(Refusal::Certificate)
         }
     }
 }
 
 async fn read_connect(
-    shared: &Shared,
-    stream: &mut TlsStream<CountedStream>,
+    max_packet: usize,
+    stream: &mut Connection,
 ) -> Result<(Codec, BytesMut, Connect), (Codec, Refusal)> {
-    let mut codec = Codec::new(shared.registry.limits.max_packet);
+    let mut codec = Codec::new(max_packet);
     let mut buffer = BytesMut::with_capacity(1024);
     loop {
         match codec.decode(&mut buffer) {
@@ -198,25 +310,26 @@ type Refused = (Refusal, Code, Code);
 
 async fn admit(
     shared: &Arc<Shared>,
-    certificate: &Certificate,
+    client: &Client,
     principal: &Principal,
+    permissions: &Permissions,
     connect: &Connect,
 ) -> Result<(Place, String), Refused> {
-    if shared.is_revoked(certificate) {
+    if shared.is_revoked(client) {
         return Err((Refusal::Revoked, Code::NotAuthorized, Code::Banned));
     }
     if connect.authentication {
         let code = Code::BadAuthenticationMethod;
         return Err((Refusal::Unsupported, Code::NotAuthorized, code));
     }
-    let client_id = client_id(certificate, connect)?;
+    let client_id = client_id(client, connect)?;
     if let Some((will, qos)) = &connect.will {
         let topic = std::str::from_utf8(&will.topic).unwrap_or_default();
         if *qos > 1 {
             let code = Code::QoSNotSupported;
             return Err((Refusal::Unsupported, Code::NotAuthorized, code));
         }
-        if !Permissions::of(certificate).may_publish(topic) {
+        if !permissions.may_publish(topic) {
             let code = Code::NotAuthorized;
             return Err((Refusal::Publish, code, code));
         }
@@ -228,7 +341,7 @@ async fn admit(
             ));
         }
     }
-    match shared.registry.open(certificate, &client_id).await {
+    match shared.registry.open(client, &client_id).await {
         Ok(place) => Ok((place, client_id)),
         Err(reason) => Err((reason, Code::ServiceUnavailable, Code::QuotaExceeded)),
     }
@@ -236,15 +349,15 @@ async fn admit(
 
 /// The identifier a session is known by: the device id, or for third parties
 /// whatever they like below their own.
-fn client_id(certificate: &Certificate, connect: &Connect) -> Result<String, Refused> {
+fn client_id(client: &Client, connect: &Connect) -> Result<String, Refused> {
     let id = &connect.client_id;
     let refused = Err((
         Refusal::ClientId,
         Code::ClientIdentifierNotValid,
         Code::ClientIdentifierNotValid,
     ));
-    match certificate.role() {
-        Role::Meter | Role::Provider if *id == certificate.id().to_string() => Ok(id.clone()),
+    match client.role() {
+        Role::Meter | Role::Provider if *id == client.identity().to_string() => Ok(id.clone()),
         Role::Meter | Role::Provider => refused,
         Role::ThirdParty if id.is_empty() && !connect.clean => refused,
         Role::ThirdParty if id.is_empty() => Ok(unnamed()),
@@ -270,7 +383,7 @@ fn keep_alive(version: Version, connect: &Connect, max: u16) -> u16 {
     }
 }
 
-async fn answer(stream: &mut TlsStream<CountedStream>, codec: &Codec, v4: Code, v5: Code) {
+async fn answer(stream: &mut Connection, codec: &Codec, v4: Code, v5: Code) {
     let mut out = BytesMut::new();
     codec.connack(v4, v5, ConnAckProperties::default(), &mut out);
     // A client that is gone needs no answer.

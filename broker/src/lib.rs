@@ -4,7 +4,9 @@
 //! the gateway administrator's CA, reads who the client is from that
 //! certificate, and checks every packet before the router sees it: client
 //! identifier, topic permissions by role ([`dcnet::topic::allowed_filters`],
-//! default deny), sizes, rates and quotas. MQTT 3.1.1 and 5 share a port.
+//! default deny), sizes, rates and quotas. MQTT 3.1.1 and 5 share a port. On
+//! listeners of their own third parties may come with user and password instead,
+//! also over WebSocket; what they may read is in a permission file.
 //!
 //! What clients may rely on: quality of service 0 and 1, hop by hop while the
 //! broker lives; retained messages across restarts; wills. What is not offered:
@@ -18,23 +20,35 @@
 //! client gets PUBACK 0x87; a 3.1.1 client is disconnected, because 3.1.1
 //! allows only that or a false acknowledgement. Sixteen in one connection end it.
 
+mod acl;
 mod backend;
+mod client;
 mod codec;
 mod config;
 mod counters;
 mod gate;
+mod login;
+mod metrics;
 mod outgoing;
+mod passwords;
 mod permission;
+mod policy;
 mod rate;
 mod registry;
+mod reload;
 mod retained;
 mod revocation;
+mod rules;
 mod server;
 pub mod service;
 mod session;
+mod tls;
+mod websocket;
 
-pub use config::{Config, Limits};
+pub use acl::{Asker, Format, Verdict};
+pub use config::{Config, Limits, Services, Settings};
 pub use counters::{Counters, Refusal, Traffic};
+pub use passwords::{LONGEST_PASSWORD, SHORTEST_PASSWORD, remove_user, set_password};
 pub use server::Broker;
 
 /// Directive for a [`tracing_subscriber::EnvFilter`] that keeps rumqttd's own

@@ -1,14 +1,18 @@
 //! The broker as a daemon.
 
-use std::path::PathBuf;
+use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
-use broker::{Broker, Config, QUIET_ROUTER, service};
-use clap::{CommandFactory, Parser, Subcommand};
+use anyhow::{Context, ensure};
+use broker::{Asker, Broker, Format, QUIET_ROUTER, Settings, service};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use dcnet::identity::{DeviceId, Role};
+use dcnet::topic::NetId;
 use manual::Manual;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
 /// MQTT broker of the DC-net metering system.
 #[derive(Parser)]
@@ -23,37 +27,93 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Checks the configuration, the certificates and the key, then ends.
+    /// Checks the configuration, the certificates, the key, permissions and passwords,
+    /// then ends.
     CheckConfig {
         /// Configuration file, TOML.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Sets the password of a third party: asks for it, or reads a line from standard
+    /// input. A running broker takes it up by itself.
+    SetPassword {
+        /// Configuration file, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Name of the user.
+        user: String,
+    },
+    /// Removes a user and its password; a running broker ends its sessions.
+    RemoveUser {
+        /// Configuration file, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Name of the user.
+        user: String,
+    },
+    /// Tells whether somebody may publish and subscribe to a topic, and by which line.
+    CheckAcl {
+        /// Configuration file, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Role of the certificate; users are third parties.
+        #[arg(long, value_enum, default_value = "third-party")]
+        role: AskedRole,
+        /// Net that the certificate names, 32 hexadecimal digits.
+        #[arg(long)]
+        net: Option<NetId>,
+        /// Name of a user, or id of a certificate.
+        user: String,
+        /// Topic or topic filter.
+        topic: String,
+    },
+    /// Writes the permissions as an access control list for another broker.
+    ExportAcl {
+        /// Form of the list.
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+        /// Configuration file, TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Id of the provider's certificate; may be repeated.
+        #[arg(long, value_name = "ID", value_parser = device_id, required = true)]
+        provider: Vec<DeviceId>,
+        /// A net whose meters use that broker; may be repeated.
+        #[arg(long, value_name = "NET", required = true)]
+        net: Vec<NetId>,
     },
     /// Writes man pages and shell completions.
     #[command(hide = true)]
     Manual(Manual),
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum AskedRole {
+    Meter,
+    Provider,
+    ThirdParty,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ExportFormat {
+    Mosquitto,
+}
+
+/// Ids look as those of nets do.
+fn device_id(text: &str) -> Result<DeviceId, String> {
+    let id: NetId = text
+        .parse()
+        .map_err(|error: dcnet::topic::TopicError| error.to_string())?;
+    Ok(DeviceId(id.0))
+}
+
 fn main() -> ExitCode {
-    let result = match Arguments::parse() {
-        Arguments {
-            command: Some(Command::CheckConfig { config }),
-            ..
-        } => Config::read(&config)
-            .and_then(|config| config.check())
-            .map(|()| println!("the configuration is valid")),
-        Arguments {
-            command: Some(Command::Manual(manual)),
-            ..
-        } => manual
-            .write(Arguments::command())
-            .context("cannot write the manual"),
-        Arguments {
-            config: Some(config),
-            ..
-        } => serve(&config),
+    let Arguments { command, config } = Arguments::parse();
+    let result = match (command, config) {
+        (Some(command), _) => run(command),
+        (None, Some(config)) => serve(&config),
         // clap asks for one of the two.
-        Arguments { .. } => Ok(()),
+        (None, None) => Ok(()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,8 +124,89 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::CheckConfig { config } => {
+            Settings::read(&config)?.check()?;
+            println!("the configuration is valid");
+            Ok(())
+        }
+        Command::SetPassword { config, user } => {
+            let settings = Settings::read(&config)?;
+            let path = settings.password_file()?;
+            broker::set_password(path, &user, &password(&user)?)?;
+            println!("the password of {user} is set");
+            Ok(())
+        }
+        Command::RemoveUser { config, user } => {
+            broker::remove_user(Settings::read(&config)?.password_file()?, &user)?;
+            println!("{user} is removed");
+            Ok(())
+        }
+        Command::CheckAcl {
+            config,
+            role,
+            net,
+            user: name,
+            topic,
+        } => {
+            let role = match role {
+                AskedRole::Meter => Role::Meter,
+                AskedRole::Provider => Role::Provider,
+                AskedRole::ThirdParty => Role::ThirdParty,
+            };
+            let settings = Settings::read(&config)?;
+            let asker = Asker { name, role, net };
+            let [publish, subscribe] = settings.check_acl(&asker, &topic)?;
+            println!("publish:   {publish}\nsubscribe: {subscribe}");
+            if settings.has_password(&asker) == Some(false) {
+                println!(
+                    "note:      {} has no password and cannot log in",
+                    asker.name
+                );
+            }
+            Ok(())
+        }
+        Command::ExportAcl {
+            format: ExportFormat::Mosquitto,
+            config,
+            provider,
+            net,
+        } => {
+            let settings = Settings::read(&config)?;
+            print!(
+                "{}",
+                settings.export_acl(Format::Mosquitto, &provider, &net)?
+            );
+            Ok(())
+        }
+        Command::Manual(manual) => manual
+            .write(Arguments::command())
+            .context("cannot write the manual"),
+    }
+}
+
+/// From the terminal, or a line of standard input.
+fn password(user: &str) -> anyhow::Result<Zeroizing<String>> {
+    if std::io::stdin().is_terminal() {
+        let prompt = format!("Password of {user}: ");
+        let given = Zeroizing::new(rpassword::prompt_password(prompt)?);
+        let again = Zeroizing::new(rpassword::prompt_password("Once more: ")?);
+        ensure!(
+            given == again,
+            "the two are not the same; nothing was changed"
+        );
+        return Ok(given);
+    }
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(Zeroizing::new(
+        line.trim_end_matches(['\r', '\n']).to_owned(),
+    ))
+}
+
 #[tokio::main]
-async fn serve(path: &std::path::Path) -> anyhow::Result<()> {
+async fn serve(path: &Path) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env()
         // rustls warns of clients that name an IP address as host name.
         .unwrap_or_else(|_| EnvFilter::new(format!("info,rustls=error,{QUIET_ROUTER}")));
@@ -76,9 +217,18 @@ async fn serve(path: &std::path::Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    let broker = Broker::start(Config::read(path)?).await?;
+    let broker = Broker::start(Settings::read(path)?).await?;
     for address in broker.local_addrs() {
         tracing::info!(%address, "listening");
+    }
+    for address in broker.third_party_addrs() {
+        tracing::info!(%address, "listening for third parties");
+    }
+    for address in broker.websocket_addrs() {
+        tracing::info!(%address, "listening for WebSocket");
+    }
+    if let Some(address) = broker.metrics_addr() {
+        tracing::info!(%address, "metrics");
     }
     tokio::select! {
         _ = terminate.recv() => {}

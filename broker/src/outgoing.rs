@@ -134,6 +134,7 @@ mod tests {
             receive_max,
             max_packet,
             authentication: false,
+            login: None,
         })
     }
 

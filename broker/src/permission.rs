@@ -1,32 +1,58 @@
 //! What a principal may publish and subscribe to, and which topics and filters
 //! are sane at all. Everything not allowed here is denied.
 
-use dcnet::identity::Certificate;
+use dcnet::identity::{DeviceId, Role};
 use dcnet::topic::{Access, allowed_filters, filter_within};
+
+use crate::client::Client;
+use crate::rules::Rules;
 
 /// Longest topic or filter, in bytes.
 pub(crate) const MAX_TOPIC: usize = 256;
 
-/// The filters a certificate entitles its holder to.
+/// Users are no devices; no filter of third parties contains an id.
+pub(crate) const NOBODY: DeviceId = DeviceId([0; 16]);
+
+/// What a client may use, by its certificate or as a user.
 #[derive(Debug)]
 pub(crate) struct Permissions {
     publish: Vec<String>,
     subscribe: Vec<String>,
+    /// Filters that a third party's subscriptions must be within as well: nothing
+    /// in the permission file gives more than a certificate does.
+    law: Option<Vec<String>>,
 }
 
 impl Permissions {
-    pub(crate) fn of(certificate: &Certificate) -> Self {
-        let filters = |access| {
-            allowed_filters(
+    /// For agents what their role gives; for third parties what `rules` give
+    /// within that, too.
+    pub(crate) fn of(client: &Client, rules: &Rules) -> Self {
+        let law = |access| match client {
+            Client::Device(certificate) => allowed_filters(
                 certificate.role(),
                 certificate.id(),
                 certificate.net(),
                 access,
-            )
+            ),
+            Client::User(_) => allowed_filters(Role::ThirdParty, NOBODY, None, access),
         };
-        Self {
-            publish: filters(Access::Publish),
-            subscribe: filters(Access::Subscribe),
+        let publish = law(Access::Publish);
+        let subscribe = law(Access::Subscribe);
+        match client.role() {
+            Role::ThirdParty => {
+                let identity = client.identity();
+                let rules = rules.of(&identity);
+                Self {
+                    publish,
+                    subscribe: rules.map(|rule| rule.filter.clone()).collect(),
+                    law: Some(subscribe),
+                }
+            }
+            _ => Self {
+                publish,
+                subscribe,
+                law: None,
+            },
         }
     }
 
@@ -38,7 +64,8 @@ impl Permissions {
     /// Whether `filter` is a valid filter that matches nothing but what the
     /// holder may read.
     pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
-        is_filter(filter) && within(filter, &self.subscribe)
+        let lawful = self.law.as_ref().is_none_or(|law| within(filter, law));
+        is_filter(filter) && lawful && within(filter, &self.subscribe)
     }
 }
 

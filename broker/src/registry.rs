@@ -2,17 +2,18 @@
 //! takeover, and connections per address.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dcnet::identity::{Certificate, DeviceId, Role};
+use dcnet::identity::{DeviceId, Role};
 use dcnet::time::Timestamp;
 use rumqttd::protocol::DisconnectReasonCode;
 use tokio::sync::watch;
 
+use crate::client::{Client, Identity};
 use crate::config::Limits;
 use crate::counters::{Cells, Counters, Refusal, TrafficCell};
 use crate::retained::Retained;
@@ -23,6 +24,10 @@ pub(crate) enum Ending {
     TakenOver,
     Revoked,
     Expired,
+    /// The user is gone or has another password.
+    Password,
+    /// A subscription is not permitted any more.
+    Permission,
     Stopping,
 }
 
@@ -36,6 +41,11 @@ impl Ending {
             ),
             Self::Revoked => (DisconnectReasonCode::AdministrativeAction, "device revoked"),
             Self::Expired => (DisconnectReasonCode::NotAuthorized, "certificate expired"),
+            Self::Password => (
+                DisconnectReasonCode::NotAuthorized,
+                "user removed or password changed",
+            ),
+            Self::Permission => (DisconnectReasonCode::NotAuthorized, "permission withdrawn"),
             Self::Stopping => (
                 DisconnectReasonCode::ServerShuttingDown,
                 "the broker is stopping",
@@ -44,11 +54,12 @@ impl Ending {
     }
 }
 
-/// A device as the broker knows it, for as long as the broker runs: the number
-/// of these is bounded by the certificates that the CA issued.
+/// A client as the broker knows it, for as long as the broker runs: the number
+/// of these is bounded by the certificates that the CA issued and the users that
+/// have a password.
 #[derive(Debug)]
 pub(crate) struct Principal {
-    pub(crate) id: DeviceId,
+    pub(crate) id: Identity,
     pub(crate) role: Role,
     pub(crate) traffic: Arc<TrafficCell>,
     topics: Mutex<HashSet<u64>>,
@@ -69,17 +80,18 @@ impl Principal {
         let bit = 1_u64 << (reason as u32 % 64);
         let role = self.role.as_str();
         if self.warned.fetch_or(bit, Relaxed) & bit == 0 {
-            tracing::warn!(device = %self.id, role, detail, "{}", reason.as_str());
+            tracing::warn!(client = %self.id, role, detail, "{}", reason.as_str());
         } else {
-            tracing::debug!(device = %self.id, role, detail, "{}", reason.as_str());
+            tracing::debug!(client = %self.id, role, detail, "{}", reason.as_str());
         }
     }
 }
 
 struct Session {
     number: u64,
-    device: DeviceId,
-    not_after: Timestamp,
+    identity: Identity,
+    /// For clients with a certificate.
+    not_after: Option<Timestamp>,
     ending: watch::Sender<Option<Ending>>,
     /// Closed when the session has ended and its link is gone.
     ended: watch::Receiver<()>,
@@ -87,9 +99,9 @@ struct Session {
 
 #[derive(Default)]
 struct Tables {
-    principals: HashMap<DeviceId, Arc<Principal>>,
-    /// By device and client identifier.
-    sessions: HashMap<(DeviceId, String), Session>,
+    principals: HashMap<Identity, Arc<Principal>>,
+    /// By client and client identifier.
+    sessions: HashMap<(Identity, String), Session>,
     next_session: u64,
     addresses: HashMap<IpAddr, usize>,
     connections: usize,
@@ -128,7 +140,7 @@ impl Drop for Admission {
 /// A session's place; dropped when it has ended.
 pub(crate) struct Place {
     registry: Arc<Registry>,
-    key: (DeviceId, String),
+    key: (Identity, String),
     number: u64,
     /// Set when the broker wants the session to end.
     pub(crate) ending: watch::Receiver<Option<Ending>>,
@@ -186,15 +198,15 @@ impl Registry {
     }
 
     /// The principal of a verified certificate.
-    pub(crate) fn principal(&self, certificate: &Certificate) -> Arc<Principal> {
+    pub(crate) fn principal(&self, client: &Client) -> Arc<Principal> {
         let mut tables = self.lock();
         let principal = tables
             .principals
-            .entry(certificate.id())
+            .entry(client.identity())
             .or_insert_with(|| {
                 Arc::new(Principal {
-                    id: certificate.id(),
-                    role: certificate.role(),
+                    id: client.identity(),
+                    role: client.role(),
                     traffic: Arc::default(),
                     topics: Mutex::default(),
                     filters: Mutex::default(),
@@ -211,10 +223,10 @@ impl Registry {
     /// The refusal if a third party has too many, or the broker is stopping.
     pub(crate) async fn open(
         self: &Arc<Self>,
-        certificate: &Certificate,
+        client: &Client,
         client_id: &str,
     ) -> Result<Place, Refusal> {
-        let key = (certificate.id(), client_id.to_owned());
+        let key = (client.identity(), client_id.to_owned());
         loop {
             let mut ended = {
                 let tables = &mut *self.lock();
@@ -227,8 +239,8 @@ impl Registry {
                         old.ended.clone()
                     }
                     None => {
-                        let own = |s: &&Session| s.device == certificate.id();
-                        if certificate.role() == Role::ThirdParty
+                        let own = |s: &&Session| s.identity == key.0;
+                        if client.role() == Role::ThirdParty
                             && tables.sessions.values().filter(own).count()
                                 >= self.limits.sessions_per_third_party
                         {
@@ -242,8 +254,8 @@ impl Registry {
                             key.clone(),
                             Session {
                                 number,
-                                device: certificate.id(),
-                                not_after: certificate.not_after(),
+                                identity: key.0.clone(),
+                                not_after: client.not_after(),
                                 ending,
                                 ended,
                             },
@@ -313,14 +325,12 @@ impl Registry {
     /// certificate is past its validity.
     pub(crate) fn end_invalid(&self, now: Timestamp, revoked: impl Fn(&DeviceId) -> bool) {
         for session in self.lock().sessions.values() {
-            let ending = if revoked(&session.device) {
-                Ending::Revoked
-            } else if session.not_after < now {
-                Ending::Expired
-            } else {
-                continue;
+            let ending = match &session.identity {
+                Identity::Device(device) if revoked(device) => Ending::Revoked,
+                _ if session.not_after.is_some_and(|at| at < now) => Ending::Expired,
+                _ => continue,
             };
-            tracing::info!(device = %session.device, ?ending, "ending a session");
+            tracing::info!(client = %session.identity, ?ending, "ending a session");
             session.ending.send_replace(Some(ending));
         }
     }
@@ -340,6 +350,18 @@ impl Registry {
 
     pub(crate) fn counters(&self, retained: &Retained) -> Counters {
         let tables = self.lock();
+        let (mut devices, mut users) = (BTreeMap::new(), BTreeMap::new());
+        for principal in tables.principals.values() {
+            let traffic = principal.traffic.get();
+            match &principal.id {
+                Identity::Device(id) => {
+                    devices.insert(*id, (principal.role, traffic));
+                }
+                Identity::User(name) => {
+                    users.insert(name.to_string(), traffic);
+                }
+            }
+        }
         Counters {
             connections: self.cells.connections.load(Relaxed),
             sessions: self.cells.sessions.load(Relaxed),
@@ -347,19 +369,22 @@ impl Registry {
             takeovers: self.cells.takeovers.load(Relaxed),
             refused: self.cells.refused(),
             total: self.cells.total.get(),
-            devices: tables
-                .principals
-                .values()
-                .map(|p| (p.id, (p.role, p.traffic.get())))
-                .collect(),
+            devices,
+            users,
+            withdrawn: self.cells.withdrawn.load(Relaxed),
             retained: retained.len() as u64,
+            retained_bytes: retained.bytes() as u64,
+            topics: self.topics.load(Relaxed) as u64,
+            filters: tables.filters.len() as u64,
+            reloads: self.cells.reloads.load(Relaxed),
+            reloads_refused: self.cells.reloads_refused.load(Relaxed),
             revocation_lists_refused: self.cells.lists_refused.load(Relaxed),
         }
     }
 }
 
 /// What counts as one address: with IPv6 a household has a /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (!0 << 64)).into()),
         v4 => v4,

@@ -146,6 +146,11 @@ impl Retained {
         self.lock().entries.len()
     }
 
+    /// Bytes of all topics and payloads.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Waits until everything is on disk. Nothing is written after it.
     pub(crate) fn close(&self) {
         self.lock().closed = true;

@@ -2,17 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use dcnet::identity::Certificate;
 use dcnet::revocation::RevocationList;
-use tokio::sync::{mpsc, oneshot};
-
-use crate::config::now;
-use crate::gate::Shared;
 
 /// More than any list: one is a frame of at most 64 KiB.
 const MAX_FILE: u64 = 128 * 1024;
@@ -81,59 +75,5 @@ impl Source {
             );
         }
         Ok(Some(list))
-    }
-}
-
-/// Ends sessions that became invalid, again and again and when asked; reads the list before.
-pub(crate) async fn watch(
-    shared: Arc<Shared>,
-    mut source: Option<Source>,
-    period: Duration,
-    mut asked: mpsc::Receiver<oneshot::Sender<()>>,
-) {
-    loop {
-        let asker = tokio::time::timeout(period, asked.recv()).await;
-        if let Some(source) = &mut source {
-            let current = shared
-                .revocations
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            match source.read(current.as_ref()) {
-                Ok(Some(list)) => {
-                    tracing::info!(
-                        number = list.number(),
-                        devices = list.devices().count(),
-                        "revocation list"
-                    );
-                    *shared
-                        .revocations
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner) = Some(list);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!("{error:#}; the list in force stays");
-                    shared.registry.cells.lists_refused.fetch_add(1, Relaxed);
-                }
-            }
-        }
-        {
-            let revocations = shared
-                .revocations
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            shared.registry.end_invalid(now(), |id| {
-                revocations.as_ref().is_some_and(|list| list.contains(id))
-            });
-        }
-        match asker {
-            Ok(Some(asker)) => {
-                let _ = asker.send(());
-            }
-            // The broker is being dropped.
-            Ok(None) => return,
-            Err(_) => {}
-        }
     }
 }

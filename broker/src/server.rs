@@ -11,15 +11,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Backend;
-use crate::config::Config;
+use crate::config::Settings;
 use crate::counters::{Counters, Refusal};
-use crate::gate::{self, Shared};
+use crate::gate::{self, Door, Shared};
+use crate::login::Logins;
+use crate::metrics;
 use crate::registry::Registry;
+use crate::reload::{self, Sources};
 use crate::retained::Retained;
-use crate::revocation::{self, Source};
+use crate::revocation::Source;
+use crate::tls::Tls;
 
 /// How long sessions may take to end when the broker stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -36,11 +39,14 @@ const PROBE_LIMIT: Duration = Duration::from_secs(15);
 /// A running broker. Dropping it without [`Broker::stop`] closes everything at once.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
+    third_party_addresses: Vec<SocketAddr>,
+    websocket_addresses: Vec<SocketAddr>,
+    metrics: Option<SocketAddr>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     failed: watch::Receiver<bool>,
     probes: Arc<AtomicU64>,
-    look: mpsc::Sender<oneshot::Sender<()>>,
+    reload: mpsc::Sender<oneshot::Sender<()>>,
     listeners: Vec<JoinHandle<()>>,
     background: Vec<AbortHandle>,
 }
@@ -50,8 +56,10 @@ impl Broker {
     ///
     /// # Errors
     /// If the configuration is wrong, a file cannot be used or an address is taken.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let credentials = config.credentials()?;
+    pub async fn start(settings: impl Into<Settings>) -> anyhow::Result<Self> {
+        let settings: Settings = settings.into();
+        let (credentials, policy) = settings.load()?;
+        let Settings { config, services } = settings;
         let mut source = match (&config.revocations, credentials.administrator) {
             (Some(path), Some(administrator)) => Some(Source::new(path, administrator)),
             _ => None,
@@ -60,29 +68,49 @@ impl Broker {
             Some(source) => source.read(None)?,
             None => None,
         };
-        let limits = config.limits;
+        let limits = config.limits.clone();
         let check_interval = Duration::from_secs(limits.check_interval_s);
         let retained = Retained::open(config.state.as_deref(), &limits)?;
+        let has_users = services.passwords.is_some();
         let shared = Arc::new(Shared {
             retained,
             backend: Backend::start(&limits)?,
+            logins: Arc::new(Logins::new(limits.password_checks)?),
             registry: Arc::new(Registry::new(limits)),
+            tls: Tls::new(credentials.own, &credentials.ca, has_users)?,
             ca: credentials.ca,
-            tls: TlsAcceptor::from(credentials.tls),
             revocations: RwLock::new(revocations),
+            policy: watch::channel(Arc::new(policy)).0,
         });
 
         let (stop, _) = watch::channel(false);
-        let mut addresses = Vec::with_capacity(config.listen.len());
-        let mut sockets = Vec::with_capacity(config.listen.len());
-        for address in config.listen {
-            let socket = listen(address).with_context(|| format!("cannot listen on {address}"))?;
-            addresses.push(socket.local_addr()?);
-            sockets.push(socket);
-        }
+        let mut sockets = Vec::new();
+        let mut open = |door, wanted: &[SocketAddr]| -> anyhow::Result<Vec<SocketAddr>> {
+            let mut taken = Vec::with_capacity(wanted.len());
+            for &address in wanted {
+                let socket =
+                    listen(address).with_context(|| format!("cannot listen on {address}"))?;
+                taken.push(socket.local_addr()?);
+                sockets.push((door, socket));
+            }
+            Ok(taken)
+        };
+        let addresses = open(Door::Agents, &config.listen)?;
+        let third_party_addresses = open(Door::ThirdParties, &services.listen_third_parties)?;
+        let websocket_addresses = open(Door::WebSocket, &services.listen_websocket)?;
+        let metrics = match services.metrics {
+            None => None,
+            Some(address) => {
+                let socket =
+                    listen(address).with_context(|| format!("cannot listen on {address}"))?;
+                Some((socket.local_addr()?, socket))
+            }
+        };
         let listeners = sockets
             .into_iter()
-            .map(|socket| tokio::spawn(accept(Arc::clone(&shared), socket, stop.subscribe())))
+            .map(|(door, socket)| {
+                tokio::spawn(accept(Arc::clone(&shared), door, socket, stop.subscribe()))
+            })
             .collect();
 
         let (failed, failed_seen) = watch::channel(false);
@@ -97,29 +125,54 @@ impl Broker {
             tracing::error!("the router does not route any more; the broker must be restarted");
             let _ = failed.send(true);
         });
-        let (look, asked) = mpsc::channel(1);
-        let checks = tokio::spawn(revocation::watch(
+        let (reload, asked) = mpsc::channel(1);
+        let sources = Sources::new(config, &services, source);
+        let checks = tokio::spawn(reload::watch(
             Arc::clone(&shared),
-            source,
+            sources,
             check_interval,
             asked,
         ));
+        let mut background = vec![watchdog.abort_handle(), checks.abort_handle()];
+        let metrics = metrics.map(|(address, socket)| {
+            let serve = metrics::serve(socket, Arc::clone(&shared), Arc::clone(&probes));
+            background.push(tokio::spawn(serve).abort_handle());
+            address
+        });
         Ok(Self {
             addresses,
+            third_party_addresses,
+            websocket_addresses,
+            metrics,
             shared,
             stop,
             failed: failed_seen,
             probes,
-            look,
+            reload,
             listeners,
-            background: vec![watchdog.abort_handle(), checks.abort_handle()],
+            background,
         })
     }
 
-    /// The addresses listened on, in the order of the configuration, with the
+    /// The addresses of `listen`, in the order of the configuration, with the
     /// ports that were taken.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The same of `listen_third_parties`.
+    pub fn third_party_addrs(&self) -> &[SocketAddr] {
+        &self.third_party_addresses
+    }
+
+    /// The same of `listen_websocket`.
+    pub fn websocket_addrs(&self) -> &[SocketAddr] {
+        &self.websocket_addresses
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Everything counted so far.
@@ -148,12 +201,14 @@ impl Broker {
         self.probes.load(Ordering::Relaxed)
     }
 
-    /// Looks at the revocation list now, and ends sessions that it names.
-    pub async fn look_at_revocations(&self) {
-        let (done, looked) = oneshot::channel();
+    /// Reads revocation list, permissions, passwords and the broker's certificate again
+    /// now, changed or not, and ends sessions that are not permitted any more. A file
+    /// that cannot be used is reported in the log, and what is in force stays.
+    pub async fn reload(&self) {
+        let (done, reloaded) = oneshot::channel();
         // Without an answer the broker is being stopped.
-        if self.look.send(done).await.is_ok() {
-            let _ = looked.await;
+        if self.reload.send(done).await.is_ok() {
+            let _ = reloaded.await;
         }
     }
 
@@ -210,7 +265,12 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn accept(shared: Arc<Shared>, socket: TcpListener, mut stop: watch::Receiver<bool>) {
+async fn accept(
+    shared: Arc<Shared>,
+    door: Door,
+    socket: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -226,7 +286,7 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, mut stop: watch::Recei
                     cells.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     match shared.registry.admit(address.ip()) {
                         Some(admission) => {
-                            let serve = gate::serve(Arc::clone(&shared), tcp, address, admission);
+                            let serve = gate::serve(Arc::clone(&shared), door, tcp, address, admission);
                             connections.spawn(serve);
                         }
                         None => {

@@ -17,8 +17,8 @@ const STARTING: Duration = Duration::from_millis(50);
 const STATUS: Duration = Duration::from_secs(10);
 
 /// Tells that the broker serves once a message has come through its router, feeds the
-/// service manager's watchdog only while further ones do, and looks at the revocation list
-/// at each `hangup`. Never returns.
+/// service manager's watchdog only while further ones do, and reads its files again at each
+/// `hangup`. Never returns.
 pub async fn attend(broker: &Broker, mut hangup: Signal) {
     while broker.probes() == 0 {
         tokio::time::sleep(STARTING).await;
@@ -29,7 +29,7 @@ pub async fn attend(broker: &Broker, mut hangup: Signal) {
             if let Ok(now) = NotifyState::monotonic_usec_now() {
                 tell(&[NotifyState::Reloading, now]);
             }
-            broker.look_at_revocations().await;
+            broker.reload().await;
             tell(&[NotifyState::Ready]);
         }
     };

@@ -14,17 +14,20 @@ use rumqttd::protocol::{
     SubscribeReasonCode as SubCode, UnsubAckReason,
 };
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::server::TlsStream;
 
 use crate::backend::{Deliveries, Delivery, Link, RouterGone};
+use crate::client::Client;
 use crate::codec::{Codec, DecodeError, Incoming, Message, Version, granted};
-use crate::counters::{CountedStream, Refusal};
-use crate::gate::Shared;
+use crate::counters::Refusal;
+use crate::gate::{Connection, Shared};
 use crate::outgoing::{HIGH_WATER, Outgoing};
 use crate::permission::{Permissions, is_filter, matches};
+use crate::policy::Policy;
 use crate::rate::Rate;
 use crate::registry::{Ending, Place, Principal};
+use crate::websocket;
 
 /// Refused publishes after which a client is disconnected.
 const MAX_REFUSED: u32 = 16;
@@ -34,7 +37,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A client that got through the gate.
 pub(crate) struct Session {
+    pub(crate) client: Client,
     pub(crate) principal: Arc<Principal>,
+    /// What third parties may read; agents do not follow it.
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
     pub(crate) permissions: Permissions,
     pub(crate) codec: Codec,
     pub(crate) outgoing: Outgoing,
@@ -90,12 +96,7 @@ struct Running<'a> {
 }
 
 /// Runs a session until it ends, then says goodbye and publishes its will if due.
-pub(crate) async fn run(
-    shared: &Shared,
-    stream: TlsStream<CountedStream>,
-    session: Session,
-    mut place: Place,
-) {
+pub(crate) async fn run(shared: &Shared, stream: Connection, session: Session, mut place: Place) {
     let limits = &shared.registry.limits;
     let rate = match session.principal.role {
         Role::Provider => limits.packets_per_second_of_provider,
@@ -110,9 +111,9 @@ pub(crate) async fn run(
         refused: 0,
     };
     let (mut read, mut write) = tokio::io::split(stream);
-    tracing::debug!(device = %running.session.principal.id, "session opened");
+    tracing::debug!(client = %running.session.principal.id, "session opened");
     let end = running.work(&mut read, &mut write, &mut place).await;
-    tracing::debug!(device = %running.session.principal.id, ?end, "session ended");
+    tracing::debug!(client = %running.session.principal.id, ?end, "session ended");
     running.finish(end, &mut write).await;
     // The link goes before the place, so that a takeover finds both gone.
     drop(running);
@@ -126,6 +127,7 @@ impl Running<'_> {
         W: AsyncWrite + Unpin,
     {
         let write_timeout = self.shared.registry.limits.write_timeout();
+        let follows = self.session.principal.role == Role::ThirdParty;
         let mut received = Instant::now();
         // Since when bytes wait to be taken by the client.
         let mut unwritten: Option<Instant> = None;
@@ -161,6 +163,7 @@ impl Running<'_> {
                 deliveries,
                 buffer,
                 out,
+                policy,
                 ..
             } = &mut self.session;
             tokio::select! {
@@ -172,12 +175,23 @@ impl Running<'_> {
                         return End::Broker(Ending::Stopping);
                     }
                 }
+                changed = policy.changed(), if follows => {
+                    if changed.is_err() {
+                        return End::Broker(Ending::Stopping);
+                    }
+                    if let Err(ending) = self.follow_policy() {
+                        return End::Broker(ending);
+                    }
+                }
                 delivery = deliveries.next(), if out.len() < HIGH_WATER => match delivery {
                     Ok(delivery) => self.deliver(delivery),
                     Err(gone) => return gone.into(),
                 },
                 result = read.read_buf(buffer), if reading => match result {
                     Ok(count) if count > 0 => received = Instant::now(),
+                    Err(error) if websocket::is_violation(&error) => {
+                        return End::Refused(Refusal::Malformed, Reason::MalformedPacket);
+                    }
                     _ => return End::Lost,
                 },
                 result = write_some(write, out), if unwritten.is_some() => match result {
@@ -195,6 +209,28 @@ impl Running<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes up what third parties may read now; an error if that ends the session.
+    fn follow_policy(&mut self) -> Result<(), Ending> {
+        let policy = Arc::clone(&self.session.policy.borrow_and_update());
+        if !policy.knows(&self.session.client) {
+            return Err(Ending::Password);
+        }
+        self.session.permissions = policy.permissions(&self.session.client);
+        let permissions = &self.session.permissions;
+        match self
+            .subscriptions
+            .keys()
+            .find(|f| !permissions.may_subscribe(f))
+        {
+            Some(filter) => {
+                let client = &self.session.principal.id;
+                tracing::info!(%client, filter, "permission withdrawn");
+                Err(Ending::Permission)
+            }
+            None => Ok(()),
         }
     }
 
@@ -460,7 +496,13 @@ impl Running<'_> {
                 Some((reason, refusal.as_str()))
             }
             End::RefusedPublish(refusal) => Some((Reason::NotAuthorized, refusal.as_str())),
-            End::Broker(ending) => Some(ending.reason()),
+            End::Broker(ending) => {
+                if matches!(ending, Ending::Password | Ending::Permission) {
+                    let cells = &self.shared.registry.cells;
+                    cells.withdrawn.fetch_add(1, Relaxed);
+                }
+                Some(ending.reason())
+            }
             End::Router => Some((Reason::UnspecifiedError, "the broker has failed")),
         };
         let silent = matches!(
@@ -475,7 +517,7 @@ impl Running<'_> {
             let topic = std::str::from_utf8(&will.topic).unwrap_or_default();
             let stored = !will.retain || self.shared.retained.set(topic, &will).is_ok();
             if !stored || self.session.link.publish(&will).await.is_err() {
-                tracing::warn!(device = %self.session.principal.id, "its will is lost");
+                tracing::warn!(client = %self.session.principal.id, "its will is lost");
             }
         }
         if let Some((reason, why)) = reason {

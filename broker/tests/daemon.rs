@@ -2,12 +2,10 @@
 
 mod rig;
 
-use broker::{Config, Limits};
-use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
+use broker::{Config, Limits, Settings};
 use rig::*;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -137,22 +135,113 @@ async fn check_config_says_what_is_wrong() {
 #[test]
 fn the_shipped_example_shows_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/broker.toml");
-    let config = Config::read(&path).unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    // What is off by default is shown as a comment of one line.
+    let services = [
+        "listen_third_parties",
+        "listen_websocket",
+        "passwords",
+        "permissions",
+        "metrics",
+    ];
+    let mut all = String::new();
+    for line in text.lines() {
+        let off = line.strip_prefix("# ").filter(|rest| {
+            let name = rest.split(" = ").next().unwrap();
+            services.contains(&name)
+        });
+        all.push_str(off.unwrap_or(line));
+        all.push('\n');
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("broker.toml");
+    fs::write(&file, all).unwrap();
+    let Settings { config, services } = Settings::read(&file).unwrap();
     assert_eq!(
         format!("{:?}", config.limits),
         format!("{:?}", Limits::default())
     );
+    assert!(services.metrics.is_some() && services.permissions.is_some());
+    assert!(!services.listen_third_parties.is_empty() && !services.listen_websocket.is_empty());
+    assert!(services.passwords.is_some());
 }
 
-/// The key as PKCS#8 version 1: OpenSSL 3.0 does not read version 2, which
-/// rcgen writes.
-fn key_without_public_half(identity: &Identity) -> String {
-    let key = SigningKey::from_pkcs8_pem(&identity.key.serialize_pem()).unwrap();
-    let bytes = KeypairBytes {
-        secret_key: key.to_bytes(),
-        public_key: None,
-    };
-    bytes.to_pkcs8_pem(Default::default()).unwrap().to_string()
+/// Runs a command of the program with a line of input: success, output and errors.
+fn command(rig: &Rig, more: &str, arguments: &[&str], input: &str) -> (bool, String, String) {
+    let (name, rest) = arguments.split_first().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_broker"))
+        .args([name, "--config"])
+        .arg(write_config(rig, more))
+        .args(rest)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that takes no password reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passwords_are_set_and_permissions_told_by_commands() {
+    let rig = stopped().await;
+    let at = |name: &str| rig.directory.path().join(name).display().to_string();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/permissions.toml");
+    fs::copy(example, at("permissions.toml")).unwrap();
+    let more = format!(
+        "passwords = {:?}\npermissions = {:?}\nlisten_third_parties = [\"127.0.0.1:0\"]\n",
+        at("passwords"),
+        at("permissions.toml")
+    );
+    let run = |arguments: &[&str], input: &str| command(&rig, &more, arguments, input);
+    let (done, _, error) = run(&["set-password", "dashboard"], "short\n");
+    assert!(!done && error.contains("at least 10"), "{error}");
+    let (done, said, error) = run(&["set-password", "dashboard"], "correct horse\n");
+    assert!(done, "{error}");
+    assert!(!said.contains("horse") && !error.contains("horse"));
+    let (done, _, error) = run(&["check-config"], "");
+    assert!(done, "{error}");
+
+    let public = format!("dcnet/1/{NET}/public/aggregate");
+    let (_, said, _) = run(&["check-acl", "dashboard", &public], "");
+    let text = fs::read_to_string(at("permissions.toml")).unwrap();
+    let all = text.lines().position(|line| line == "[all]").unwrap() + 1;
+    let place = format!("permissions.toml, line {}: dcnet/1/+/public/#", all + 1);
+    assert!(
+        said.contains("publish:   denied: role third-party"),
+        "{said}"
+    );
+    assert!(
+        said.contains("subscribe: allowed") && said.contains(&place),
+        "{said}"
+    );
+    assert!(!said.contains("no password"), "{said}");
+    let (_, said, _) = run(
+        &["check-acl", "nobody", &format!("dcnet/1/{NET}/all/#")],
+        "",
+    );
+    assert!(said.contains("subscribe: denied"), "{said}");
+    assert!(said.contains("nobody has no password"), "{said}");
+    let (meter, net) = (rig.meter.client_id(), NET.to_string());
+    let as_meter = ["check-acl", "--role", "meter", "--net", &net, &meter];
+    let own = rig.meter.topic("up/submission");
+    let (_, said, _) = run(&[&as_meter[..], &[&own]].concat(), "");
+    assert!(said.contains("publish:   allowed: role meter"), "{said}");
+    assert!(said.contains("subscribe: denied: role meter"), "{said}");
+    let (done, _, error) = run(&["check-acl", "--role", "meter", &meter, &own], "");
+    assert!(!done && error.contains("--net"), "{error}");
+
+    let (done, ..) = run(&["remove-user", "dashboard"], "");
+    assert!(done);
+    let (done, _, error) = run(&["remove-user", "dashboard"], "");
+    assert!(!done && error.contains("dashboard"), "{error}");
 }
 
 /// `mosquitto_sub` and `mosquitto_pub` with the files of an identity.
@@ -169,7 +258,7 @@ fn mosquitto(rig: &Rig, daemon: &Daemon, program: &str, identity: &Identity) -> 
         .arg("--cert")
         .arg(file("pem", &identity.pem))
         .arg("--key")
-        .arg(file("key", &key_without_public_half(identity)))
+        .arg(file("key", &key_for_openssl(identity)))
         .args(["-i", &identity.client_id(), "-q", "1"]);
     command
 }

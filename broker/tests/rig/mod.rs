@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Broker, Config, Limits, Refusal};
-use dcnet::identity::{CaCertificate, Certificate, DeviceId, Role};
+use broker::{Broker, Config, Limits, Refusal, Services, Settings};
+use dcnet::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, Role};
 use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType,
@@ -93,7 +95,8 @@ impl Ca {
     pub fn issue(&self, role: Role, net: Option<NetId>) -> Identity {
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = name(role.as_str());
+        let own = DeviceKey::from_pkcs8_pem(&key.serialize_pem()).unwrap();
+        params.distinguished_name = name(&own.id().to_string());
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,
             ExtendedKeyUsagePurpose::Other(role.extended_key_usage().to_vec()),
@@ -139,6 +142,8 @@ pub struct Rig {
     pub ca: Ca,
     pub directory: tempfile::TempDir,
     pub config: Config,
+    pub services: Services,
+    own: Identity,
     broker: Option<Broker>,
     pub provider: Identity,
     pub meter: Identity,
@@ -177,17 +182,73 @@ impl Rig {
             ca,
             directory,
             config,
+            services: Services::default(),
+            own,
             broker: None,
         };
         rig.restart().await;
         rig
     }
 
+    /// Starts with listeners for users and WebSocket, and with metrics; `users` have
+    /// their passwords.
+    pub async fn serving(users: &[(&str, &str)], permissions: &str) -> Self {
+        let mut rig = Self::with(|config, _, _| config.limits.check_interval_s = 1).await;
+        let path = |name: &str| rig.directory.path().join(name);
+        let any = || vec!["127.0.0.1:0".parse().unwrap()];
+        for (user, password) in users {
+            broker::set_password(&path("passwords"), user, password).unwrap();
+        }
+        fs::write(path("permissions.toml"), permissions).unwrap();
+        rig.services = Services {
+            listen_third_parties: any(),
+            listen_websocket: any(),
+            permissions: Some(path("permissions.toml")),
+            passwords: Some(path("passwords")),
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
+        };
+        rig.restart().await;
+        rig
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings {
+            config: self.config.clone(),
+            services: self.services.clone(),
+        }
+    }
+
+    /// The broker's own key in the form that OpenSSL reads.
+    pub fn own_key_for_openssl(&self) -> String {
+        key_for_openssl(&self.own)
+    }
+
+    /// Replaces a file of the directory at once.
+    pub fn replace(&self, name: &str, text: &str) {
+        let path = self.directory.path().join(name);
+        let new = path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// A connection to the listener for third parties, without a certificate, after
+    /// CONNECT; and the code of its CONNACK.
+    pub async fn login(&self, version: u8, user: &str, password: &str) -> (Raw, u8) {
+        let address = self.broker().third_party_addrs()[0];
+        let mut raw = self.try_raw_at(address, self.tls(None)).await.unwrap();
+        raw.send(&connect_as(version, "dashboard", user, password))
+            .await;
+        let (first, body) = raw.packet().await.expect("a CONNACK");
+        assert_eq!(first, 0x20);
+        (raw, body[1])
+    }
+
     pub async fn restart(&mut self) {
         if let Some(broker) = self.broker.take() {
             broker.stop().await;
         }
-        self.broker = Some(Broker::start(self.config.clone()).await.unwrap());
+        self.broker = Some(Broker::start(self.settings()).await.unwrap());
     }
 
     /// Stops the broker; files and identities stay.
@@ -273,8 +334,16 @@ impl Rig {
     }
 
     pub async fn try_raw(&self, tls: Arc<ClientConfig>) -> std::io::Result<Raw> {
-        let tcp = TcpStream::connect(self.address()).await?;
-        let name = ServerName::from(self.address().ip());
+        self.try_raw_at(self.address(), tls).await
+    }
+
+    pub async fn try_raw_at(
+        &self,
+        address: SocketAddr,
+        tls: Arc<ClientConfig>,
+    ) -> std::io::Result<Raw> {
+        let tcp = TcpStream::connect(address).await?;
+        let name = ServerName::from(address.ip());
         let stream = within("TLS", TlsConnector::from(tls).connect(name, tcp)).await?;
         Ok(Raw { stream })
     }
@@ -489,6 +558,17 @@ impl Raw {
     }
 }
 
+/// The key as PKCS#8 version 1: OpenSSL 3.0 does not read version 2, which
+/// rcgen writes.
+pub fn key_for_openssl(identity: &Identity) -> String {
+    let key = SigningKey::from_pkcs8_pem(&identity.key.serialize_pem()).unwrap();
+    let bytes = KeypairBytes {
+        secret_key: key.to_bytes(),
+        public_key: None,
+    };
+    bytes.to_pkcs8_pem(Default::default()).unwrap().to_string()
+}
+
 /// A packet with its length.
 pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
@@ -533,6 +613,17 @@ pub fn connect_with(version: u8, id: &str, flags: u8, keep_alive: u16, props: &[
     body.extend(keep_alive.to_be_bytes());
     body.extend(properties(version, props));
     body.extend(string(id.as_bytes()));
+    packet(0x10, &body)
+}
+
+/// CONNECT with user and password.
+pub fn connect_as(version: u8, id: &str, user: &str, password: &str) -> Vec<u8> {
+    let mut body = string(b"MQTT");
+    body.extend([version, 0xc2, 0, 60]);
+    body.extend(properties(version, &[]));
+    for text in [id, user, password] {
+        body.extend(string(text.as_bytes()));
+    }
     packet(0x10, &body)
 }
 
