@@ -14,6 +14,7 @@ use crate::absence::{Absence, Absences};
 use crate::chaos::ChaosArguments;
 use crate::chaos::process::ProcessArguments;
 use crate::joins::JoinsArguments;
+use crate::load::LoadArguments;
 use crate::oracle::OracleArguments;
 use crate::policy;
 
@@ -43,7 +44,10 @@ enum Command {
     /// Run the system as processes that are killed, stopped and put on full disks, and check
     /// every published sum; exit code 1 if one is wrong or something stays stuck
     Chaos(ChaosArguments),
-    /// One of the processes that `chaos` starts
+    /// Give broker and provider the load of many meters, over as many connections, and measure
+    /// them; exit code 1 if a sum is wrong or not of all meters
+    Load(LoadArguments),
+    /// One of the processes that `chaos` and `load` start
     #[command(hide = true)]
     Process(ProcessArguments),
 }
@@ -115,6 +119,8 @@ pub enum Task {
     Oracle(OracleArguments),
     /// Processes under faults.
     Chaos(ChaosArguments),
+    /// Many meters.
+    Load(LoadArguments),
     /// One of these processes.
     Process(ProcessArguments),
 }
@@ -227,6 +233,7 @@ impl Arguments {
             Some(Command::Joins(joins)) => Ok(Task::Joins(joins)),
             Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
             Some(Command::Chaos(chaos)) => Ok(Task::Chaos(chaos)),
+            Some(Command::Load(load)) => Ok(Task::Load(load)),
             Some(Command::Process(process)) => Ok(Task::Process(process)),
             None => self.demo.plan().map(Task::Demo),
         }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod demo;
 pub mod fleet;
 pub mod joins;
+pub mod load;
 pub mod observer;
 pub mod oracle;
 pub mod policy;

@@ -9,6 +9,7 @@ use clap::Parser;
 use lab::chaos;
 use lab::cli::{Arguments, Task};
 use lab::demo::{self, Files, Verdict};
+use lab::load;
 use lab::simulate;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -28,6 +29,11 @@ fn main() -> ExitCode {
         Ok(Task::Chaos(arguments)) => {
             return verdict(run(async |interrupted| {
                 chaos::run(&arguments, std::io::stdout(), interrupted).await
+            }));
+        }
+        Ok(Task::Load(arguments)) => {
+            return verdict(run(async |interrupted| {
+                load::run(&arguments, std::io::stdout(), interrupted).await
             }));
         }
         Ok(Task::Process(process)) => {

@@ -227,8 +227,11 @@ async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Bro
         Err(error) if is_taken(&error) => Broker::start(config(0)).await?,
         started => started?,
     };
-    let address = broker.local_addrs().first();
-    let port = address.context("the broker listens nowhere")?.port();
+    let addresses = broker.local_addrs();
+    let port = addresses
+        .first()
+        .context("the broker listens nowhere")?
+        .port();
     Ok((broker, port))
 }
 
@@ -245,7 +248,10 @@ fn is_taken(error: &anyhow::Error) -> bool {
 }
 
 /// Makes the net in the provider's store; gives the head of its log for the checkpoints.
-fn open_net(config: &Config, policy: Policy) -> anyhow::Result<(NetId, LogHead)> {
+///
+/// # Errors
+/// The store cannot be made or written.
+pub fn open_net(config: &Config, policy: Policy) -> anyhow::Result<(NetId, LogHead)> {
     let identity = config.identity()?;
     provider_agent::store::prepare_directory(&config.state_directory)?;
     let mut store = Store::open_in(&config.state_directory)?;

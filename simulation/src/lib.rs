@@ -19,5 +19,6 @@ pub mod oracle;
 pub mod plan;
 pub mod run;
 pub mod shrink;
+pub mod synthetic;
 pub mod watch;
 pub mod world;

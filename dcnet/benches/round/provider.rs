@@ -1,23 +1,17 @@
 //! A provider's round: submissions verified in batches, one roster, reveals verified
 //! in batches, one sum checked against the commitments.
 //!
-//! The meters are synthetic: their log, keys, signatures, commitments and edge bitmaps
-//! are real, but instead of pads they add random openings and reveal just these, which is
-//! the same work for a provider.
+//! The meters are synthetic ([`simulation::synthetic`]), which is the same work for a provider.
 
 use std::time::Duration;
 
-use chacha20::ChaCha20Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
-use curve25519_dalek::scalar::Scalar;
 use dcnet::aggregate::Sum;
 use dcnet::bitmap::Bitmap;
-use dcnet::cbor;
-use dcnet::commitment::{Commitment, commit};
-use dcnet::frame::{self, Frame, Notification, Unverified};
-use dcnet::graph::{MemberIndex, draw_commitment};
+use dcnet::commitment::Commitment;
+use dcnet::frame::{self, Frame, Unverified};
+use dcnet::graph::MemberIndex;
 use dcnet::identity::{DeviceKey, PublicKey, Role};
-use dcnet::membership::{EntryKind, Membership, NewNet, Policy, sign_registration};
+use dcnet::membership::{Membership, NewNet, Policy};
 use dcnet::opening::Opening;
 use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::provider::{
@@ -25,11 +19,12 @@ use dcnet::provider::{
 };
 use dcnet::reveal::Reveal;
 use dcnet::roster::Roster;
-use dcnet::superposition::{Share, Submission};
+use dcnet::superposition::Submission;
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::{All, NetId, Topic, Up};
 
 use crate::{Bench, timed};
+use simulation::synthetic::{SyntheticLog, SyntheticMeter, random};
 use simulation::world::{Authority, START, at};
 
 /// Messages that are handed over, and their signatures verified, together.
@@ -46,101 +41,13 @@ fn round_ending(end: u64) -> Round {
     period.round_at(Timestamp(START.as_millis() + end - 1))
 }
 
-/// A synthetic meter.
-struct Synthetic {
-    key: DeviceKey,
-    edges: Vec<u8>,
-    reading: Opening,
-    commitment: Commitment,
-}
-
-impl Synthetic {
-    fn new(key: DeviceKey, neighbours: usize, energy: u64) -> Self {
-        let mut edges = Bitmap::empty(neighbours);
-        (0..neighbours).for_each(|place| edges.set(place));
-        let reading = Opening {
-            value: Scalar::from(energy),
-            blinding: random(energy).blinding,
-        };
-        Self {
-            key,
-            edges: edges.as_bytes().to_vec(),
-            reading,
-            commitment: commit(&reading),
-        }
-    }
-
-    fn submission(&self, net: NetId, round: Round, log_head: [u8; 32], mask: Opening) -> Vec<u8> {
-        let submission = Submission {
-            sender: self.key.id(),
-            round,
-            log_head,
-            minimum_group: 30,
-            minimum_neighbours: 29,
-            edges: self.edges.clone(),
-            shares: vec![Share {
-                superposition: self.reading + mask,
-                commitment: self.commitment,
-            }],
-            digest: [0; 32],
-        };
-        submission.sign(&self.key, net, START)
-    }
-
-    fn reveal(&self, net: NetId, round: Round, roster: [u8; 32], mask: Opening) -> Vec<u8> {
-        let reveal = Reveal {
-            sender: self.key.id(),
-            round,
-            roster,
-            openings: vec![mask],
-        };
-        reveal.sign(&self.key, net, START)
-    }
-}
-
-fn random(seed: u64) -> Opening {
-    let mut rng = ChaCha20Rng::seed_from_u64(seed);
-    let mut scalar = || {
-        let mut bytes = [0; 64];
-        rng.fill_bytes(&mut bytes);
-        Scalar::from_bytes_mod_order_wide(&bytes)
-    };
-    Opening {
-        value: scalar(),
-        blinding: scalar(),
-    }
-}
-
-/// A log in the making.
-struct Log {
-    net: NetId,
-    provider: DeviceKey,
-    entries: Vec<Vec<u8>>,
-    head: [u8; 32],
-}
-
-impl Log {
-    fn append(&mut self, kind: EntryKind, item: &[&[u8]]) {
-        let data = cbor::array([
-            cbor::uint(u64::try_from(self.entries.len()).unwrap()),
-            cbor::bytes(&self.head),
-            cbor::uint(kind as u64),
-            cbor::array(item.iter().map(|bytes| cbor::bytes(bytes))),
-        ]);
-        let entry = frame::sign(&self.provider, self.net, START, Notification::Entry, data);
-        let verified = Frame::verify(&entry, &self.provider.public());
-        self.head = verified.unwrap().digest();
-        self.entries.push(entry);
-    }
-}
-
 /// A net of synthetic meters.
 struct Net {
     config: ProviderConfig,
     saved: SavedNet,
     net: NetId,
     head: [u8; 32],
-    meters: Vec<Synthetic>,
+    meters: Vec<SyntheticMeter>,
 }
 
 impl Net {
@@ -163,29 +70,15 @@ impl Net {
         .sign(&key, &certificate, &authority.ca, START);
         let membership = Membership::open(&genesis, &certificate, &authority.ca).unwrap();
         let net = membership.net();
-        let mut log = Log {
-            net,
-            provider: key.clone(),
-            entries: vec![genesis],
-            head: membership.head().hash,
-        };
+        let mut log = SyntheticLog::new(net, key.clone(), membership.head().hash, START);
         let mut keys = Vec::with_capacity(members);
         for _ in 0..members {
             let (key, certificate) = authority.issue(Role::Meter, Some(net));
-            let registration = sign_registration(&key, &certificate, net, START);
-            log.append(EntryKind::Join, &[&registration]);
+            log.join(&key, &certificate);
             keys.push(key);
         }
         for key in &keys {
-            let mut nonce = [0; 32];
-            nonce[..16].copy_from_slice(&key.id().0);
-            let commitment = draw_commitment(net, key.id(), &nonce);
-            let data = cbor::array([cbor::bytes(&commitment)]);
-            let request = frame::sign(key, net, START, Notification::DrawRequest, data);
-            log.append(EntryKind::Invite, &[&request, &[1; 32]]);
-            let data = cbor::array([cbor::bytes(&log.head), cbor::bytes(&nonce)]);
-            let open = frame::sign(key, net, START, Notification::Open, data);
-            log.append(EntryKind::Draw, &[&open]);
+            log.draw(key);
         }
         let config = ProviderConfig {
             key,
@@ -202,7 +95,7 @@ impl Net {
         let rosters = (1..=WARM).map(|number| {
             let roster = Roster {
                 round: round_ending(number * MINUTE),
-                log_head: log.head,
+                log_head: log.head(),
                 head_index: 0,
                 included: included.clone(),
                 digests: vec![[0x5a; 8]; members],
@@ -220,8 +113,9 @@ impl Net {
             }
         });
         let rosters = rosters.collect();
+        let entries = log.entries.into_iter().map(|entry| entry.frame);
         let saved = SavedNet {
-            entries: log.entries,
+            entries: std::iter::once(genesis).chain(entries).collect(),
             rosters,
             aggregates: Vec::new(),
         };
@@ -230,7 +124,7 @@ impl Net {
         let graph = provider.membership().graph();
         let meters = (0..).zip(keys).map(|(member, key)| {
             let neighbours = graph.neighbours(member, head.index).len();
-            Synthetic::new(key, neighbours, 100_000 + u64::from(member))
+            SyntheticMeter::new(key, neighbours, 100_000 + u64::from(member))
         });
         Self {
             meters: meters.collect(),
@@ -302,7 +196,7 @@ impl Running<'_> {
         let (net, end, round) = (self.net, self.end, round_ending(self.end));
         let submissions = (0..).zip(&net.meters).map(|(member, meter)| {
             let mask = net.mask(end, member);
-            let frame = meter.submission(net.net, round, net.head, mask);
+            let frame = meter.submission(net.net, round, net.head, mask, START);
             net.received(member, Up::Submission, frame)
         });
         let submissions: Vec<Received> = submissions.collect();
@@ -318,7 +212,7 @@ impl Running<'_> {
         let to_all = |kind| Topic::All { net: net.net, kind };
         sizes(to_all(All::Roster), roster.len());
         let reveals = (0..).zip(&net.meters).map(|(member, meter)| {
-            let frame = meter.reveal(net.net, round, hash, net.mask(end, member));
+            let frame = meter.reveal(net.net, round, hash, net.mask(end, member), START);
             net.received(member, Up::Reveal, frame)
         });
         let reveals: Vec<Received> = reveals.collect();
@@ -337,18 +231,29 @@ impl Running<'_> {
     }
 }
 
+/// Signs a frame of a round: a submission as of a log head, or a reveal for a roster.
+type Signer = fn(&SyntheticMeter, NetId, Round, [u8; 32], Opening, Timestamp) -> Vec<u8>;
+
 /// The same work without the state machine: no log, roster, edges or copies for the store.
-fn engine(meters: &[Synthetic], end: u64) -> Duration {
+fn engine(meters: &[SyntheticMeter], end: u64) -> Duration {
     let net = NetId([7; 16]);
     let (round, head) = (round_ending(end), [1; 32]);
     let masks: Vec<Opening> = (0..).take(meters.len()).map(|i| random(end + i)).collect();
-    let sign = |frame: fn(&Synthetic, NetId, Round, [u8; 32], Opening) -> Vec<u8>| {
+    let sign = |frame: Signer| {
         let frames = meters.iter().zip(&masks);
         frames
-            .map(|(meter, mask)| (frame(meter, net, round, head, *mask), meter.key.public()))
+            .map(|(meter, mask)| {
+                (
+                    frame(meter, net, round, head, *mask, START),
+                    meter.key.public(),
+                )
+            })
             .collect::<Vec<(Vec<u8>, PublicKey)>>()
     };
-    let (submissions, reveals) = (sign(Synthetic::submission), sign(Synthetic::reveal));
+    let (submissions, reveals) = (
+        sign(SyntheticMeter::submission),
+        sign(SyntheticMeter::reveal),
+    );
     let verify = |batch: &[(Vec<u8>, PublicKey)]| {
         let parsed = batch
             .iter()
@@ -389,11 +294,11 @@ pub fn measure(bench: &mut Bench<'_>) {
     let (small, half_of_large) = if bench.test { (64, 96) } else { (1000, 5000) };
     let mut end = 0;
     for members in [small, 2 * half_of_large] {
-        let meters: Vec<Synthetic> = (0..u32::try_from(members).unwrap())
+        let meters: Vec<SyntheticMeter> = (0..u32::try_from(members).unwrap())
             .map(|member: MemberIndex| {
                 let mut seed = [1; 32];
                 seed[..4].copy_from_slice(&member.to_le_bytes());
-                Synthetic::new(DeviceKey::from_seed(&seed), 96, 1000)
+                SyntheticMeter::new(DeviceKey::from_seed(&seed), 96, 1000)
             })
             .collect();
         let name = format!("provider engine alone, {members} meters");

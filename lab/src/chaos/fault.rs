@@ -81,7 +81,7 @@ pub struct Faults {
 }
 
 /// A generator of random numbers for one purpose of a seed.
-pub(super) fn random(seed: u64, purpose: u8) -> ChaCha20Rng {
+pub(crate) fn random(seed: u64, purpose: u8) -> ChaCha20Rng {
     let mut bytes = [purpose; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     ChaCha20Rng::from_seed(bytes)

@@ -152,6 +152,11 @@ impl Process {
         Ok(())
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Whether it has been started and its end was not told yet.
     pub fn is_started(&self) -> bool {
         self.child.is_some()

@@ -205,7 +205,7 @@ fn mount(root: &Path, meters: u32) -> anyhow::Result<BTreeMap<Station, Disk>> {
 
 /// A port that nobody listens on, and that no outgoing connection gets by itself, so that it is
 /// still free when the broker comes back.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let lowest = ephemeral
         .ok()
@@ -219,7 +219,11 @@ fn free_port() -> anyhow::Result<u16> {
     free.with_context(|| format!("no port from {begin} to {end} is free"))
 }
 
-fn broker_configuration(authority: &Authority, root: &Path, port: u16) -> anyhow::Result<String> {
+pub(crate) fn broker_configuration(
+    authority: &Authority,
+    root: &Path,
+    port: u16,
+) -> anyhow::Result<String> {
     let directory = system::enrol_broker(authority, root)?;
     let file = |name| quoted(&directory.join(name));
     Ok(format!(
@@ -234,7 +238,7 @@ fn broker_configuration(authority: &Authority, root: &Path, port: u16) -> anyhow
     ))
 }
 
-fn provider_configuration(config: &provider_agent::Config) -> anyhow::Result<String> {
+pub(crate) fn provider_configuration(config: &provider_agent::Config) -> anyhow::Result<String> {
     Ok(format!(
         "state_directory = {}\nminimum_presence_percent = {}\n[broker]\nhost = \"{}\"\nport = {}\n\
          [identity]\ndirectory = {}\n[clock]\nassume_synchronised = {}\n",
@@ -301,7 +305,7 @@ fn quoted(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
