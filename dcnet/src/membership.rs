@@ -67,6 +67,12 @@ impl Member {
         self.lapsed.last().is_some_and(|(_, until)| until.is_none())
     }
 
+    /// When it was no candidate for draws, oldest first: from a Lapsed entry to the entry that
+    /// ended it, its own next Draw or its Leave or Revoke; `None` while it goes on.
+    pub fn lapses(&self) -> &[(u64, Option<u64>)] {
+        &self.lapsed
+    }
+
     fn is_candidate_at(&self, index: u64) -> bool {
         let lapsed = self
             .lapsed

@@ -23,7 +23,7 @@ use crate::membership::{EntryError, EntryKind, Membership};
 use crate::output::{Input, Message, Output, Received, StateMachine};
 use crate::pad::RosterHash;
 use crate::revocation::RevocationList;
-use crate::time::{Now, Round, Timestamp};
+use crate::time::{Now, Period, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
 
@@ -281,6 +281,12 @@ pub struct Provider {
     /// the monotonic clock.
     head_named: Option<Duration>,
     aggregates: BTreeMap<Round, Vec<u8>>,
+    closed: bool,
+    /// No roster for rounds that started earlier.
+    resume: Option<Timestamp>,
+    /// Since [`Self::resume`], no aggregate has shown that the meters know this log and no
+    /// other: nothing is appended.
+    unproven: bool,
 }
 
 impl Provider {
@@ -322,6 +328,9 @@ impl Provider {
             lapses_due: Duration::ZERO,
             head_named: None,
             aggregates: saved.aggregates.into_iter().collect(),
+            closed: false,
+            resume: None,
+            unproven: false,
             config,
         };
         for roster in saved.rosters {
@@ -336,9 +345,41 @@ impl Provider {
         self.net
     }
 
+    /// Opens no round and admits nobody any more. Rounds that have their roster are brought to
+    /// their end, and members can leave.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// What it was made from may be older than what it once had published: no round that
+    /// started before `at` gets a roster, since it may have had one, and nothing is appended to
+    /// the log before an aggregate of a later round proves that the meters know no other.
+    ///
+    /// `at` must be later than everything that was published, by this provider's clock.
+    pub fn resume_after(&mut self, at: Timestamp) {
+        self.resume = Some(at);
+        let newest = self.aggregates.keys().next_back();
+        self.unproven = newest.is_none_or(|round| self.may_have_roster(*round));
+    }
+
+    /// Whether a round may have had a roster that is not known here.
+    fn may_have_roster(&self, round: Round) -> bool {
+        self.resume
+            .is_some_and(|at| round.start(self.period()) < at)
+    }
+
+    /// Whether the log waits for a proof that it is the newest: see [`Self::resume_after`].
+    pub fn is_unproven(&self) -> bool {
+        self.unproven
+    }
+
     /// The membership log.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    fn period(&self) -> Period {
+        self.membership.genesis().policy.period
     }
 
     /// The key in force: the provider's own, or the successor's once it took over.

@@ -1,6 +1,12 @@
 //! The agent: store, nets and link put together.
+//!
+//! A step whose records cannot be stored is as if it had not been: nothing of it is published,
+//! and the nets are made anew from the store once that can be written.
 
-use std::collections::BTreeSet;
+mod compaction;
+mod journal;
+mod log;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,21 +15,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dcnet::identity::DeviceId;
 use dcnet::membership::EntryError;
-use dcnet::provider::{Provider, ProviderCommand, ProviderEvent};
-use dcnet::topic::{NetId, Topic};
+use dcnet::provider::{Provider, ProviderCommand};
+use dcnet::topic::NetId;
 use link::service;
 use link::{Clock, Connection, Control, Driver};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attend::{about_round, attend};
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
 use crate::publication::PublishedProvider;
 use crate::revocations::{Look, Revocations};
 use crate::store::{Store, prepare_directory};
+use crate::utc;
+use journal::{Teller, ToldStore};
+use log::Log;
+
+pub use journal::StoreState;
 
 /// Name of the file in the state directory that a running agent holds locked.
 pub const LOCK_FILE: &str = "agent.lock";
@@ -31,23 +41,26 @@ pub const LOCK_FILE: &str = "agent.lock";
 /// How often the files of revocations are looked at.
 const REVOCATIONS_EVERY: Duration = Duration::from_secs(10);
 
-/// How often a running agent looks for new nets in its store.
+/// How often a running agent looks for new and closed nets in its store.
 const NEW_NETS_EVERY: Duration = Duration::from_secs(3);
-
-/// Pairs of sender and reason that are remembered so as to log each refusal once.
-const REFUSALS: usize = 4096;
 
 /// An agent that is ready to start.
 pub struct Agent {
+    config: Config,
+    identity: Identity,
+    lock: Arc<File>,
     store: Store,
     nets: Nets,
-    revocations: Revocations,
+    closed: Vec<NetId>,
     refused_revocations: Arc<AtomicU64>,
     /// How often the files of revocations are looked at; may be adjusted before the start.
     pub revocations_every: Duration,
     /// When notified, they are looked at now, which is then told to the service manager; may
     /// be replaced before the start.
     pub look: Arc<Notify>,
+    /// How long after a round its submissions are kept, for ever if `None`; may be set before
+    /// the start.
+    pub rounds_kept: Option<Duration>,
     /// The connection it will use; may be adjusted before the start.
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
@@ -62,6 +75,7 @@ pub struct Running {
     pub events: mpsc::Receiver<NetEvent>,
     /// State of the link, counters, stopping.
     pub control: Control,
+    store: watch::Receiver<StoreState>,
     refused_revocations: Arc<AtomicU64>,
 }
 
@@ -69,7 +83,7 @@ pub struct Running {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Stopped,
-    NewNet,
+    NetsChanged,
 }
 
 impl Agent {
@@ -84,24 +98,22 @@ impl Agent {
         let refused_revocations = Arc::default();
         report(&identity.revocations.look(), &refused_revocations);
         prepare_directory(&config.state_directory)?;
-        let lock = lock(&config.state_directory)?;
-        let mut store = Store::open_in(&config.state_directory)?;
-        // Another agent may start once the driver has closed this store, not before.
-        store.hold(lock);
-        let mut machines = Vec::new();
-        for net in store.nets()? {
-            let machine = continue_net(&store, &identity, net.net, config)
-                .with_context(|| format!("cannot continue net {} ({})", net.net, net.name))?;
-            machines.push(machine);
-        }
-        if machines.is_empty() {
+        let lock = Arc::new(lock(&config.state_directory)?);
+        let store = open_store(config, &lock)?;
+        let ids = store.net_ids()?;
+        let closed = store.closed_nets()?;
+        if ids.is_empty() {
             tracing::warn!("there is no net; make one with `provider-agent net create`");
         }
         Ok(Self {
+            nets: continue_nets(&store, &identity, &ids, config)?,
             store,
-            nets: Nets::new(machines),
             connection: identity.connection(&config.broker_host, config.broker_port)?,
-            revocations: identity.revocations,
+            config: config.clone(),
+            identity,
+            lock,
+            closed,
+            rounds_kept: None,
             refused_revocations,
             revocations_every: REVOCATIONS_EVERY,
             look: Arc::default(),
@@ -123,19 +135,46 @@ impl Agent {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(self) -> Running {
-        let driver = Driver::new(self.nets, self.store, self.connection).with_clock(self.clock);
+        let Self {
+            config,
+            identity,
+            lock,
+            store,
+            nets,
+            refused_revocations,
+            ..
+        } = self;
+        let teller = Teller::default();
+        let state = teller.subscribe();
+        let revocations = identity.revocations.clone();
+        let (ids, path): (Vec<NetId>, _) = (nets.ids().collect(), store.path().to_owned());
+        let reopen = journal::reopen(path.clone(), teller.clone(), move || {
+            let mut store = open_store(&config, &lock)?;
+            store.try_writing()?;
+            let mut identity = identity.clone();
+            // What cannot be used of them is told by the task that watches them.
+            identity.revocations.look();
+            Ok((continue_nets(&store, &identity, &ids, &config)?, store))
+        });
+        let driver = Driver::new(nets, ToldStore::new(store, teller), self.connection)
+            .with_clock(self.clock)
+            .with_reopen(reopen);
         let handle = driver.start();
-        let refused_revocations = Arc::clone(&self.refused_revocations);
+        if let Some(kept) = self.rounds_kept {
+            let ended = handle.commands.clone();
+            tokio::spawn(compaction::run(path.clone(), kept, ended));
+        }
         tokio::spawn(tell_revocations(
-            self.revocations,
-            self.revocations_every,
-            self.look,
+            revocations,
+            (self.revocations_every, self.look),
             handle.commands,
-            self.refused_revocations,
+            state.clone(),
+            Arc::clone(&refused_revocations),
         ));
         Running {
             events: handle.events,
             control: handle.control,
+            store: state,
             refused_revocations,
         }
     }
@@ -150,24 +189,30 @@ impl Running {
         self.control.stop().await
     }
 
+    /// Whether what happens can be stored, and the changes.
+    pub fn store(&self) -> watch::Receiver<StoreState> {
+        self.store.clone()
+    }
+
     /// Files of revocations that could not be used since the start; each is logged once.
     pub fn refused_revocations(&self) -> u64 {
         self.refused_revocations.load(Ordering::Relaxed)
     }
 
     /// Logs events until one of two futures is done, then stops; ends earlier only with an
-    /// error.
+    /// error: an agent whose store is broken must not go on as if it served.
     async fn log_until(
         mut self,
         mut stop: impl Future<Output = ()> + Unpin,
-        new_net: impl Future<Output = ()>,
+        nets_changed: impl Future<Output = ()>,
     ) -> anyhow::Result<End> {
         let mut log = Log::default();
-        tokio::pin!(new_net);
+        tokio::pin!(nets_changed);
         let (last, last_told) = watch::channel(String::new());
         let (heartbeat, link) = (self.control.heartbeat(), self.control.state());
-        let attended = attend(heartbeat, link, last_told);
-        tokio::pin!(attended);
+        let attended = attend(heartbeat, link, self.store(), last_told);
+        let broken = broken(self.store());
+        tokio::pin!(attended, broken);
         loop {
             tokio::select! {
                 () = &mut attended => {}
@@ -176,7 +221,11 @@ impl Running {
                     service::stopping();
                     return self.stop().await.map(|()| End::Stopped);
                 }
-                () = &mut new_net => return self.stop().await.map(|()| End::NewNet),
+                problem = &mut broken => {
+                    self.stop().await?;
+                    bail!("the store cannot be used: {problem}");
+                }
+                () = &mut nets_changed => return self.stop().await.map(|()| End::NetsChanged),
                 event = self.events.recv() => match event {
                     Some(event) => {
                         if let Some(told) = about_round(&event) {
@@ -191,14 +240,27 @@ impl Running {
     }
 }
 
-/// Runs the agent of a configuration until `stop` is done. A net that is made meanwhile is
-/// taken up within seconds: since what an agent subscribes to is fixed, by a new start. When
-/// `look` is notified, the files of revocations are looked at now.
+/// Waits until nothing can be stored any more; gives the reason.
+async fn broken(mut store: watch::Receiver<StoreState>) -> String {
+    let is_broken = |state: &StoreState| matches!(state, StoreState::Broken { .. });
+    if let Ok(state) = store.wait_for(is_broken).await
+        && let StoreState::Broken { problem } = &*state
+    {
+        return problem.clone();
+    }
+    // The driver has ended, which is told elsewhere.
+    std::future::pending().await
+}
+
+/// Runs the agent of a configuration until `stop` is done. A net that is made or closed
+/// meanwhile is taken up within seconds: since what an agent subscribes to is fixed, by a new
+/// start. When `look` is notified, the files of revocations are looked at now.
 ///
 /// # Errors
 /// As [`Agent::open`] and [`Control::join`].
 pub async fn run(
     config: &Config,
+    retention: Retention,
     stop: impl Future<Output = ()>,
     look: Arc<Notify>,
 ) -> anyhow::Result<()> {
@@ -206,30 +268,39 @@ pub async fn run(
     loop {
         let mut agent = Agent::open(config)?;
         agent.look = Arc::clone(&look);
-        let nets = agent.nets();
+        agent.rounds_kept = retention.rounds;
+        let known = Known {
+            nets: agent.nets(),
+            closed: agent.closed.clone(),
+        };
         tracing::info!(
-            nets = nets.len(),
+            nets = known.nets.len(),
             version = env!("CARGO_PKG_VERSION"),
             "starting"
         );
-        let new_net = new_net(
-            config.clone(),
-            Store::open_in(&config.state_directory)?,
-            nets,
-        );
-        if agent.start().log_until(&mut stop, new_net).await? == End::Stopped {
+        let store = Store::open_in(&config.state_directory)?;
+        let changed = nets_changed(config.clone(), store, known);
+        if agent.start().log_until(&mut stop, changed).await? == End::Stopped {
             return Ok(());
         }
     }
 }
 
-/// Waits until the store has a net besides `known` that this agent can run.
-async fn new_net(config: Config, mut store: Store, mut known: Vec<NetId>) {
+/// The nets as a running agent took them up.
+struct Known {
+    nets: Vec<NetId>,
+    closed: Vec<NetId>,
+}
+
+/// Waits until the store has a net besides the known ones that this agent can run, or another
+/// one is closed.
+async fn nets_changed(config: Config, mut store: Store, mut known: Known) {
+    let mut told = String::new();
     loop {
         tokio::time::sleep(NEW_NETS_EVERY).await;
         let config = config.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            let found = look_for_net(&config, &store, &mut known);
+            let found = look_at_nets(&config, &store, &mut known);
             (store, known, found)
         });
         let Ok((looked, before, found)) = looking.await else {
@@ -238,30 +309,39 @@ async fn new_net(config: Config, mut store: Store, mut known: Vec<NetId>) {
         };
         (store, known) = (looked, before);
         match found {
-            Ok(None) => {}
-            Ok(Some(net)) => return tracing::info!(%net, "taking up a new net"),
+            Ok(false) => {}
+            Ok(true) => return,
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(error, "cannot take up a new net; mend it and start again");
+                if error != told {
+                    tracing::error!(error, "cannot take up a new net; mend it and start again");
+                    told = error;
+                }
             }
         }
     }
 }
 
-fn look_for_net(
-    config: &Config,
-    store: &Store,
-    known: &mut Vec<NetId>,
-) -> anyhow::Result<Option<NetId>> {
-    let nets = store.net_ids()?;
-    let Some(net) = nets.into_iter().find(|net| !known.contains(net)) else {
-        return Ok(None);
+fn look_at_nets(config: &Config, store: &Store, known: &mut Known) -> anyhow::Result<bool> {
+    if let Some(net) = new_in(&store.closed_nets()?, &mut known.closed) {
+        tracing::info!(%net, "closing a net");
+        return Ok(true);
+    }
+    let Some(net) = new_in(&store.net_ids()?, &mut known.nets) else {
+        return Ok(false);
     };
-    // One that cannot be run is told once.
-    known.push(net);
     // What cannot be started again is not stopped.
     crate::net::membership(store, &config.identity()?, net)?;
-    Ok(Some(net))
+    tracing::info!(%net, "taking up a new net");
+    Ok(true)
+}
+
+/// The first net that is not known yet; it is from here on, so that one that cannot be run is
+/// told once.
+fn new_in(nets: &[NetId], known: &mut Vec<NetId>) -> Option<NetId> {
+    let net = *nets.iter().find(|net| !known.contains(net))?;
+    known.push(net);
+    Some(net)
 }
 
 /// Logs and counts files that cannot be used.
@@ -278,9 +358,9 @@ fn report(look: &Look, refused: &AtomicU64) {
 /// Tells the nets what is revoked, and then whenever the files change.
 async fn tell_revocations(
     mut revocations: Revocations,
-    every: Duration,
-    asked: Arc<Notify>,
+    (every, asked): (Duration, Arc<Notify>),
     commands: mpsc::Sender<ProviderCommand>,
+    mut store: watch::Receiver<StoreState>,
     refused: Arc<AtomicU64>,
 ) {
     let mut news = revocations.command();
@@ -297,6 +377,8 @@ async fn tell_revocations(
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = asked.notified() => reload = true,
+            // What a step that could not be stored did with them is to be done again.
+            Ok(()) = store.changed() => news = revocations.command(),
             () = commands.closed() => return,
         }
         let looking = tokio::task::spawn_blocking(move || {
@@ -316,7 +398,7 @@ async fn tell_revocations(
     }
 }
 
-fn lock(directory: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(directory: &Path) -> anyhow::Result<File> {
     let path = directory.join(LOCK_FILE);
     let file = OpenOptions::new()
         .write(true)
@@ -337,6 +419,39 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
+fn open_store(config: &Config, lock: &Arc<File>) -> anyhow::Result<Store> {
+    let mut store = Store::open_in(&config.state_directory)?;
+    // Another agent may start once the driver has closed this store, not before.
+    store.hold(Arc::clone(lock));
+    Ok(store)
+}
+
+/// Whether every net of a store can be continued under an identity.
+///
+/// # Errors
+/// Names the net that cannot, and why.
+pub(crate) fn check_nets(
+    store: &Store,
+    identity: &Identity,
+    nets: &[NetId],
+    config: &Config,
+) -> anyhow::Result<()> {
+    continue_nets(store, identity, nets, config).map(|_| ())
+}
+
+fn continue_nets(
+    store: &Store,
+    identity: &Identity,
+    nets: &[NetId],
+    config: &Config,
+) -> anyhow::Result<Nets> {
+    let machines = nets.iter().map(|net| {
+        continue_net(store, identity, *net, config)
+            .with_context(|| format!("cannot continue net {net}"))
+    });
+    Ok(Nets::new(machines.collect::<anyhow::Result<Vec<_>>>()?))
+}
+
 fn continue_net(
     store: &Store,
     identity: &Identity,
@@ -346,7 +461,7 @@ fn continue_net(
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).context("the operating system gives no randomness")?;
     let config = identity.provider_config(config.minimum_presence_percent, config.lapse_after());
-    let provider = Provider::new(config, store.load(net)?, seed).map_err(|error| {
+    let mut provider = Provider::new(config, store.load(net)?, seed).map_err(|error| {
         let what = match error {
             EntryError::Trust("provider") => {
                 "its log is signed with another key than those in the identity directory; if the \
@@ -361,81 +476,31 @@ fn continue_net(
     if in_force.key() != identity.certificate.key() {
         tracing::warn!(%net, provider = %in_force.id(), "{HANDED_OVER}");
     }
+    let standing = store.standing(net)?;
+    if let Some(at) = standing.closed {
+        tracing::info!(%net, "closed since {}: opens no round", utc::text(at));
+        provider.close();
+    }
+    if let Some(at) = standing.resume {
+        provider.resume_after(at);
+        if provider.is_unproven() {
+            tracing::warn!(%net, resume = utc::text(at), "{RESTORED}");
+        }
+    }
     Ok(PublishedProvider::new(
         provider,
         store.newest_aggregate(net)?,
     ))
 }
 
+/// What the operator must know of a net whose state was restored.
+const RESTORED: &str = "the net was restored from a backup: no round that started before that \
+     gets a roster, and nobody joins, leaves or draws before a later round has a verified sum; if \
+     none comes within some rounds, the meters know more than the backup: close the net and \
+     create a new one";
+
 /// What the operator does once a successor has taken over.
 const HANDED_OVER: &str = "the net is signed with the successor's key now; once every net says so, \
      stop the agent, move certificate.pem and key.pem from successor/ over the old ones, remove \
      successor/ and start again; give the new certificate to the gateway administrator, who \
      enrols further meters with it";
-
-/// Events as log lines; a refusal once per sender and reason.
-#[derive(Default)]
-struct Log {
-    refused: BTreeSet<(Option<DeviceId>, String)>,
-}
-
-impl Log {
-    fn write(&mut self, event: &NetEvent) {
-        let net = event.net;
-        match &event.event {
-            ProviderEvent::Joined { meter, members } => {
-                tracing::info!(%net, %meter, members, "joined");
-            }
-            ProviderEvent::Left { meter, members } => {
-                tracing::info!(%net, %meter, members, "left by its own exit");
-            }
-            ProviderEvent::Revoked { meter, members } => {
-                tracing::warn!(%net, %meter, members, "revoked by the gateway administrator");
-            }
-            ProviderEvent::Lapsed { meter } => {
-                tracing::info!(%net, %meter, "was away for long: no draw names it until it draws");
-            }
-            ProviderEvent::KeyChanged { provider } => {
-                tracing::warn!(%net, %provider, "{HANDED_OVER}");
-            }
-            ProviderEvent::Drawn { meter } => tracing::debug!(%net, %meter, "drawn"),
-            ProviderEvent::Entered { meter } => tracing::info!(%net, %meter, "entered"),
-            ProviderEvent::RosterIssued {
-                round,
-                included,
-                dropped,
-            } => tracing::debug!(%net, %round, included, dropped, "roster issued"),
-            ProviderEvent::NoRoster { round, submissions } => {
-                tracing::warn!(%net, %round, submissions, "no roster: too few submissions for what the meters ask for");
-            }
-            ProviderEvent::Aggregated(published) => tracing::info!(
-                %net,
-                round = %published.round,
-                included = published.included.len(),
-                members = published.members,
-                latency = ?event.latency.unwrap_or_default(),
-                "verified aggregate"
-            ),
-            ProviderEvent::Pending { round, missing } => {
-                tracing::warn!(%net, %round, ?missing, "pending: reveals are missing");
-            }
-            ProviderEvent::Lost { round, missing } => {
-                tracing::warn!(%net, %round, ?missing, "lost");
-            }
-            ProviderEvent::Refused { topic, reason } => {
-                let sender = match topic {
-                    Topic::Up { meter, .. } | Topic::UpPair { meter, .. } => Some(*meter),
-                    _ => None,
-                };
-                let new = self.refused.len() < REFUSALS
-                    && self.refused.insert((sender, reason.to_string()));
-                if new {
-                    tracing::warn!(%net, %topic, %reason, "refused; repetitions are not logged");
-                } else {
-                    tracing::debug!(%net, %topic, %reason, "refused");
-                }
-            }
-            ProviderEvent::Alarm(alarm) => tracing::error!(%net, %alarm, "alarm"),
-        }
-    }
-}

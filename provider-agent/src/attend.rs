@@ -5,13 +5,15 @@ use link::LinkState;
 use link::service::{self, Heartbeat, Loops};
 use tokio::sync::watch;
 
+use crate::agent::StoreState;
 use crate::nets::NetEvent;
 
-/// Tells the service manager that the agent serves, that its loop turns, how its link is and
-/// what became of the last round. Never returns.
+/// Tells the service manager that the agent serves, that its loop turns, whether it can store
+/// anything, how its link is and what became of the last round. Never returns.
 pub(crate) async fn attend(
     heartbeat: Heartbeat,
     mut link: watch::Receiver<LinkState>,
+    mut store: watch::Receiver<StoreState>,
     mut last: watch::Receiver<String>,
 ) {
     let fed = Loops::new([("protocol", heartbeat)]).attend();
@@ -22,9 +24,15 @@ pub(crate) async fn attend(
             if !round.is_empty() {
                 line = format!("{line}; {round}");
             }
+            if let StoreState::Waiting { problem } | StoreState::Broken { problem } =
+                &*store.borrow_and_update()
+            {
+                line = format!("no rounds: {problem}; {line}");
+            }
             service::status(&line);
             tokio::select! {
                 Ok(()) = link.changed() => {}
+                Ok(()) = store.changed() => {}
                 Ok(()) = last.changed() => {}
                 else => return,
             }

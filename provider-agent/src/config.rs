@@ -16,6 +16,9 @@ pub const MINIMUM_PRESENCE_PERCENT: u32 = 80;
 /// Default of [`Config::lapse_after_days`].
 pub const LAPSE_AFTER_DAYS: u32 = 30;
 
+/// Least value of `retention.rounds_days`.
+pub const SHORTEST_RETENTION_DAYS: u32 = 35;
+
 /// A configuration. Paths are used as they stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -37,6 +40,13 @@ pub struct Config {
     pub assume_synchronised: bool,
 }
 
+/// What is kept for how long; the table `[retention]` of the same file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// How long after a round its submissions are kept; for ever if `None`.
+    pub rounds: Option<Duration>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -52,6 +62,8 @@ struct File {
     identity: IdentityTable,
     #[serde(default)]
     clock: Clock,
+    #[serde(default)]
+    retention: RetentionTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +85,44 @@ struct IdentityTable {
 struct Clock {
     #[serde(default)]
     assume_synchronised: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionTable {
+    rounds_days: Option<u32>,
+}
+
+impl RetentionTable {
+    fn read(&self) -> anyhow::Result<Retention> {
+        if let Some(days) = self.rounds_days {
+            ensure!(
+                days >= SHORTEST_RETENTION_DAYS,
+                "retention.rounds_days is {days}; a bill of four weeks and the week in which \
+                 commitments may come late need {SHORTEST_RETENTION_DAYS}"
+            );
+        }
+        let days = |days: u32| Duration::from_secs(u64::from(days).saturating_mul(86_400));
+        Ok(Retention {
+            rounds: self.rounds_days.map(days),
+        })
+    }
+}
+
+impl Retention {
+    /// Reads the table of a file that [`Config::load`] reads the rest of.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        toml::from_str::<File>(text)?.retention.read()
+    }
 }
 
 fn default_log() -> String {
@@ -124,6 +174,7 @@ impl Config {
                 .or_else(|| environment(variable))
                 .with_context(|| format!("{key} is missing, and so is ${variable}; set one"))
         };
+        file.retention.read()?;
         ensure!(
             !file.broker.host.is_empty(),
             "broker.host is empty; write the broker's host name"
@@ -247,6 +298,31 @@ mod tests {
             let error = format!("{:#}", lapse(wrong).unwrap_err());
             assert!(error.contains("lapse_after_days"), "{error}");
         }
+    }
+
+    #[test]
+    fn rounds_are_kept_for_ever_or_for_longer_than_a_bill_covers() {
+        let retention = |table: &str| {
+            let text = format!("[broker]\nhost = \"b\"\n[identity]\ndirectory = \"i\"\n{table}");
+            let checked = parse(&text).map(|_| ());
+            let retention = Retention::parse(&text);
+            assert_eq!(checked.is_ok(), retention.is_ok(), "{table}");
+            retention
+        };
+        assert_eq!(retention("").unwrap().rounds, None);
+        assert_eq!(retention("[retention]").unwrap().rounds, None);
+        let kept = retention("[retention]\nrounds_days = 400").unwrap().rounds;
+        assert_eq!(kept, Some(Duration::from_secs(400 * 86_400)));
+        let error = format!(
+            "{:#}",
+            retention("[retention]\nrounds_days = 34").unwrap_err()
+        );
+        assert!(error.contains("rounds_days is 34"), "{error}");
+        let error = format!(
+            "{:#}",
+            retention("[retention]\nround_days = 400").unwrap_err()
+        );
+        assert!(error.contains("round_days"), "{error}");
     }
 
     #[test]

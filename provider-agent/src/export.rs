@@ -1,4 +1,6 @@
-//! The rounds of a net as a CSV table.
+//! The rounds of a net as a table.
+
+mod parquet;
 
 use std::io::Write;
 
@@ -6,7 +8,7 @@ use anyhow::Context;
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 
-use crate::store::Store;
+use crate::store::{NetSummary, RoundRow, Store};
 use crate::utc;
 
 /// Which rounds: those that start in `from..to`.
@@ -36,41 +38,96 @@ impl Span {
     }
 }
 
-/// Writes one line per round that has a roster: round, start, end, members, included,
+/// Forms of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Comma-separated values with a heading.
+    Csv,
+    /// Apache Parquet with typed columns.
+    Parquet,
+}
+
+/// Writes one row per round that has a roster: round, start, end, members, included,
 /// status (`final`, `pending` or `lost`) and the sum of each channel in mWh (column
-/// `<channel>_mwh`), empty unless the round is final. Gives the number of rounds.
+/// `<channel>_mwh`), empty unless the round is final. Gives the number of rounds;
+/// `progress` is told how many are done, and of how many.
 ///
 /// # Errors
 /// There is no such net; input/output errors.
-pub fn csv(store: &Store, net: NetId, span: Span, output: impl Write) -> anyhow::Result<u64> {
+pub fn write(
+    store: &Store,
+    net: NetId,
+    span: Span,
+    format: Format,
+    output: impl Write + Send,
+    progress: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<u64> {
     let summary = store.net(net)?;
-    let period = summary.policy.period;
-    let (from, to) = span.rounds(period);
-    let mut writer = csv::Writer::from_writer(output);
-    let heading = ["round", "start", "end", "members", "included", "status"];
-    let channels = summary.channels.iter().map(|name| format!("{name}_mwh"));
-    writer
-        .write_record(heading.map(str::to_owned).into_iter().chain(channels))
-        .context("cannot write the table")?;
-    let mut rounds = 0;
+    let (from, to) = span.rounds(summary.policy.period);
+    let all = store.count_rounds(net, from, to)?;
+    let mut done = 0;
+    let mut table: Box<dyn Table + '_> = match format {
+        Format::Csv => Box::new(Csv::begin(&summary, output)?),
+        Format::Parquet => Box::new(parquet::Writer::begin(&summary, output)?),
+    };
     store.for_each_round(net, from, to, |row| {
+        table.row(row)?;
+        done += 1;
+        progress(done, all);
+        Ok(())
+    })?;
+    table.end()?;
+    Ok(done)
+}
+
+/// What a table is written by.
+trait Table {
+    fn row(&mut self, row: RoundRow) -> anyhow::Result<()>;
+    fn end(self: Box<Self>) -> anyhow::Result<()>;
+}
+
+struct Csv<W: Write> {
+    writer: csv::Writer<W>,
+    period: Period,
+    channels: usize,
+}
+
+impl<W: Write> Csv<W> {
+    fn begin(summary: &NetSummary, output: W) -> anyhow::Result<Self> {
+        let mut writer = csv::Writer::from_writer(output);
+        let heading = ["round", "start", "end", "members", "included", "status"];
+        let channels = summary.channels.iter().map(|name| format!("{name}_mwh"));
+        writer
+            .write_record(heading.map(str::to_owned).into_iter().chain(channels))
+            .context(CANNOT_WRITE)?;
+        Ok(Self {
+            writer,
+            period: summary.policy.period,
+            channels: summary.channels.len(),
+        })
+    }
+}
+
+impl<W: Write> Table for Csv<W> {
+    fn row(&mut self, row: RoundRow) -> anyhow::Result<()> {
         let mut record = vec![
             row.round.to_string(),
-            utc::text(row.round.start(period)),
-            utc::text(row.round.end(period)),
+            utc::text(row.round.start(self.period)),
+            utc::text(row.round.end(self.period)),
             row.members.to_string(),
             row.included.to_string(),
             row.status.as_str().to_owned(),
         ];
-        for channel in 0..summary.channels.len() {
+        for channel in 0..self.channels {
             let sum = row.sums.get(channel);
             record.push(sum.map_or_else(String::new, |sum| sum.0.to_string()));
         }
-        rounds += 1;
-        writer
-            .write_record(record)
-            .context("cannot write the table")
-    })?;
-    writer.flush().context("cannot write the table")?;
-    Ok(rounds)
+        self.writer.write_record(record).context(CANNOT_WRITE)
+    }
+
+    fn end(mut self: Box<Self>) -> anyhow::Result<()> {
+        self.writer.flush().context(CANNOT_WRITE)
+    }
 }
+
+const CANNOT_WRITE: &str = "cannot write the table";

@@ -7,17 +7,20 @@
 
 pub mod agent;
 mod attend;
+pub mod backup;
 pub mod config;
 pub mod export;
 pub mod identity;
+pub mod meters;
 pub mod net;
 pub mod nets;
 pub mod publication;
 pub mod revocations;
+pub mod rounds;
 pub mod store;
 pub mod utc;
 
-pub use agent::{Agent, Running};
+pub use agent::{Agent, Running, StoreState};
 pub use config::Config;
 pub use identity::Identity;
 pub use nets::NetEvent;

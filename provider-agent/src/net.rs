@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use dcnet::frame::Unverified;
 use dcnet::membership::{Membership, NewNet, Policy};
-use dcnet::time::Period;
+use dcnet::time::{Period, Timestamp};
 use dcnet::topic::NetId;
 use serde::Serialize;
 
@@ -106,6 +107,10 @@ pub struct Description {
     pub rounds: u64,
     /// The newest round with an aggregate.
     pub newest_round: Option<u64>,
+    /// When the net was closed, RFC 3339 in UTC; `None` while it is open.
+    pub closed: Option<String>,
+    /// If it was restored from a backup: rounds that started before this moment get no roster.
+    pub resume: Option<String>,
 }
 
 impl Description {
@@ -124,6 +129,7 @@ impl Description {
         } = store.net(net)?;
         let membership = membership(store, identity, net)?;
         let head = membership.head();
+        let standing = store.standing(net)?;
         Ok(Self {
             net: net.to_string(),
             name,
@@ -138,6 +144,8 @@ impl Description {
             log_head: hex::encode(head.hash),
             rounds,
             newest_round: newest_final.map(|round| round.0),
+            closed: standing.closed.map(utc::text),
+            resume: standing.resume.map(utc::text),
         })
     }
 
@@ -147,6 +155,32 @@ impl Description {
             "--net {} --log-index {} --log-head {} --members {}",
             self.net, self.log_index, self.log_head, self.members
         )
+    }
+}
+
+/// When the entries of a log were signed, as the provider says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogDates(Vec<Timestamp>);
+
+impl LogDates {
+    /// Reads the dates of a stored log, which need not have been verified.
+    ///
+    /// # Errors
+    /// There is no such net; an entry is no frame.
+    pub fn read(store: &Store, net: NetId) -> anyhow::Result<Self> {
+        let entries = store.entries(net)?;
+        let dates = entries.iter().enumerate().map(|(index, entry)| {
+            let frame = Unverified::parse(entry)
+                .with_context(|| format!("log entry {index} of net {net} in the database"))?;
+            Ok(frame.claimed().timestamp)
+        });
+        Ok(Self(dates.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// The date of an entry, RFC 3339 in UTC; `None` if there is no such entry.
+    pub fn text(&self, index: u64) -> Option<String> {
+        let index = usize::try_from(index).ok()?;
+        self.0.get(index).copied().map(utc::text)
     }
 }
 

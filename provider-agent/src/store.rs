@@ -8,11 +8,17 @@
 //! A round has at most one roster: `UNIQUE (net_id, round)` makes a second one a
 //! failed commit, after which [`link`] publishes nothing more.
 
+mod backup;
+mod compact;
+mod fault;
 mod file;
 mod load;
+mod nets;
+mod rounds;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
@@ -25,11 +31,19 @@ use dcnet::topic::NetId;
 use link::Journal;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+pub(crate) use backup::copy_file;
+pub use fault::{Advice, Fault};
 pub use file::prepare_directory;
 pub use load::{NetSummary, RoundRow, RoundStatus};
+pub use nets::NetStanding;
+pub use rounds::StoredRound;
 
 /// Name of the database in the state directory.
 pub const FILE: &str = "provider.sqlite";
+
+/// What must fit beside the rest before a database counts as writable again, in bytes: the
+/// roster of some thousand meters.
+const ROOM: i64 = 1 << 20;
 
 /// A record of one net.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +60,7 @@ pub struct Store {
     path: PathBuf,
     database: Connection,
     // After the database, so that it is released last.
-    lock: Option<File>,
+    lock: Option<Arc<File>>,
 }
 
 impl Store {
@@ -73,8 +87,37 @@ impl Store {
     }
 
     /// Keeps a file, and the lock on it, open as long as this store is.
-    pub(crate) fn hold(&mut self, lock: File) {
+    pub(crate) fn hold(&mut self, lock: Arc<File>) {
         self.lock = Some(lock);
+    }
+
+    /// Closes the database and leaves all of it in the one file.
+    ///
+    /// # Errors
+    /// Another process uses it; input/output errors.
+    pub(crate) fn close(self) -> anyhow::Result<()> {
+        backup::stand_alone(&self.database)?;
+        self.database.close().map_err(|(_, error)| error.into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes 1 MiB and frees it again, to know that there is room and nobody in the way.
+    ///
+    /// # Errors
+    /// What is in the way; see [`Fault::of`].
+    pub fn try_writing(&mut self) -> anyhow::Result<()> {
+        let transaction = self
+            .database
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute("DELETE FROM room", [])?;
+        transaction.execute("INSERT INTO room (filler) VALUES (zeroblob(?1))", [ROOM])?;
+        transaction.commit()?;
+        self.database.execute("DELETE FROM room", [])?;
+        Ok(())
     }
 
     /// Looks through the whole file for damage: structure and references.
@@ -82,25 +125,7 @@ impl Store {
     /// # Errors
     /// What is damaged.
     pub fn check(&self) -> anyhow::Result<()> {
-        let structure: String =
-            self.database
-                .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-        ensure!(
-            structure == "ok",
-            "{} is damaged ({structure}); restore it from a backup",
-            self.path.display()
-        );
-        let dangling: Option<String> = self
-            .database
-            .query_row("PRAGMA foreign_key_check", [], |row| row.get(0))
-            .optional()?;
-        ensure!(
-            dangling.is_none(),
-            "{}: rows of table {} refer to missing rows; restore it from a backup",
-            self.path.display(),
-            dangling.unwrap_or_default()
-        );
-        Ok(())
+        file::check(&self.database, &self.path)
     }
 
     /// Stores a new net: `genesis` is the frame that `membership` was opened with.

@@ -203,6 +203,45 @@ fn an_empty_file_becomes_a_database_and_a_foreign_one_is_refused() {
 }
 
 #[test]
+fn a_database_of_an_older_version_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let path = directory.path().join("provider.sqlite");
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let first = include_str!("../src/store/schema.sql");
+    database.execute_batch(first).unwrap();
+    database
+        .execute_batch(
+            "PRAGMA application_id = 1145270386; PRAGMA user_version = 1; \
+             INSERT INTO nets VALUES (1, zeroblob(16), 'Elm Street', 900, 60000, 30, 3, 48); \
+             INSERT INTO channels VALUES (1, 0, 'import'), (1, 1, 'export')",
+        )
+        .unwrap();
+    drop(database);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let net = NetId([0; 16]);
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.standing(net).unwrap(), Default::default());
+    store
+        .commit(&[roster(net, 7, 0, 3), aggregate(net, 7, 0, 3)])
+        .unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.nets().unwrap()[0].newest_final, Some(Round(7)));
+    store.check().unwrap();
+}
+
+#[test]
+fn a_database_can_be_read_while_another_process_writes() {
+    let (world, net) = world();
+    let writer = rusqlite::Connection::open(world.config.store_path()).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Waiting for the writer would be an error after some seconds.
+    assert_eq!(world.store().net_ids().unwrap(), [net]);
+    writer.execute_batch("ROLLBACK").unwrap();
+}
+
+#[test]
 fn files_and_directories_that_others_may_use_are_refused() {
     let (world, _) = world();
     let (path, directory) = (world.config.store_path(), &world.config.state_directory);

@@ -19,12 +19,25 @@ use crate::revocation::{RevocationList, verify_revocation};
 use crate::time::Now;
 use crate::topic::{All, Inbox, Topic};
 
+/// Another entry may stand in the same place already.
+const UNPROVEN: &str = "the log was restored and is not known to be the newest";
+
+/// A second roster of a round would give readings away.
+pub(super) const MAYBE_ROSTERED: &str =
+    "the round may have had its roster before the net was restored";
+
+/// The operator has closed the net.
+pub(super) const CLOSED: &str = "the net is closed";
+
 /// How often the provider looks for members that lapse.
 const LAPSES_EVERY: Duration = Duration::from_secs(3600);
 
 impl Provider {
     /// Signs, stores, then sends the next log entry.
     fn append(&mut self, kind: EntryKind, body: Value, now: Now) -> Result<Applied, EntryError> {
+        if self.unproven {
+            return Err(EntryError::Rule(UNPROVEN));
+        }
         let key = self.signing_key()?;
         let entry = self.membership.sign_next(&key, kind, body, now.utc);
         let applied = self.membership.append(&entry)?;
@@ -67,6 +80,9 @@ impl Provider {
     pub(super) fn on_register(&mut self, topic: Topic, sender: DeviceId, frame: Vec<u8>, now: Now) {
         if self.membership.active(&sender).is_some() {
             return self.send_log(sender, 0);
+        }
+        if self.closed {
+            return self.refuse(topic, Refusal::Rule(CLOSED));
         }
         let verified = verify_registration(&frame, self.net, &self.config.ca, now.utc);
         let outcome = verified.map_err(Refusal::from).and_then(|certificate| {
@@ -151,6 +167,9 @@ impl Provider {
         let Some((key, certificate)) = &self.config.successor else {
             return;
         };
+        if self.unproven {
+            return;
+        }
         if self.membership.provider().key() == certificate.key() {
             return;
         }
@@ -167,7 +186,7 @@ impl Provider {
     /// Marks members that for long were in no roster and neither joined nor drew, up to a
     /// fifth of all.
     pub(super) fn lapse_absent(&mut self, now: Now) {
-        let Some(after) = self.config.lapse_after else {
+        let Some(after) = self.config.lapse_after.filter(|_| !self.closed) else {
             return;
         };
         let after = after.max(SHORTEST_LAPSE);
@@ -233,6 +252,9 @@ impl Provider {
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
+        }
+        if self.closed {
+            return Err(Refusal::Rule(CLOSED));
         }
         let mut nonce = [0; 32];
         self.rng.fill_bytes(&mut nonce);

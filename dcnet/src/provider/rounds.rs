@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::members::{CLOSED, MAYBE_ROSTERED};
 use super::{
     AGGREGATES_KEPT, IncludedSubmission, Provider, ProviderEvent, ProviderRecord, Published,
     REPLIES, ROSTERS_KEPT, SavedRoster,
@@ -130,7 +131,7 @@ impl Provider {
     }
 
     fn end(&self, round: Round) -> Timestamp {
-        round.end(self.membership.genesis().policy.period)
+        round.end(self.period())
     }
 
     /// Members that owe a reveal, or waited too short since they did.
@@ -163,6 +164,12 @@ impl Provider {
             // The meter has not seen the roster, or comes too late.
             self.send_roster(self.id_of(member), round);
             return Ok(());
+        }
+        if self.closed {
+            return Err(Refusal::Rule(CLOSED));
+        }
+        if self.may_have_roster(round) {
+            return Err(Refusal::Rule(MAYBE_ROSTERED));
         }
         let slack = Duration::from_secs(1);
         let newest_end = self.end(round);
@@ -666,6 +673,7 @@ impl Provider {
             log_head: roster.log_head,
             frame: frame.clone(),
         };
+        self.unproven &= self.may_have_roster(round);
         self.persist(ProviderRecord::Aggregate(published.clone()));
         self.send_all(All::Aggregate, frame.clone());
         let topic = Topic::Public {

@@ -44,6 +44,14 @@ pub enum RoundStatus {
 }
 
 impl RoundStatus {
+    pub(super) fn read(word: &str) -> Self {
+        match word {
+            "final" => Self::Final,
+            "lost" => Self::Lost,
+            _ => Self::Pending,
+        }
+    }
+
     /// The word used in files.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -74,13 +82,13 @@ fn bad(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| bad(column, "a negative number"))
 }
 
 impl Store {
-    fn net_id(&self, net: NetId) -> anyhow::Result<i64> {
+    pub(super) fn net_id(&self, net: NetId) -> anyhow::Result<i64> {
         self.database
             .query_row("SELECT id FROM nets WHERE net = ?1", [net.0], |row| {
                 row.get(0)
@@ -284,7 +292,7 @@ impl Store {
         Ok(meters.collect::<Result<_, _>>()?)
     }
 
-    fn sums(&self, roster_id: i64) -> anyhow::Result<Vec<MilliwattHours>> {
+    pub(super) fn sums(&self, roster_id: i64) -> anyhow::Result<Vec<MilliwattHours>> {
         let mut statement = self
             .database
             .prepare_cached("SELECT mwh FROM sums WHERE roster_id = ?1 ORDER BY channel")?;
@@ -312,8 +320,8 @@ impl Store {
         Ok(found.optional()?)
     }
 
-    /// A meter's reading commitments of a round, one per channel; they are kept for
-    /// ever, for its bills. `None` if it is not on the round's roster.
+    /// A meter's reading commitments of a round, one per channel, for its bills. `None` if it
+    /// is not on the round's roster, or the round is compacted.
     ///
     /// # Errors
     /// There is no such net; input/output errors.
@@ -355,11 +363,7 @@ impl Store {
         let bound = |round: Round| i64::try_from(round.0).unwrap_or(i64::MAX);
         let mut rows = statement.query(params![self.net_id(net)?, bound(from), bound(to)])?;
         while let Some(row) = rows.next()? {
-            let status = match row.get_ref(4)?.as_str()? {
-                "final" => RoundStatus::Final,
-                "lost" => RoundStatus::Lost,
-                _ => RoundStatus::Pending,
-            };
+            let status = RoundStatus::read(row.get_ref(4)?.as_str()?);
             each(RoundRow {
                 round: Round(unsigned(row, 1)?),
                 members: row.get(2)?,

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod network;
+pub mod sockets;
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -135,7 +138,7 @@ impl World {
     pub fn config_file(&self) -> PathBuf {
         let path = self.path("provider.toml");
         let text = format!(
-            "state_directory = \"state\"\n[broker]\nhost = \"127.0.0.1\"\nport = {}\n[identity]\ndirectory = \"identity\"\n",
+            "state_directory = \"state\"\n[broker]\nhost = \"127.0.0.1\"\nport = {}\n[identity]\ndirectory = \"identity\"\n[clock]\nassume_synchronised = true\n",
             self.config.broker_port
         );
         fs::write(&path, text).unwrap();

@@ -1,0 +1,120 @@
+//! Reading back single rounds and what meters took part in, for people.
+
+use dcnet::identity::DeviceId;
+use dcnet::time::{Round, Timestamp};
+use dcnet::topic::NetId;
+use dcnet::units::MilliwattHours;
+use rusqlite::{OptionalExtension, params};
+
+use super::load::{RoundStatus, unsigned};
+use super::{Store, number};
+
+/// Everything stored of a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRound {
+    /// The round.
+    pub round: Round,
+    /// Where it stands.
+    pub status: RoundStatus,
+    /// Why it was lost.
+    pub lost_why: Option<String>,
+    /// The signed roster.
+    pub roster: Vec<u8>,
+    /// When the roster was stored, by the system's clock.
+    pub issued: Timestamp,
+    /// The signed aggregate.
+    pub aggregate: Option<Vec<u8>>,
+    /// When the aggregate was stored.
+    pub aggregated: Option<Timestamp>,
+    /// The sum per channel; empty unless it is final.
+    pub sums: Vec<MilliwattHours>,
+    /// The reading commitments of each included meter, in the order of the roster; empty once
+    /// the round is compacted.
+    pub commitments: Vec<Vec<[u8; 32]>>,
+    /// When its submissions were dropped.
+    pub compacted: Option<Timestamp>,
+}
+
+impl Store {
+    /// Everything stored of a round; `None` if it never had a roster.
+    ///
+    /// # Errors
+    /// There is no such net; input/output errors.
+    pub fn round(&self, net: NetId, round: Round) -> anyhow::Result<Option<StoredRound>> {
+        let moment = |value: Option<i64>| {
+            let millis = value.and_then(|value| u64::try_from(value).ok());
+            millis.map(Timestamp)
+        };
+        let found = self
+            .database
+            .query_row(
+                "SELECT id, status, lost_why, rosters.frame, rosters.stored_ms, \
+                 aggregates.frame, aggregates.stored_ms, compacted_ms \
+                 FROM rosters LEFT JOIN aggregates ON aggregates.roster_id = id \
+                 WHERE net_id = ?1 AND round = ?2",
+                params![self.net_id(net)?, number(round.0)?],
+                |row| {
+                    let stored = StoredRound {
+                        round,
+                        status: RoundStatus::read(row.get_ref(1)?.as_str()?),
+                        lost_why: row.get(2)?,
+                        roster: row.get(3)?,
+                        issued: moment(row.get(4)?).unwrap_or_default(),
+                        aggregate: row.get(5)?,
+                        aggregated: moment(row.get(6)?),
+                        sums: Vec::new(),
+                        commitments: Vec::new(),
+                        compacted: moment(row.get(7)?),
+                    };
+                    Ok((row.get::<_, i64>(0)?, stored))
+                },
+            )
+            .optional()?;
+        let Some((id, mut stored)) = found else {
+            return Ok(None);
+        };
+        stored.sums = self.sums(id)?;
+        let mut statement = self.database.prepare_cached(
+            "SELECT commitments FROM submissions WHERE roster_id = ?1 ORDER BY place",
+        )?;
+        let commitments = statement.query_map([id], |row| {
+            let bytes: Vec<u8> = row.get(0)?;
+            Ok(bytes.as_chunks::<32>().0.to_vec())
+        })?;
+        stored.commitments = commitments.collect::<Result<_, _>>()?;
+        Ok(Some(stored))
+    }
+
+    /// The newest round of a net with this meter on its roster; `None` if it never was on one.
+    ///
+    /// # Errors
+    /// There is no such net; input/output errors.
+    pub fn last_round_of(&self, net: NetId, meter: DeviceId) -> anyhow::Result<Option<Round>> {
+        // Ids of rosters ascend with their rounds.
+        let mut statement = self.database.prepare_cached(
+            "SELECT max(round) FROM \
+             (SELECT round FROM rosters WHERE net_id = ?1 AND id = \
+                 (SELECT max(roster_id) FROM submissions WHERE meter = ?2) \
+              UNION ALL SELECT round FROM last_rounds WHERE net_id = ?1 AND meter = ?2)",
+        )?;
+        let newest: Option<i64> =
+            statement.query_row(params![self.net_id(net)?, meter.0], |row| row.get(0))?;
+        Ok(newest
+            .and_then(|round| u64::try_from(round).ok())
+            .map(Round))
+    }
+
+    /// How many rounds [`Self::for_each_round`] would give.
+    ///
+    /// # Errors
+    /// There is no such net; input/output errors.
+    pub fn count_rounds(&self, net: NetId, from: Round, to: Round) -> anyhow::Result<u64> {
+        let bound = |round: Round| i64::try_from(round.0).unwrap_or(i64::MAX);
+        let counted = self.database.query_row(
+            "SELECT count(*) FROM rosters WHERE net_id = ?1 AND round >= ?2 AND round < ?3",
+            params![self.net_id(net)?, bound(from), bound(to)],
+            |row| unsigned(row, 0),
+        );
+        Ok(counted?)
+    }
+}

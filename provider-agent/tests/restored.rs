@@ -1,0 +1,194 @@
+//! A provider that goes on from an older state says nothing a second time differently, and one
+//! that is closed begins nothing.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcnet::meter::MeterCommand;
+use dcnet::output::{Input, Output, Received, StateMachine};
+use dcnet::provider::ProviderRecord;
+use dcnet::roster::Roster;
+use dcnet::time::{Round, Timestamp};
+use dcnet::topic::{Topic, Up};
+use provider_agent::{Store, backup};
+use world::network::{Network, PERIOD, STEP};
+
+/// What was sent as roster of each round.
+fn rosters(network: &Network) -> BTreeMap<Round, BTreeSet<Vec<u8>>> {
+    let log = network.world.membership(network.net);
+    let mut rounds = BTreeMap::<Round, BTreeSet<Vec<u8>>>::new();
+    for sent in network.rosters_sent() {
+        let roster = Roster::verify(sent, &log).unwrap();
+        rounds
+            .entry(roster.round)
+            .or_default()
+            .insert(sent.to_vec());
+    }
+    rounds
+}
+
+/// A copy of the state as it is now, as `backup` makes it.
+fn copy(network: &Network) -> Store {
+    let path = network.world.path("copy/provider.sqlite");
+    provider_agent::store::prepare_directory(path.parent().unwrap()).unwrap();
+    backup::backup(&network.store, &path, &mut |_, _| {}).unwrap();
+    Store::open(&path).unwrap()
+}
+
+/// The moment, in the network's time, at which a state is restored.
+fn moment(network: &Network) -> Timestamp {
+    network.now().utc
+}
+
+/// Another meter asks to join.
+fn register(network: &mut Network, name: &str) {
+    let meter = network.world.meter(network.net, name, 4);
+    let now = network.now().utc;
+    let payload =
+        dcnet::membership::sign_registration(&meter.key, &meter.certificate, network.net, now);
+    let topic = Topic::Up {
+        net: network.net,
+        meter: meter.key.id(),
+        kind: Up::Register,
+    };
+    network.input_provider(Input::Received(vec![Received { topic, payload }]));
+}
+
+#[test]
+fn a_round_that_was_published_after_the_backup_gets_no_second_roster() {
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    let old = copy(&network);
+    let entries = old.entries(network.net).unwrap().len();
+    network.run_until(4 * PERIOD - PERIOD / 2);
+    let before = rosters(&network);
+    let known = old.load(network.net).unwrap().rosters.len();
+    assert!(before.len() > known, "the backup lacks a round");
+
+    let at = moment(&network);
+    network.continue_from(old, |provider| provider.resume_after(at));
+    let aggregates = network.aggregates.len();
+    register(&mut network, "newcomer");
+    network.run_until(9 * PERIOD);
+    let after = rosters(&network);
+    for (round, sent) in &before {
+        assert_eq!(after[round], *sent, "round {round}");
+    }
+    let period = dcnet::time::Period::from_secs(60).unwrap();
+    for (round, sent) in &after {
+        assert_eq!(sent.len(), 1, "round {round}");
+        let is_new = !before.contains_key(round);
+        assert!(!is_new || round.start(period) >= at, "round {round}");
+    }
+    // The meters know a roster that the provider does not: there is no sum any more, and
+    // nothing that would be a second history of the log.
+    assert_eq!(network.aggregates.len(), aggregates);
+    assert_eq!(network.store.entries(network.net).unwrap().len(), entries);
+}
+
+/// Whether a provider that goes on from the state before a roster was issued issues another
+/// one for that round, when all but one meter send their submissions again.
+fn issues_a_second_roster(resumes: bool) -> bool {
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    let (old, known) = (copy(&network), rosters(&network).len());
+    while rosters(&network).len() == known {
+        network.run_until(network.now + STEP);
+    }
+    let round = *rosters(&network).keys().next_back().unwrap();
+    let at = moment(&network);
+    network.continue_from(old, |provider| {
+        if resumes {
+            provider.resume_after(at);
+        }
+    });
+    let absent = network.meters[0].id();
+    let again = network.submissions.iter().filter(|sent| match sent.topic {
+        Topic::Up { meter, .. } => meter != absent,
+        _ => false,
+    });
+    let again = again.cloned().collect();
+    // Not delivered to the meters, who would raise an alarm.
+    network
+        .provider
+        .handle(Input::Received(again), network.now());
+    network.now += PERIOD / 2;
+    network.provider.handle(Input::Tick, network.now());
+    let mut rosters = Vec::new();
+    while let Some(output) = network.provider.poll_output() {
+        if let Output::Persist(record) = output
+            && let ProviderRecord::Roster { round, .. } = record.record
+        {
+            rosters.push(round);
+        }
+    }
+    rosters.contains(&round)
+}
+
+#[test]
+fn a_restored_provider_refuses_the_submissions_of_a_round_that_may_have_its_roster() {
+    assert!(issues_a_second_roster(false), "without the rule it would");
+    assert!(!issues_a_second_roster(true));
+}
+
+#[test]
+fn a_net_restored_from_its_newest_state_goes_on_after_a_round() {
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD + PERIOD / 2);
+    let aggregates = network.aggregates.len();
+    assert!(aggregates > 0);
+    let entries = network.store.entries(network.net).unwrap().len();
+    let (newest, at) = (copy(&network), moment(&network));
+    network.continue_from(newest, |provider| {
+        provider.resume_after(at);
+        assert!(provider.is_unproven());
+    });
+    register(&mut network, "too-early");
+    assert_eq!(network.store.entries(network.net).unwrap().len(), entries);
+    network.run_until(6 * PERIOD);
+    let period = dcnet::time::Period::from_secs(60).unwrap();
+    let later = &network.aggregates[aggregates..];
+    assert!(!later.is_empty(), "rounds go on");
+    assert!(later.iter().all(|sum| sum.round.start(period) >= at));
+    register(&mut network, "in-time");
+    assert_eq!(
+        network.store.entries(network.net).unwrap().len(),
+        entries + 1,
+        "the log grows again"
+    );
+    network.continue_from(copy_again(&network), |provider| {
+        provider.resume_after(at);
+        assert!(!provider.is_unproven(), "what is proven stays so");
+    });
+}
+
+fn copy_again(network: &Network) -> Store {
+    Store::open(network.store.path()).unwrap()
+}
+
+#[test]
+fn a_closed_net_ends_what_it_began_and_begins_nothing() {
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    let before = network.aggregates.len();
+    network.mute_reveals = true;
+    network.run_until(3 * PERIOD + PERIOD / 2);
+    assert_eq!(network.aggregates.len(), before, "the round is pending");
+    let rosters_before = rosters(&network).len();
+    network.mute_reveals = false;
+    network.continue_from(copy(&network), dcnet::provider::Provider::close);
+    let entries = network.store.entries(network.net).unwrap().len();
+    register(&mut network, "newcomer");
+    network.run_until(6 * PERIOD);
+    assert_eq!(network.aggregates.len(), before + 1, "the pending round");
+    assert_eq!(rosters(&network).len(), rosters_before, "no round after it");
+    assert_eq!(network.store.entries(network.net).unwrap().len(), entries);
+    network.input_meter(0, Input::Command(MeterCommand::Leave));
+    network.run_until(7 * PERIOD);
+    assert_eq!(
+        network.store.entries(network.net).unwrap().len(),
+        entries + 1,
+        "a meter can leave"
+    );
+}

@@ -1,0 +1,287 @@
+//! The daemon while its database cannot be written, with real meters, broker and sockets.
+
+mod world;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use dcnet::time::{Period, Round};
+use dcnet::topic::NetId;
+use provider_agent::utc;
+use rusqlite::Connection;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use world::sockets::{METERS, start_broker, start_meter};
+use world::{DEADLINE, World, policy, until};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_provider-agent");
+
+/// A street whose provider is a process of its own; it is killed when this is dropped.
+struct Street {
+    // The meters stop with the runtime.
+    _runtime: Runtime,
+    _meters: Vec<JoinHandle<()>>,
+    world: World,
+    net: NetId,
+    daemon: Child,
+    log: Receiver<String>,
+    manager: UnixDatagram,
+}
+
+impl Street {
+    /// One in which rounds have sums.
+    fn start() -> Self {
+        Self::start_in(World::new())
+    }
+
+    fn start_in(mut world: World) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let broker = runtime.block_on(start_broker(&world));
+        let port = broker.local_addrs()[0].port();
+        world.config.broker_port = port;
+        let net = world.create_net(policy(2, 800, 4), &["import"]);
+        let address = world.path("notify");
+        let manager = UnixDatagram::bind(&address).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
+        // A limit on the size of files shall be an error, not the end.
+        let mut daemon = Command::new("env")
+            .args(["--ignore-signal=XFSZ", PROGRAM, "run", "--config"])
+            .arg(world.config_file())
+            .env("NOTIFY_SOCKET", &address)
+            .env("RUST_LOG", "info")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (lines, log) = channel();
+        let stderr = BufReader::new(daemon.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                println!("{line}");
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let meters = {
+            let _inside = runtime.enter();
+            (0..METERS)
+                .map(|number| start_meter(&world, net, number, port))
+                .collect()
+        };
+        let street = Self {
+            _runtime: runtime,
+            _meters: meters,
+            world,
+            net,
+            daemon,
+            log,
+            manager,
+        };
+        // The broker lives as long as the process.
+        std::mem::forget(broker);
+        street.wait_for_a_sum_after(Round(0));
+        street
+    }
+
+    fn newest_sum(&self) -> Round {
+        let newest = self.world.store().newest_aggregate(self.net).unwrap();
+        newest.map_or(Round(0), |sum| sum.round)
+    }
+
+    fn wait_for_a_sum_after(&self, round: Round) {
+        until("a later sum", || {
+            std::thread::sleep(Duration::from_millis(50));
+            self.newest_sum() > round
+        });
+    }
+
+    /// Limits the size of files that the daemon may write, or lifts the limit.
+    fn limit_files(&self, limit: &str) {
+        let status = Command::new("prlimit")
+            .args(["--pid", &self.daemon.id().to_string()])
+            .arg(format!("--fsize={limit}:unlimited"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for a line of the log; gives it.
+    fn logged(&self, what: &str) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.log.recv_timeout(left);
+            let line = line.unwrap_or_else(|_| panic!("not in the log: {what}"));
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    /// Waits until the service manager is told something.
+    fn status(&self, what: &str) {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = self.manager.recv(&mut buffer).expect("told in time");
+            if String::from_utf8_lossy(&buffer[..length]).contains(what) {
+                return;
+            }
+        }
+    }
+
+    /// Of all lines so far, those that tell of the wait.
+    fn complaints(&self) -> usize {
+        let lines = self.log.try_iter();
+        lines.filter(|line| line.contains("ERROR")).count()
+    }
+
+    /// Stops the daemon; what it leaves is whole.
+    fn stop(mut self) {
+        let id = self.daemon.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(status.unwrap().success());
+        assert!(self.daemon.wait().unwrap().success());
+        self.world.store().check().unwrap();
+    }
+}
+
+impl Drop for Street {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+fn rounds_go_on_once_a_disk_takes_something_again() {
+    let street = Street::start();
+    street.limit_files("1");
+    let line = street.logged("waiting for the journal");
+    assert!(
+        line.contains("provider.sqlite cannot be used") && line.contains("rounds go on after it"),
+        "{line}"
+    );
+    street.status("STATUS=no rounds: the disk of");
+    let before = street.newest_sum();
+    // A second line says why it cannot be opened again; then there is nothing new to say.
+    street.logged("waiting for the journal");
+    let period = Period::from_secs(2).unwrap();
+    let now = period.round_at(utc::now());
+    until("four rounds without any", || {
+        std::thread::sleep(Duration::from_millis(50));
+        period.round_at(utc::now()).0 > now.0 + 4
+    });
+    assert_eq!(street.complaints(), 0);
+    assert_eq!(street.newest_sum(), before, "nothing is stored");
+    street.limit_files("unlimited");
+    street.logged("the journal is open again");
+    street.status("STATUS=connected");
+    street.wait_for_a_sum_after(now);
+    street.stop();
+}
+
+/// A file system of its own for the state of a world, unmounted when it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` if this process may not mount one.
+    fn mount(world: &World) -> Option<Self> {
+        let path = world.config.state_directory.clone();
+        std::fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "none"])
+            .arg(&path)
+            .stderr(Stdio::null())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(path))
+    }
+
+    /// Leaves no room, whoever else writes there.
+    fn fill(&self) {
+        let mut filler = File::create(self.0.join("filler")).unwrap();
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the daemon may be dying.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn rounds_go_on_once_a_full_disk_has_room() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(&world) else {
+        eprintln!("skipped: this process may not mount a tmpfs");
+        return;
+    };
+    let street = Street::start_in(world);
+    disk.fill();
+    let line = street.logged("waiting for the journal");
+    assert!(
+        line.contains("is full; make room there") && line.contains("rounds go on after it"),
+        "{line}"
+    );
+    street.status("STATUS=no rounds: the disk of");
+    let before = street.newest_sum();
+    disk.empty();
+    street.logged("the journal is open again");
+    street.status("STATUS=connected");
+    street.wait_for_a_sum_after(before);
+    street.stop();
+}
+
+#[test]
+fn rounds_go_on_once_another_process_lets_go_of_the_database() {
+    let street = Street::start();
+    let other = Connection::open(street.world.config.store_path()).unwrap();
+    other.busy_timeout(Duration::from_secs(30)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let line = street.logged("waiting for the journal");
+    assert!(
+        line.contains("another process holds") && line.contains("fuser"),
+        "{line}"
+    );
+    street.status("STATUS=no rounds: another process holds");
+    let before = street.newest_sum();
+    other.execute_batch("ROLLBACK").unwrap();
+    street.logged("the journal is open again");
+    street.wait_for_a_sum_after(before);
+    street.stop();
+}
+
+#[test]
+fn a_roster_that_this_agent_did_not_issue_ends_it() {
+    let mut street = Street::start();
+    let other = Connection::open(street.world.config.store_path()).unwrap();
+    other.busy_timeout(Duration::from_secs(30)).unwrap();
+    let newest = street.newest_sum();
+    // The next round may have its roster already.
+    other
+        .execute(
+            "WITH RECURSIVE later (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM later WHERE n < 60) \
+             INSERT OR IGNORE INTO rosters (net_id, round, hash, members, included, frame, stored_ms) \
+             SELECT 1, ?1 + n, randomblob(32), 1, 1, x'00', 0 FROM later",
+            [i64::try_from(newest.0).unwrap()],
+        )
+        .unwrap();
+    let line = street.logged("a round has only one, ever");
+    assert!(!line.is_empty());
+    assert_eq!(street.daemon.wait().unwrap().code(), Some(1));
+}
