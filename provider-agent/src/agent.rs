@@ -21,6 +21,8 @@ use crate::attend::{about_round, attend};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
+use crate::page::Page;
+use crate::page::live::Live;
 use crate::publication::PublishedProvider;
 use crate::revocations::{Look, Revocations};
 use crate::store::{Store, prepare_directory};
@@ -52,6 +54,8 @@ pub struct Agent {
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
     pub clock: Clock,
+    /// Where it tells an operator's page how things are; may be replaced before the start.
+    pub live: Live,
 }
 
 /// A running agent; it stops when this is dropped.
@@ -63,6 +67,7 @@ pub struct Running {
     /// State of the link, counters, stopping.
     pub control: Control,
     refused_revocations: Arc<AtomicU64>,
+    live: Live,
 }
 
 /// Why [`Running::log_until`] ended.
@@ -110,6 +115,7 @@ impl Agent {
             } else {
                 Clock::system()
             },
+            live: Live::default(),
         })
     }
 
@@ -123,8 +129,10 @@ impl Agent {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(self) -> Running {
-        let driver = Driver::new(self.nets, self.store, self.connection).with_clock(self.clock);
+        let nets = self.nets.shown_by(self.live.clone());
+        let driver = Driver::new(nets, self.store, self.connection).with_clock(self.clock);
         let handle = driver.start();
+        self.live.follow(&handle.control);
         let refused_revocations = Arc::clone(&self.refused_revocations);
         tokio::spawn(tell_revocations(
             self.revocations,
@@ -137,6 +145,7 @@ impl Agent {
             events: handle.events,
             control: handle.control,
             refused_revocations,
+            live: self.live,
         }
     }
 }
@@ -182,6 +191,7 @@ impl Running {
                         if let Some(told) = about_round(&event) {
                             last.send_replace(told);
                         }
+                        self.live.take(&event);
                         log.write(&event);
                     }
                     None => return self.control.join().await.map(|()| End::Stopped),
@@ -203,8 +213,11 @@ pub async fn run(
     look: Arc<Notify>,
 ) -> anyhow::Result<()> {
     tokio::pin!(stop);
+    let live = Live::default();
+    let _page = Page::serve(config, live.clone()).await;
     loop {
         let mut agent = Agent::open(config)?;
+        agent.live = live.clone();
         agent.look = Arc::clone(&look);
         let nets = agent.nets();
         tracing::info!(

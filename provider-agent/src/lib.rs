@@ -12,6 +12,7 @@ pub mod export;
 pub mod identity;
 pub mod net;
 pub mod nets;
+pub mod page;
 pub mod publication;
 pub mod revocations;
 pub mod store;

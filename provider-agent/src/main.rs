@@ -15,6 +15,7 @@ use link::service;
 use manual::Manual;
 use provider_agent::export::{self, Span};
 use provider_agent::net::{self, Description};
+use provider_agent::page::access;
 use provider_agent::{Config, Store, agent, utc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -44,6 +45,12 @@ enum Command {
     },
     /// Check the configuration and the files it names; exit code 1 if anything is wrong
     CheckConfig {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Set the password of the operator's page. It is asked for, or taken from the first line of
+    /// the standard input
+    SetPassword {
         #[command(flatten)]
         at: At,
     },
@@ -189,6 +196,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             export::csv(&store, net, Span { from, to }, output).map(|_| ())
         }
         Command::Net { command } => run_net(command),
+        Command::SetPassword { at } => {
+            access::ask_password(&Config::load(&at.config)?.state_directory)?;
+            print(format_args!(
+                "the page asks for it from now on; the user is {:?}",
+                access::USER
+            ))
+        }
         Command::Manual(manual) => Ok(manual.write(Cli::command())?),
     }
 }

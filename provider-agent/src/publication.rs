@@ -88,12 +88,12 @@ fn by_channel<T>(
 }
 
 /// Rounded to the nearest double; exact up to 2⁵³ mWh.
-fn kwh(sum: MilliwattHours) -> f64 {
+pub(crate) fn kwh(sum: MilliwattHours) -> f64 {
     sum.0 as f64 / 1e6
 }
 
 /// Energy over time, in W, to the mW.
-fn mean_power(sum: MilliwattHours, period: Period) -> f64 {
+pub(crate) fn mean_power(sum: MilliwattHours, period: Period) -> f64 {
     // mWh times 3.6 are joules.
     let milliwatts = sum.0 as f64 * 3600.0 / f64::from(period.as_secs());
     milliwatts.round() / 1000.0
@@ -147,6 +147,11 @@ impl PublishedProvider {
     /// The net.
     pub fn net(&self) -> NetId {
         self.provider.net()
+    }
+
+    /// The provider itself, to look at.
+    pub fn provider(&self) -> &Provider {
+        &self.provider
     }
 
     /// The length of a round.

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod street;
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -59,6 +61,7 @@ impl World {
             minimum_presence_percent: 80,
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
+            page: None,
         };
         Self {
             directory,
