@@ -12,18 +12,17 @@ const dateAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", ti
 const SPACE = "\u00a0";
 
 export const count = (value) => whole.format(value);
-export const decimal = (value) => number(1).format(value);
 export const date = (ms) => dayAndMonth.format(ms);
 export const moment = (ms) => dateAndTime.format(ms);
 
-export function time(ms) {
-  return (ms % 60_000 === 0 ? hourAndMinute : withSeconds).format(ms);
-}
-
-// Of a moment that is no boundary, where seconds are of no interest.
+// Of a moment, where seconds are of no interest.
 export const clock = (ms) => hourAndMinute.format(ms);
 
-export const interval = (from, until) => `${time(from)}–${time(until)}`;
+// Seconds stand at both ends or at none.
+export function interval(from, until) {
+  const form = from % 60_000 === 0 && until % 60_000 === 0 ? hourAndMinute : withSeconds;
+  return `${form.format(from)}–${form.format(until)}`;
+}
 
 // Energy, given in kWh.
 export function energy(kwh) {

@@ -17,7 +17,8 @@ export async function showGraph(net) {
     : is_sample
       ? `A sample of ${format.count(nodes.length)} of ${format.count(members)} members and the ${format.numberOf(edges.length, "edge", "edges")} between them.`
       : `${format.numberOf(nodes.length, "member", "members")}, ${format.numberOf(edges.length, "edge", "edges")}.`;
-  const range = nodes.length > 0 ? ` Each of them has ${format.count(Math.min(...degrees))} to ${format.count(Math.max(...degrees))} neighbours.` : "";
+  const [least, most] = [Math.min(...degrees), Math.max(...degrees)].map(format.count);
+  const range = nodes.length === 0 ? "" : ` Each of them has ${least === most ? most : `${least} to ${most}`} neighbours.`;
   show(byId("graph-text"), words + range);
 }
 

@@ -18,6 +18,9 @@ let asked = 0;
 let askedAt = 0;
 let plot = null;
 let course = null;
+let cells = [];
+let drawnAs = "";
+let chosen = null; // Start of the bar that the arrow keys chose, in seconds.
 
 // From and until of the chosen span in ms, in days of the browser's time zone.
 function bounds() {
@@ -80,8 +83,15 @@ function draw() {
   const target = byId("chart");
   const style = getComputedStyle(target);
   const colour = (name) => style.getPropertyValue(name).trim();
-  const cells = grid();
+  cells = grid();
   const data = [cells.map(({ start }) => start), ...course.channels.map((name) => cells.map(({ bin }) => bin?.power_w[name] ?? null))];
+  // The same chart with other figures keeps its cursor.
+  const as = JSON.stringify([course.channels, colour("--soft")]);
+  if (plot && drawnAs === as) {
+    plot.setData(data);
+    return;
+  }
+  drawnAs = as;
   const bars = uPlot.paths.bars({ align: 1, size: [1, Infinity], gap: 0 });
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: `12px ${style.fontFamily}` };
   plot?.destroy();
@@ -100,7 +110,7 @@ function draw() {
       return { label: name, stroke: paint, fill: place === 0 ? paint : `${paint}99`, width: 0, paths: bars, points: { show: false } };
     })],
     hooks: {
-      drawClear: [(u) => bands(u, cells, colour)],
+      drawClear: [(u) => bands(u, colour)],
       setCursor: [(u) => pick(u.cursor.idx === null || u.cursor.left < 0 ? null : cells[u.cursor.idx]?.bin)],
     },
   }, data, target);
@@ -112,7 +122,7 @@ function tick(ms) {
 }
 
 // Marks what has no sum: lost solid, pending and without a roster hatched.
-function bands(u, cells, colour) {
+function bands(u, colour) {
   const { ctx, bbox } = u;
   ctx.save();
   for (const [key, name] of BANDS) {
@@ -238,5 +248,3 @@ export function steerLoad(lost) {
   }).observe(chart);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => course && draw());
 }
-
-let chosen = null;

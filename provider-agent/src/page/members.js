@@ -17,15 +17,21 @@ const PART = 100;
 let net = null;
 let wanted = PART;
 
-export function memberRow(member) {
+// Of a member that is not on the newest roster.
+export function absentRow(member) {
   const id = element("code", "", format.short(member.meter));
   id.title = member.meter;
   const meter = element("th", "", id);
   meter.scope = "row";
   return element("tr", "", meter,
     element("td", "", element("span", `outcome ${member.state}`, STATES[member.state])),
-    element("td", "", member.last_included ? format.moment(Date.parse(member.last_included)) : "never"),
-    element("td", "", format.count(member.neighbours)));
+    element("td", "", member.last_included ? format.moment(Date.parse(member.last_included)) : "never"));
+}
+
+function memberRow(member) {
+  const row = absentRow(member);
+  row.append(element("td", "", format.count(member.neighbours)));
+  return row;
 }
 
 // Shows the members of a net, if they are unfolded.

@@ -2,14 +2,12 @@
 
 import { byId, element, figure, fill, show } from "/dom.js";
 import * as format from "/format.js";
-import { memberRow } from "/members.js";
+import { absentRow } from "/members.js";
 import { alarm } from "/overview.js";
 import { outcome, roundRow, showPhases } from "/phases.js";
 
 // Alarms that are shown at once.
 const ALARMS = 3;
-
-let members = 0;
 
 export function showNet(net) {
   show(byId("name"), net.name);
@@ -36,7 +34,7 @@ export function showNet(net) {
     figure("Neighbours that a meter draws", format.count(net.degree)),
     figure("Entries of the log", format.count(net.log_index + 1)),
   ]);
-  fill(byId("absent"), net.absent_members, (all) => all.map(memberRow));
+  fill(byId("absent"), net.absent_members, (all) => all.map(absentRow));
   byId("absent-scroll").hidden = net.absent_members.length === 0;
   byId("nobody-absent").hidden = net.absent_members.length > 0;
   fill(byId("unfinished"), net.unfinished, (all) => all.map(unfinishedRow));
@@ -49,8 +47,7 @@ export function showNet(net) {
 
 // What a watching page is sent of a net.
 export function showPassing(net) {
-  members = net.members;
-  showPhases(net.rounds, members);
+  showPhases(net.rounds, net.members);
   fill(byId("rounds"), net.rounds, (all) => all.map(roundRow));
 }
 
@@ -69,5 +66,5 @@ function unfinishedRow(round) {
   const interval = element("th", "", `${format.date(Date.parse(round.start))}, ${format.interval(Date.parse(round.start), Date.parse(round.end))}`);
   interval.scope = "row";
   const why = round.why ?? "waits for reveals";
-  return element("tr", "", interval, element("td", "", outcome(round.status)), element("td", "words", why));
+  return element("tr", "", interval, element("td", "", outcome(round.status)), element("td", "", why));
 }
