@@ -37,6 +37,13 @@ export function power(watts) {
   return `${number(watts > 0 && watts < 10 ? 1 : 0).format(watts)}${SPACE}W`;
 }
 
+// Powers of an axis in W, all in the unit that the largest one needs.
+export function powers(watts) {
+  const most = Math.max(...watts);
+  const [size, unit] = most >= 1e6 ? [1e6, "MW"] : most >= 5000 ? [1000, "kW"] : [1, "W"];
+  return watts.map((each) => `${number(2).format(each / size)}${SPACE}${unit}`);
+}
+
 export const seconds = (value) => (value === null ? "–" : `${number(2).format(value)}${SPACE}s`);
 
 export function duration(seconds) {

@@ -103,7 +103,7 @@ function draw() {
     scales: { x: { time: true, range: () => course.range }, y: { range: (_, least, most) => [0, most > 0 ? most * 1.08 : 100] } },
     axes: [
       { ...axis, values: (_, ticks) => ticks.map((at) => tick(at * 1000)), space: 70 },
-      { ...axis, size: 68, values: (_, ticks) => ticks.map(format.power) },
+      { ...axis, size: 68, values: (_, ticks) => format.powers(ticks) },
     ],
     series: [{}, ...course.channels.map((name, place) => {
       const paint = colour(COLOURS[place % COLOURS.length]);
