@@ -27,6 +27,8 @@ use crate::time::{Now, Period, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
 
+pub use rounds::{FullEdges, Progress};
+
 use rounds::ProviderRound;
 
 /// Rosters kept for meters that were away; a meter that missed more than these cannot

@@ -105,6 +105,7 @@ impl System {
             minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
+            page: None,
         };
         let policy = policy::net(plan.meters, plan.period);
         let Enrolled {

@@ -26,6 +26,8 @@ use crate::attend::{about_round, attend};
 use crate::config::{Config, Retention};
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
+use crate::page::Page;
+use crate::page::live::Live;
 use crate::publication::PublishedProvider;
 use crate::revocations::{Look, Revocations};
 use crate::store::{Store, prepare_directory};
@@ -65,6 +67,8 @@ pub struct Agent {
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
     pub clock: Clock,
+    /// Where it tells an operator's page how things are; may be replaced before the start.
+    pub live: Live,
 }
 
 /// A running agent; it stops when this is dropped.
@@ -77,6 +81,7 @@ pub struct Running {
     pub control: Control,
     store: watch::Receiver<StoreState>,
     refused_revocations: Arc<AtomicU64>,
+    live: Live,
 }
 
 /// Why [`Running::log_until`] ended.
@@ -122,6 +127,7 @@ impl Agent {
             } else {
                 Clock::system()
             },
+            live: Live::default(),
         })
     }
 
@@ -142,24 +148,29 @@ impl Agent {
             store,
             nets,
             refused_revocations,
+            live,
             ..
         } = self;
         let teller = Teller::default();
         let state = teller.subscribe();
         let revocations = identity.revocations.clone();
+        let nets = nets.shown_by(live.clone());
         let (ids, path): (Vec<NetId>, _) = (nets.ids().collect(), store.path().to_owned());
+        let shown = live.clone();
         let reopen = journal::reopen(path.clone(), teller.clone(), move || {
             let mut store = open_store(&config, &lock)?;
             store.try_writing()?;
             let mut identity = identity.clone();
             // What cannot be used of them is told by the task that watches them.
             identity.revocations.look();
-            Ok((continue_nets(&store, &identity, &ids, &config)?, store))
+            let nets = continue_nets(&store, &identity, &ids, &config)?;
+            Ok((nets.shown_by(shown.clone()), store))
         });
         let driver = Driver::new(nets, ToldStore::new(store, teller), self.connection)
             .with_clock(self.clock)
             .with_reopen(reopen);
         let handle = driver.start();
+        live.follow(&handle.control);
         if let Some(kept) = self.rounds_kept {
             let ended = handle.commands.clone();
             tokio::spawn(compaction::run(path.clone(), kept, ended));
@@ -176,6 +187,7 @@ impl Agent {
             control: handle.control,
             store: state,
             refused_revocations,
+            live,
         }
     }
 }
@@ -231,6 +243,7 @@ impl Running {
                         if let Some(told) = about_round(&event) {
                             last.send_replace(told);
                         }
+                        self.live.take(&event);
                         log.write(&event);
                     }
                     None => return self.control.join().await.map(|()| End::Stopped),
@@ -265,8 +278,11 @@ pub async fn run(
     look: Arc<Notify>,
 ) -> anyhow::Result<()> {
     tokio::pin!(stop);
+    let live = Live::default();
+    let _page = Page::serve(config, live.clone()).await;
     loop {
         let mut agent = Agent::open(config)?;
+        agent.live = live.clone();
         agent.look = Arc::clone(&look);
         agent.rounds_kept = retention.rounds;
         let known = Known {

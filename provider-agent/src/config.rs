@@ -1,6 +1,7 @@
 //! The configuration file: TOML, unknown keys refused. `config/provider-agent.toml`
 //! shows every key with its meaning and default.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use crate::identity::{CERTIFICATE, Identity};
+use crate::page::access;
 use crate::{store, utc};
 
 /// Default of [`Config::minimum_presence_percent`]: what meters ask for by default.
@@ -38,6 +40,8 @@ pub struct Config {
     pub lapse_after_days: u32,
     /// Whether the clock is taken for right although the system does not say so.
     pub assume_synchronised: bool,
+    /// Where the operator's page is served; `None` for no page.
+    pub page: Option<SocketAddr>,
 }
 
 /// What is kept for how long; the table `[retention]` of the same file.
@@ -64,6 +68,8 @@ struct File {
     clock: Clock,
     #[serde(default)]
     retention: RetentionTable,
+    #[serde(default)]
+    page: Page,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +128,28 @@ impl Retention {
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         toml::from_str::<File>(text)?.retention.read()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    #[serde(default)]
+    listen: String,
+}
+
+impl Page {
+    fn address(&self) -> anyhow::Result<Option<SocketAddr>> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        let address = self.listen.parse().with_context(|| {
+            format!(
+                "page.listen is {:?}; write an address and a port, such as \"127.0.0.1:8481\"",
+                self.listen
+            )
+        });
+        address.map(Some)
     }
 }
 
@@ -201,6 +229,7 @@ impl Config {
             minimum_presence_percent: file.minimum_presence_percent,
             lapse_after_days: file.lapse_after_days,
             assume_synchronised: file.clock.assume_synchronised,
+            page: file.page.address()?,
         })
     }
 
@@ -262,6 +291,12 @@ impl Config {
                 self.store_path().display()
             ));
         }
+        if self.page.is_some() && !access::password_file(&self.state_directory).exists() {
+            remarks.push(format!(
+                "the operator's page shows nothing yet: {}",
+                access::SET_ONE
+            ));
+        }
         Ok(remarks)
     }
 }
@@ -286,6 +321,16 @@ mod tests {
             (8883, 80)
         );
         assert!(!config.assume_synchronised);
+        assert_eq!(config.page, None);
+        let page = |listen: &str| {
+            let broker = "[broker]\nhost = \"b\"\n[identity]\ndirectory = \"i\"";
+            parse(&format!("{broker}\n[page]\nlisten = {listen:?}"))
+        };
+        let loopback = "127.0.0.1:8481";
+        assert_eq!(page(loopback).unwrap().page, loopback.parse().ok());
+        assert_eq!(page("").unwrap().page, None);
+        let error = format!("{:#}", page("8481").unwrap_err());
+        assert!(error.contains("page.listen"), "{error}");
         let days = |days: u64| Some(Duration::from_secs(days * 86_400));
         assert_eq!(config.lapse_after(), days(30));
         let lapse = |value: &str| {

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod meters;
 pub mod net;
 pub mod nets;
+pub mod page;
 pub mod publication;
 pub mod revocations;
 pub mod rounds;

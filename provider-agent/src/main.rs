@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use manual::Manual;
 use provider_agent::Config;
+use provider_agent::page::access;
 
 use command::export::Export;
 use command::meter::MeterCommand;
@@ -37,6 +38,12 @@ enum Command {
         /// Print as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Set the password of the operator's page. It is asked for, or taken from the first line of
+    /// the standard input
+    SetPassword {
+        #[command(flatten)]
+        at: At,
     },
     /// Make, close and look at nets
     Net {
@@ -116,6 +123,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             newest,
             json,
         } => store::restore(&at, &file, replace, newest, json),
+        Command::SetPassword { at } => {
+            access::ask_password(&Config::load(&at.config)?.state_directory)?;
+            output::print(format_args!(
+                "the page asks for it from now on; the user is {:?}",
+                access::USER
+            ))
+        }
         Command::Manual(manual) => Ok(manual.write(Cli::command())?),
     }
 }

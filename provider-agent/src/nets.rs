@@ -13,6 +13,7 @@ use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::time::{Now, Timestamp};
 use dcnet::topic::{NetId, ROOT};
 
+use crate::page::live::Live;
 use crate::publication::PublishedProvider;
 use crate::store::NetRecord;
 
@@ -40,6 +41,7 @@ pub struct Nets {
     wishes: BTreeMap<NetId, Duration>,
     wake_at: Option<Duration>,
     outputs: VecDeque<Output<NetRecord, NetEvent>>,
+    live: Live,
 }
 
 impl Nets {
@@ -49,6 +51,12 @@ impl Nets {
             nets: nets.into_iter().map(|net| (net.net(), net)).collect(),
             ..Self::default()
         }
+    }
+
+    /// Shows how far the rounds are to an operator's page.
+    pub fn shown_by(mut self, live: Live) -> Self {
+        self.live = live;
+        self
     }
 
     /// The ids of the nets.
@@ -83,6 +91,7 @@ impl Nets {
                 }
             });
         }
+        self.live.observe(machine.provider(), now.utc);
         Some(())
     }
 

@@ -149,6 +149,11 @@ impl PublishedProvider {
         self.provider.net()
     }
 
+    /// The provider itself, to look at.
+    pub fn provider(&self) -> &Provider {
+        &self.provider
+    }
+
     /// The length of a round.
     pub fn period(&self) -> Period {
         self.provider.membership().genesis().policy.period

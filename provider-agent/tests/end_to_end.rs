@@ -12,7 +12,7 @@ use dcnet::units::MilliwattHours;
 use gateway_admin::{KeyPair, Terms};
 use link::Clock;
 use provider_agent::Agent;
-use world::sockets::{ENERGY, METERS, start_broker, start_meter};
+use world::sockets::{ENERGY, METERS, PERIOD_MS, start_broker, start_meter};
 use world::{DEADLINE, World, policy};
 
 /// The retained message of a topic, read by Debian's `mosquitto_sub` as a third party.
@@ -59,7 +59,7 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
     );
     let mut running = agent.start();
     let meters: Vec<_> = (0..METERS)
-        .map(|number| start_meter(&world, net, number, port))
+        .map(|number| start_meter(&world, net, number, port, PERIOD_MS))
         .collect();
 
     let mut joined = BTreeSet::new();

@@ -16,7 +16,7 @@ use provider_agent::utc;
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use world::sockets::{METERS, start_broker, start_meter};
+use world::sockets::{METERS, PERIOD_MS, start_broker, start_meter};
 use world::{DEADLINE, World, policy, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_provider-agent");
@@ -73,7 +73,7 @@ impl Street {
         let meters = {
             let _inside = runtime.enter();
             (0..METERS)
-                .map(|number| start_meter(&world, net, number, port))
+                .map(|number| start_meter(&world, net, number, port, PERIOD_MS))
                 .collect()
         };
         let street = Self {

@@ -1,5 +1,7 @@
 //! Rounds: submissions in, one roster out, reveals in, one verified aggregate out.
 
+mod progress;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError};
 use crate::superposition::{Submission, short};
 use crate::time::{DAY_MS, Now, Round, Timestamp};
 use crate::topic::{All, Inbox, Public, Topic};
+
+pub use progress::{FullEdges, Progress};
 
 /// The longest that a member is kept out of rosters for making others wait, in rounds.
 const LONGEST_WAIT: u64 = 64;
@@ -54,6 +58,7 @@ pub(super) struct IssuedRoster {
     commitments: Vec<Commitment>,
     missing: BTreeSet<MemberIndex>,
     reported: bool,
+    full_edges: Option<FullEdges>,
 }
 
 /// A round on the provider's side.
@@ -467,13 +472,9 @@ impl Provider {
         });
         self.remember_roster(&roster, frame.clone());
         let shares = taken.values().map(|taken| &taken.submission);
-        let issued = IssuedRoster::new(
-            roster,
-            frame.clone(),
-            shares,
-            self.channels(),
-            now.monotonic,
-        );
+        let (channels, at) = (self.channels(), now.monotonic);
+        let mut issued = IssuedRoster::new(roster, frame.clone(), shares, channels, at);
+        issued.full_edges = FullEdges::of(&taken);
         self.rounds
             .insert(round, ProviderRound::Issued(Box::new(issued)));
         self.send_all(All::Roster, frame);
@@ -790,6 +791,7 @@ impl IssuedRoster {
             commitments,
             missing,
             reported: false,
+            full_edges: None,
         }
     }
 }

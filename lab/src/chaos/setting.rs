@@ -132,6 +132,7 @@ impl Setting {
             minimum_presence_percent: PRESENCE_PERCENT,
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
+            page: None,
         };
         let Enrolled {
             net,

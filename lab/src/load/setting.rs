@@ -67,6 +67,7 @@ impl Setting {
             minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
+            page: None,
         };
         let rules = policy::net(meters, period);
         let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;

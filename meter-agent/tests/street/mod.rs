@@ -140,6 +140,7 @@ impl Street {
             minimum_presence_percent: 80,
             lapse_after_days: 30,
             assume_synchronised: true,
+            page: None,
         };
         let policy = Policy {
             period: period(),

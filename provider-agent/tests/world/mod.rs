@@ -62,6 +62,7 @@ impl World {
             minimum_presence_percent: 80,
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
+            page: None,
         };
         Self {
             directory,

@@ -1,4 +1,4 @@
-//! A broker and meters over real TLS sockets.
+//! A broker and meters that run beside the provider, over real TLS sockets.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 
 use super::World;
 
+/// Meters of a small net.
 pub const METERS: u64 = 5;
+/// Length of its rounds.
 pub const PERIOD_MS: u64 = 2000;
 /// Energy of meter i in each interval: `i + 1` times this, in mWh.
 pub const ENERGY: u64 = 1000;
@@ -42,8 +44,15 @@ pub async fn start_broker(world: &World) -> broker::Broker {
     broker::Broker::start(config).await.unwrap()
 }
 
-/// A meter that counts the same energy in every interval; runs until it is aborted.
-pub fn start_meter(world: &World, net: NetId, number: u64, port: u16) -> JoinHandle<()> {
+/// A meter that counts the same energy in every interval of so many milliseconds; runs until
+/// it is aborted.
+pub fn start_meter(
+    world: &World,
+    net: NetId,
+    number: u64,
+    port: u16,
+    period_ms: u64,
+) -> JoinHandle<()> {
     let name = format!("meter-{number}");
     let config = world.meter(net, &name, 4);
     let file = |name: &str| world.path(&format!("meter-{number}")).join(name);
@@ -70,7 +79,7 @@ pub fn start_meter(world: &World, net: NetId, number: u64, port: u16) -> JoinHan
         let mut total = 0;
         loop {
             let now = utc::now().as_millis();
-            let at = (now / PERIOD_MS + 1) * PERIOD_MS;
+            let at = (now / period_ms + 1) * period_ms;
             tokio::time::sleep(Duration::from_millis(at - now)).await;
             total += ENERGY * (number + 1);
             let boundary = Boundary {
