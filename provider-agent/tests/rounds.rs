@@ -11,6 +11,7 @@ use dcnet::time::{Now, Period, Round};
 use dcnet::topic::{NetId, Public, Topic, Up};
 use dcnet::units::MilliwattHours;
 use provider_agent::nets::Nets;
+use provider_agent::page::live::{Live, Stage};
 use provider_agent::publication::PublishedProvider;
 use provider_agent::utc;
 use serde_json::Value;
@@ -65,6 +66,56 @@ fn a_round_goes_on_after_a_restart_under_the_same_roster() {
     let saved = network.store.load(network.net).unwrap();
     assert_eq!(saved.aggregates.len(), network.aggregates.len());
     network.store.check().unwrap();
+}
+
+#[test]
+fn a_page_is_told_where_a_round_stands_and_who_owes_a_reveal() {
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    let newest = network.live.rounds(network.net).remove(0);
+    assert_eq!((newest.stage, newest.included), (Stage::Final, 5));
+    assert_eq!(newest.live_neighbours_minimum, Some(4));
+    let sum = network.true_sum(network.aggregates.last().unwrap());
+    assert_eq!(
+        newest.energy_kwh.0,
+        [("import".to_owned(), sum as f64 / 1e6)]
+    );
+    assert_eq!(network.live.alarms(), []);
+
+    network.mute_reveals = true;
+    network.run_until(3 * PERIOD + PERIOD / 6);
+    let passing = network.live.rounds(network.net).remove(0);
+    assert_eq!(passing.round, newest.round + 1);
+    assert_eq!(passing.stage, Stage::Reveals);
+    let numbers = (passing.submitted, passing.included, passing.revealed);
+    assert_eq!(numbers, (5, 5, 0));
+    assert!(network.live.owing(network.net).is_empty(), "not yet");
+
+    network.run_until(3 * PERIOD + PERIOD / 2);
+    let late = network.live.rounds(network.net).remove(0);
+    assert_eq!(late.stage, Stage::Pending);
+    let mut all: Vec<_> = network.meters.iter().map(Meter::id).collect();
+    all.sort_unstable();
+    assert_eq!(network.live.owing(network.net), all);
+    let told = network.live.alarms().remove(0);
+    assert_eq!((told.kind, told.round), ("pending", Some(late.round)));
+    assert!(
+        told.what.contains("5 meters") && told.advice.contains("24 hours"),
+        "{told:?}"
+    );
+
+    network.mute_reveals = false;
+    network.restart_provider();
+    network.run_until(6 * PERIOD);
+    let rounds = network.live.rounds(network.net);
+    let same = rounds.iter().find(|round| round.round == late.round);
+    let same = same.unwrap();
+    assert_eq!((same.stage, same.revealed), (Stage::Final, 5));
+    assert!(same.missing.is_empty());
+    assert!(network.live.owing(network.net).is_empty());
+    let counts = network.live.counts(network.net);
+    assert_eq!(counts.finals, network.aggregates.len() as u64);
+    assert_eq!((counts.pending, counts.lost, counts.alarms), (1, 0, 0));
 }
 
 #[test]

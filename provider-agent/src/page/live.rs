@@ -457,8 +457,10 @@ impl Net {
                 passing.end(Stage::Final, *at);
             }
             ProviderEvent::Pending { round, missing } => {
-                counts.pending = counts.pending.saturating_add(1);
                 let passing = rounds.entry(*round).or_default();
+                // An agent that was started again tells it again.
+                let is_new = passing.stage != Stage::Pending;
+                counts.pending = counts.pending.saturating_add(u64::from(is_new));
                 passing.stage = Stage::Pending;
                 passing.missing.clone_from(missing);
             }

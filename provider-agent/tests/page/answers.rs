@@ -2,9 +2,13 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use dcnet::provider::ProviderRecord;
-use dcnet::time::Round;
+use dcnet::membership::sign_registration;
+use dcnet::output::{Input, Output, Received, StateMachine};
+use dcnet::provider::{Provider, ProviderRecord};
+use dcnet::time::{Now, Round};
+use dcnet::topic::{NetId, Topic, Up};
 use link::Journal;
 use provider_agent::store::NetRecord;
 use provider_agent::utc;
@@ -136,7 +140,7 @@ fn an_unknown_net_and_a_wrong_span_are_refused_in_words() {
 
 /// Stores rounds `first..first + 5`: two final ones, a lost and a pending one, and one
 /// without a roster.
-fn store_rounds(world: &World, net: dcnet::topic::NetId, first: u64) {
+fn store_rounds(world: &World, net: NetId, first: u64) {
     let lost = ProviderRecord::Lost {
         round: Round(first + 2),
         disruption: None,
@@ -247,4 +251,69 @@ fn a_watching_page_is_told_at_once_and_others_are_let_in_meanwhile() {
     assert_eq!(daemon.get("/api/events").status, 503);
     assert_eq!(daemon.get("/").status, 200);
     drop(watching);
+}
+
+/// Lets new meters join a net that nobody runs.
+fn join(world: &World, net: NetId, meters: usize) {
+    let now = Now {
+        monotonic: Duration::ZERO,
+        utc: utc::now(),
+        synchronised: true,
+    };
+    let mut store = world.store();
+    let saved = store.load(net).unwrap();
+    let config = world.identity().provider_config(80, None);
+    let mut provider = Provider::new(config, saved, [9; 32]).unwrap();
+    let registrations = (0..meters).map(|number| {
+        let meter = world.meter(net, &format!("meter-{number}"), 4);
+        let topic = Topic::Up {
+            net,
+            meter: meter.key.id(),
+            kind: Up::Register,
+        };
+        let payload = sign_registration(&meter.key, &meter.certificate, net, now.utc);
+        Received { topic, payload }
+    });
+    provider.handle(Input::Received(registrations.collect()), now);
+    let mut records = Vec::new();
+    while let Some(output) = provider.poll_output() {
+        if let Output::Persist(record) = output {
+            records.push(NetRecord { net, record });
+        }
+    }
+    assert_eq!(records.len(), meters);
+    store.commit(&records).unwrap();
+}
+
+#[test]
+fn of_a_large_net_a_sample_is_drawn_and_the_members_come_in_parts() {
+    let world = World::new();
+    let net = world.create_net(policy(PERIOD, 60_000, 30), &["import"]);
+    set_password(&world.config.state_directory);
+    join(&world, net, 203);
+    let daemon = Daemon::start(&world);
+    let graph = daemon.json(&format!("/api/nets/{net}/graph"));
+    assert_eq!(
+        (&graph["members"], &graph["is_sample"]),
+        (&json!(203), &json!(true))
+    );
+    let nodes = graph["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 102, "every second one");
+    assert!(nodes.iter().all(|node| node["state"] == "joining"));
+    let path = format!("/api/nets/{net}/members?limit=150");
+    let mut seen = std::collections::BTreeSet::new();
+    for (offset, expected) in [(0, 150), (150, 53), (203, 0)] {
+        let part = daemon.json(&format!("{path}&offset={offset}"));
+        assert_eq!(part["total"], 203);
+        let members = part["members"].as_array().unwrap();
+        assert_eq!(members.len(), expected);
+        seen.extend(members.iter().map(|member| member["meter"].to_string()));
+    }
+    assert_eq!(seen.len(), 203);
+    let details = daemon.json(&format!("/api/nets/{net}"));
+    assert_eq!(
+        (&details["members"], &details["absent"]),
+        (&json!(203), &json!(203))
+    );
+    assert_eq!(details["absent_members"].as_array().unwrap().len(), 50);
 }

@@ -12,6 +12,7 @@ use dcnet::topic::{All, Inbox, NetId, Public, Topic, Up};
 use dcnet::units::MilliwattHours;
 use link::Journal;
 use provider_agent::nets::Nets;
+use provider_agent::page::live::Live;
 use provider_agent::publication::PublishedProvider;
 use provider_agent::{Store, utc};
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub struct Network {
     /// All that the meters sent.
     pub submissions: Vec<Received>,
     pub aggregates: Vec<Published>,
+    /// What a page would be told.
+    pub live: Live,
 }
 
 impl Network {
@@ -58,7 +61,8 @@ impl Network {
             })
             .collect();
         let store = world.store();
-        let provider = continue_net(&world, &store, net);
+        let live = Live::default();
+        let provider = continue_net(&world, &store, net).shown_by(live.clone());
         let mut network = Self {
             registers: vec![0; meters.len()],
             world,
@@ -73,6 +77,7 @@ impl Network {
             from_provider: Vec::new(),
             submissions: Vec::new(),
             aggregates: Vec::new(),
+            live,
         };
         network.input_provider(Input::Connected);
         for meter in 0..network.meters.len() {
@@ -92,14 +97,16 @@ impl Network {
     /// Stops the provider where it stands and starts it again from its database.
     pub fn restart_provider(&mut self) {
         self.store = self.world.store();
-        self.provider = continue_net(&self.world, &self.store, self.net);
+        self.provider =
+            continue_net(&self.world, &self.store, self.net).shown_by(self.live.clone());
         self.input_provider(Input::Connected);
     }
 
     /// Stops the provider and goes on from another database, prepared by `prepare`.
     pub fn continue_from(&mut self, store: Store, prepare: impl FnOnce(&mut Provider)) {
         self.store = store;
-        self.provider = continue_prepared(&self.world, &self.store, self.net, prepare);
+        self.provider = continue_prepared(&self.world, &self.store, self.net, prepare)
+            .shown_by(self.live.clone());
         self.input_provider(Input::Connected);
     }
 
@@ -121,6 +128,7 @@ impl Network {
                     messages.push(message);
                 }
                 Output::Event(event) => {
+                    self.live.take(&event);
                     if let ProviderEvent::Aggregated(published) = event.event {
                         assert!(event.latency.is_some());
                         self.aggregates.push(published);
