@@ -125,7 +125,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         } => store::restore(&at, &file, replace, newest, json),
         Command::SetPassword { at } => {
             access::ask_password(&Config::load(&at.config)?.state_directory)?;
-            output::print(format_args!(
+            output::line(format_args!(
                 "the page asks for it from now on; the user is {:?}",
                 access::USER
             ))

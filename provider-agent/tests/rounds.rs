@@ -11,7 +11,7 @@ use dcnet::time::{Now, Period, Round};
 use dcnet::topic::{NetId, Public, Topic, Up};
 use dcnet::units::MilliwattHours;
 use provider_agent::nets::Nets;
-use provider_agent::page::live::{Live, Stage};
+use provider_agent::page::live::Stage;
 use provider_agent::publication::PublishedProvider;
 use provider_agent::utc;
 use serde_json::Value;
@@ -94,7 +94,7 @@ fn a_page_is_told_where_a_round_stands_and_who_owes_a_reveal() {
     network.run_until(3 * PERIOD + PERIOD / 2);
     let late = network.live.rounds(network.net).remove(0);
     assert_eq!(late.stage, Stage::Pending);
-    let mut all: Vec<_> = network.meters.iter().map(Meter::id).collect();
+    let mut all: Vec<_> = network.meters.iter().map(dcnet::meter::Meter::id).collect();
     all.sort_unstable();
     assert_eq!(network.live.owing(network.net), all);
     let told = network.live.alarms().remove(0);
