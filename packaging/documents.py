@@ -7,7 +7,12 @@ import shlex
 from container import check, log
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
-CONFIG = "--config /etc/dcnet/meter/meter-agent.toml"
+# What CONFIG stands for, by document.
+CONFIG = {
+    "install-pi.md": "--config /etc/dcnet/meter/meter-agent.toml",
+    "operating.md": "--config /etc/dcnet/meter/meter-agent.toml",
+    "operating-provider.md": "--config /etc/dcnet/provider/provider-agent.toml",
+}
 
 # What no container of a test can do, and who looks at it instead.
 ELSEWHERE = {
@@ -24,14 +29,15 @@ ELSEWHERE = {
 
 def commands(document):
     """The commands of a document by the heading above them, without comments."""
-    heading, fenced, found = "", False, {}
+    heading, fenced, found = "", None, {}
     for line in (DOCS / document).read_text().splitlines():
         if line.startswith("```"):
-            fenced = not fenced
-        elif not fenced and line.startswith("## "):
+            # With a language it is a file, and no commands.
+            fenced = line.removeprefix("```") == "" if fenced is None else None
+        elif fenced is None and line.startswith("## "):
             heading = line.removeprefix("## ")
         elif fenced and (command := re.sub(r"\s+#.*", "", line).strip()):
-            found.setdefault(heading, []).append(command.replace(" CONFIG", f" {CONFIG}"))
+            found.setdefault(heading, []).append(command.replace(" CONFIG", f" {CONFIG[document]}"))
     return found
 
 

@@ -5,7 +5,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -24,6 +24,29 @@ pub fn credentials_directory() -> Option<PathBuf> {
 /// Whether a file lies in the directory of credentials, which nobody else can enter.
 fn is_credential(path: &Path, directory: Option<&Path>) -> bool {
     directory.is_some() && path.parent() == directory
+}
+
+/// Gives a file to the owner of a directory, if that is somebody else: what root makes with a
+/// command for a daemon must be the daemon's.
+///
+/// # Errors
+/// One of them is not there; the process may not give files away.
+pub fn give_to_owner_of(directory: &Path, file: &Path) -> anyhow::Result<()> {
+    let look = |path: &Path| {
+        path.metadata()
+            .with_context(|| format!("cannot look at {}", path.display()))
+    };
+    let (owner, now) = (look(directory)?, look(file)?);
+    if (owner.uid(), owner.gid()) == (now.uid(), now.gid()) {
+        return Ok(());
+    }
+    chown(file, Some(owner.uid()), Some(owner.gid())).with_context(|| {
+        format!(
+            "cannot give {} to the owner of {}; run this as that user or as root",
+            file.display(),
+            directory.display()
+        )
+    })
 }
 
 /// Refuses a file that is not a regular file (a symbolic link is none) or that

@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use dcnet::membership::EntryError;
 use dcnet::provider::{Provider, ProviderCommand};
 use dcnet::topic::NetId;
+use link::permissions::give_to_owner_of;
 use link::service;
 use link::{Clock, Connection, Control, Driver};
 use tokio::sync::{Notify, mpsc, watch};
@@ -423,6 +424,7 @@ pub(crate) fn lock(directory: &Path) -> anyhow::Result<File> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
+    give_to_owner_of(directory, &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(

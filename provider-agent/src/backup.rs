@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use dcnet::time::Timestamp;
+use link::permissions::give_to_owner_of;
 use serde::Serialize;
 use tempfile::TempPath;
 
@@ -136,6 +137,7 @@ pub fn restore(
     }
     store.close()?;
     let bytes = copy.metadata()?.len();
+    give_to_owner_of(&config.state_directory, &copy)?;
     let former = move_aside(&path, now)?;
     put(copy, &path)?;
     Ok(Report {

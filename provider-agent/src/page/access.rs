@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum_extra::TypedHeader;
 use axum_extra::headers::Authorization;
 use axum_extra::headers::authorization::Basic;
-use link::permissions::open_private_file;
+use link::permissions::{give_to_owner_of, open_private_file};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -103,10 +103,11 @@ pub fn set_password(state_directory: &Path, password: &str) -> anyhow::Result<()
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut written = options.open(&new)?;
         written.write_all(hash.as_bytes())?;
-        written.sync_all()?;
-        std::fs::rename(&new, &file)
+        written.sync_all()
     };
-    write().with_context(|| format!("cannot write {}", file.display()))
+    write().with_context(|| format!("cannot write {}", new.display()))?;
+    give_to_owner_of(state_directory, &new)?;
+    std::fs::rename(&new, &file).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Asks for the password at the terminal, or takes the first line of the standard input, and
