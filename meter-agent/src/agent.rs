@@ -58,7 +58,7 @@ pub use pause::Pause;
 pub const EVENTS: usize = 4096;
 
 /// How often the list of revoked devices is looked at without being told to.
-const REVOCATIONS_EVERY: Duration = Duration::from_secs(60);
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
 
 /// Boundaries between register and meter.
 const BOUNDARIES: usize = 64;
