@@ -36,7 +36,7 @@ impl Daemon {
     pub fn start(world: &World) -> Self {
         let config = world.config_file();
         let text = fs::read_to_string(&config).unwrap();
-        let more = "[clock]\nassume_synchronised = true\n[page]\nlisten = \"127.0.0.1:0\"\n";
+        let more = "[page]\nlisten = \"127.0.0.1:0\"\n";
         fs::write(&config, format!("{text}{more}")).unwrap();
         let mut child = Command::new(PROGRAM)
             .args(["run", "--config"])
