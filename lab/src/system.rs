@@ -77,6 +77,21 @@ pub fn provider_state(root: &Path) -> PathBuf {
     root.join("provider-state")
 }
 
+/// The configuration of the provider of a run, as strict as a demonstration's net is.
+pub fn provider_config(root: &Path, broker_port: u16) -> Config {
+    Config {
+        state_directory: provider_state(root),
+        identity_directory: root.join("provider"),
+        broker_host: HOST.to_owned(),
+        broker_port,
+        log: String::new(),
+        minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
+        lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
+        assume_synchronised: true,
+        page: None,
+    }
+}
+
 /// Where a meter's enrolment is.
 pub fn meter_identity(root: &Path, number: u32) -> PathBuf {
     root.join("meters")
@@ -96,17 +111,7 @@ impl System {
         let authority = Authority::init(&root.join("authority"))?;
         let (broker, port) = start_broker(&authority, &root).await?;
 
-        let config = Config {
-            state_directory: provider_state(&root),
-            identity_directory: root.join("provider"),
-            broker_host: HOST.to_owned(),
-            broker_port: port,
-            log: String::new(),
-            minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
-            lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
-            assume_synchronised: true,
-            page: None,
-        };
+        let config = provider_config(&root, port);
         let policy = policy::net(plan.meters, plan.period);
         let Enrolled {
             net,

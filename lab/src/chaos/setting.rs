@@ -124,15 +124,8 @@ impl Setting {
         let authority = Authority::init(&root.join("authority"))?;
         let port = free_port()?;
         let provider = provider_agent::Config {
-            state_directory: provider_state(&root),
-            identity_directory: root.join("provider"),
-            broker_host: HOST.to_owned(),
-            broker_port: port,
-            log: String::new(),
             minimum_presence_percent: PRESENCE_PERCENT,
-            lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
-            assume_synchronised: true,
-            page: None,
+            ..system::provider_config(&root, port)
         };
         let Enrolled {
             net,

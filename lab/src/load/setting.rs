@@ -24,7 +24,7 @@ use super::meter::{Household, Rules};
 use crate::chaos::process::{Process, Role};
 use crate::chaos::setting::{broker_configuration, free_port, provider_configuration, write};
 use crate::policy;
-use crate::system::{self, HOST, provider_state, third_party};
+use crate::system::{self, third_party};
 
 /// Everything that a run needs, but nothing that runs.
 pub struct Setting {
@@ -58,17 +58,7 @@ impl Setting {
         let root = directory.path().to_owned();
         let authority = Authority::init(&root.join("authority"))?;
         let port = free_port()?;
-        let config = provider_agent::Config {
-            state_directory: provider_state(&root),
-            identity_directory: root.join("provider"),
-            broker_host: HOST.to_owned(),
-            broker_port: port,
-            log: String::new(),
-            minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
-            lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
-            assume_synchronised: true,
-            page: None,
-        };
+        let config = system::provider_config(&root, port);
         let rules = policy::net(meters, period);
         let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
         bundle.write(&config.identity_directory)?;
