@@ -10,6 +10,7 @@ mod attend;
 pub mod backup;
 pub mod config;
 pub mod export;
+pub mod home_assistant;
 pub mod identity;
 pub mod meters;
 pub mod net;

@@ -12,6 +12,7 @@ use dcnet::units::MilliwattHours;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use crate::home_assistant;
 use crate::utc;
 
 /// One value per channel, in the net's order, as a JSON object.
@@ -247,6 +248,10 @@ impl StateMachine for PublishedProvider {
             _ => {}
         }
         self.provider.handle(input, now);
+        if connected {
+            let discovery = home_assistant::discovery(self.provider.membership().genesis());
+            self.publish(Public::HomeAssistant, &discovery, true);
+        }
         if connected && let Some(newest) = self.newest.clone() {
             self.publish_aggregate(&newest, true);
         }
