@@ -89,6 +89,7 @@ pub fn provider_config(root: &Path, broker_port: u16) -> Config {
         lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
         assume_synchronised: true,
         page: None,
+        traces: None,
     }
 }
 

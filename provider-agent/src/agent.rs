@@ -7,6 +7,7 @@ mod compaction;
 mod journal;
 mod log;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dcnet::membership::EntryError;
 use dcnet::provider::{Provider, ProviderCommand};
+use dcnet::time::Period;
 use dcnet::topic::NetId;
 use link::permissions::give_to_owner_of;
 use link::service;
@@ -32,6 +34,7 @@ use crate::page::live::Live;
 use crate::publication::PublishedProvider;
 use crate::revocations::{Look, Revocations};
 use crate::store::{Store, prepare_directory};
+use crate::traces::Traces;
 use crate::utc;
 use journal::{Teller, ToldStore};
 use log::Log;
@@ -83,6 +86,7 @@ pub struct Running {
     store: watch::Receiver<StoreState>,
     refused_revocations: Arc<AtomicU64>,
     live: Live,
+    periods: BTreeMap<NetId, Period>,
 }
 
 /// Why [`Running::log_until`] ended.
@@ -157,6 +161,7 @@ impl Agent {
         let revocations = identity.revocations.clone();
         let nets = nets.shown_by(live.clone());
         let (ids, path): (Vec<NetId>, _) = (nets.ids().collect(), store.path().to_owned());
+        let periods = nets.periods();
         let shown = live.clone();
         let reopen = journal::reopen(path.clone(), teller.clone(), move || {
             let mut store = open_store(&config, &lock)?;
@@ -189,6 +194,7 @@ impl Agent {
             store: state,
             refused_revocations,
             live,
+            periods,
         }
     }
 }
@@ -218,6 +224,7 @@ impl Running {
         mut self,
         mut stop: impl Future<Output = ()> + Unpin,
         nets_changed: impl Future<Output = ()>,
+        mut traces: Option<&mut Traces>,
     ) -> anyhow::Result<End> {
         let mut log = Log::default();
         tokio::pin!(nets_changed);
@@ -245,6 +252,11 @@ impl Running {
                             last.send_replace(told);
                         }
                         self.live.take(&event);
+                        if let Some(traces) = &mut traces
+                            && let Some(period) = self.periods.get(&event.net)
+                        {
+                            traces.follow(&event, *period);
+                        }
                         log.write(&event);
                     }
                     None => return self.control.join().await.map(|()| End::Stopped),
@@ -281,6 +293,7 @@ pub async fn run(
     tokio::pin!(stop);
     let live = Live::default();
     let _page = Page::serve(config, live.clone()).await;
+    let mut traces = config.traces.as_deref().map(Traces::new).transpose()?;
     loop {
         let mut agent = Agent::open(config)?;
         agent.live = live.clone();
@@ -297,10 +310,15 @@ pub async fn run(
         );
         let store = Store::open_in(&config.state_directory)?;
         let changed = nets_changed(config.clone(), store, known);
-        if agent.start().log_until(&mut stop, changed).await? == End::Stopped {
-            return Ok(());
+        let running = agent.start().log_until(&mut stop, changed, traces.as_mut());
+        if running.await? == End::Stopped {
+            break;
         }
     }
+    if let Some(traces) = traces {
+        tokio::task::spawn_blocking(move || traces.stop()).await?;
+    }
+    Ok(())
 }
 
 /// The nets as a running agent took them up.

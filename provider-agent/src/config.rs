@@ -42,6 +42,8 @@ pub struct Config {
     pub assume_synchronised: bool,
     /// Where the operator's page is served; `None` for no page.
     pub page: Option<SocketAddr>,
+    /// URL to which rounds are sent as traces; `None` for nowhere.
+    pub traces: Option<String>,
 }
 
 /// What is kept for how long; the table `[retention]` of the same file.
@@ -70,6 +72,8 @@ struct File {
     retention: RetentionTable,
     #[serde(default)]
     page: Page,
+    #[serde(default)]
+    traces: TracesTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,6 +157,28 @@ impl Page {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TracesTable {
+    #[serde(default)]
+    endpoint: String,
+}
+
+impl TracesTable {
+    fn endpoint(self) -> anyhow::Result<Option<String>> {
+        if self.endpoint.is_empty() {
+            return Ok(None);
+        }
+        ensure!(
+            self.endpoint.starts_with("http://"),
+            "traces.endpoint is {:?}; write the URL of a collector without TLS on this machine, \
+             such as \"http://127.0.0.1:4318/v1/traces\"",
+            self.endpoint
+        );
+        Ok(Some(self.endpoint))
+    }
+}
+
 fn default_log() -> String {
     "info".to_owned()
 }
@@ -230,6 +256,7 @@ impl Config {
             lapse_after_days: file.lapse_after_days,
             assume_synchronised: file.clock.assume_synchronised,
             page: file.page.address()?,
+            traces: file.traces.endpoint()?,
         })
     }
 

@@ -20,6 +20,7 @@ pub mod publication;
 pub mod revocations;
 pub mod rounds;
 pub mod store;
+pub mod traces;
 pub mod utc;
 
 pub use agent::{Agent, Running, StoreState};

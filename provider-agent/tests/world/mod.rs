@@ -63,6 +63,7 @@ impl World {
             lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
             page: None,
+            traces: None,
         };
         Self {
             directory,
