@@ -18,9 +18,9 @@ use anyhow::{Context, bail};
 use dcnet::membership::EntryError;
 use dcnet::provider::{Provider, ProviderCommand};
 use dcnet::topic::NetId;
-use link::permissions::give_to_owner_of;
 use link::service;
 use link::{Clock, Connection, Control, Driver};
+use secrets::permissions::give_to_owner_of;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attend::{about_round, attend};

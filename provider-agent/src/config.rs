@@ -9,8 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use crate::identity::{CERTIFICATE, Identity};
-use crate::page::access;
-use crate::{store, utc};
+use crate::{page, store, utc};
 
 /// Default of [`Config::minimum_presence_percent`]: what meters ask for by default.
 pub const MINIMUM_PRESENCE_PERCENT: u32 = 80;
@@ -291,11 +290,8 @@ impl Config {
                 self.store_path().display()
             ));
         }
-        if self.page.is_some() && !access::password_file(&self.state_directory).exists() {
-            remarks.push(format!(
-                "the operator's page shows nothing yet: {}",
-                access::SET_ONE
-            ));
+        if self.page.is_some() {
+            remarks.extend(page::advice(&self.state_directory));
         }
         Ok(remarks)
     }
