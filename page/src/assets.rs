@@ -13,28 +13,24 @@ pub struct Asset {
     pub content: &'static str,
 }
 
+/// An [`Asset`]: the path at which it is served, and its file beside the source that says so.
+#[macro_export]
+macro_rules! asset {
+    ($path:literal, $file:literal) => {
+        $crate::assets::Asset {
+            path: $path,
+            content: include_str!($file),
+        }
+    };
+}
+
 /// Of every page. A page's own style sheet comes after `/base.css`.
 const SHARED: [Asset; 5] = [
-    Asset {
-        path: "/base.css",
-        content: include_str!("../assets/base.css"),
-    },
-    Asset {
-        path: "/icon.svg",
-        content: include_str!("../assets/icon.svg"),
-    },
-    Asset {
-        path: "/dom.js",
-        content: include_str!("../assets/dom.js"),
-    },
-    Asset {
-        path: "/get.js",
-        content: include_str!("../assets/get.js"),
-    },
-    Asset {
-        path: "/locale.js",
-        content: include_str!("../assets/locale.js"),
-    },
+    asset!("/base.css", "../assets/base.css"),
+    asset!("/icon.svg", "../assets/icon.svg"),
+    asset!("/dom.js", "../assets/dom.js"),
+    asset!("/get.js", "../assets/get.js"),
+    asset!("/locale.js", "../assets/locale.js"),
 ];
 
 impl Asset {

@@ -1,15 +1,7 @@
 //! The files of the operator's page.
 
+use ::page::asset;
 use ::page::assets::Asset;
-
-macro_rules! asset {
-    ($path:literal, $file:literal) => {
-        Asset {
-            path: $path,
-            content: include_str!($file),
-        }
-    };
-}
 
 pub(super) const OWN: [Asset; 12] = [
     asset!("/", "index.html"),
