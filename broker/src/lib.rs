@@ -48,7 +48,7 @@ mod websocket;
 pub use acl::{Asker, Format, Verdict};
 pub use config::{Config, Limits, Services, Settings};
 pub use counters::{Counters, Refusal, Traffic};
-pub use passwords::{LONGEST_PASSWORD, SHORTEST_PASSWORD, remove_user, set_password};
+pub use passwords::{LONGEST_PASSWORD, remove_user, set_password};
 pub use server::Broker;
 
 /// Directive for a [`tracing_subscriber::EnvFilter`] that keeps rumqttd's own

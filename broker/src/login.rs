@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use secrets::password::verify;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -90,8 +91,8 @@ impl Logins {
         // It ends and counts even if nobody waits for it any more.
         let check = tokio::task::spawn_blocking(move || {
             let hash = user.as_ref().map_or(&logins.decoy, |user| &user.hash);
-            let right = login.password.len() <= LONGEST_PASSWORD
-                && passwords::verify(hash, login.password.as_bytes());
+            let right =
+                login.password.len() <= LONGEST_PASSWORD && verify(hash, login.password.as_bytes());
             let user = user.filter(|_| right);
             let mut back_off = logins.lock();
             match &user {

@@ -19,5 +19,6 @@ pub mod simulate;
 pub mod system;
 pub mod terminal;
 pub mod thesis;
+pub mod tls;
 pub mod traffic;
 pub mod truth;

@@ -80,16 +80,10 @@ pub fn provider_state(root: &Path) -> PathBuf {
 /// The configuration of the provider of a run, as strict as a demonstration's net is.
 pub fn provider_config(root: &Path, broker_port: u16) -> Config {
     Config {
-        state_directory: provider_state(root),
-        identity_directory: root.join("provider"),
-        broker_host: HOST.to_owned(),
         broker_port,
-        log: String::new(),
         minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
-        lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
         assume_synchronised: true,
-        page: None,
-        traces: None,
+        ..Config::new(provider_state(root), root.join("provider"), HOST)
     }
 }
 

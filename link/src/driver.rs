@@ -471,9 +471,10 @@ where
             return Err(error);
         }
         count(&self.counters.journal_failures);
-        let problem = format!("{error:#}");
+        // What follows the outermost message depends on where it failed this time.
+        let problem = error.to_string();
         if problem != self.problem {
-            tracing::error!(error = problem, "waiting for the journal");
+            tracing::error!(error = format!("{error:#}"), "waiting for the journal");
             self.problem = problem;
         }
         self.wake = None;

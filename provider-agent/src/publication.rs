@@ -119,6 +119,8 @@ pub struct PublicStatus {
     pub members: u32,
     /// The newest round with an aggregate since the net was made.
     pub newest_round: Option<u64>,
+    /// Whether the operator has closed it: there will be no new round.
+    pub closed: bool,
     /// When this was written, RFC 3339 in UTC.
     pub updated: String,
 }
@@ -194,6 +196,7 @@ impl PublishedProvider {
             minimum_group: genesis.policy.minimum_group,
             members: membership.size(),
             newest_round: self.newest.as_ref().map(|newest| newest.round.0),
+            closed: self.provider.is_closed(),
             updated: utc::text(now),
         };
         self.publish(Public::Status, &status, true);

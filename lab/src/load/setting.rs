@@ -157,14 +157,11 @@ impl Setting {
     }
 }
 
-/// TLS 1.3 with the meter's certificate, without memory for resumption: every handshake is whole.
+/// TLS with the meter's certificate, without memory for resumption: every handshake is whole.
 fn tls(roots: &RootCertStore, certificate: &[u8], pem: &str) -> anyhow::Result<Arc<ClientConfig>> {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).context("no private key")?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots.clone())
-        .with_client_auth_cert(vec![CertificateDer::from(certificate.to_vec())], key)?;
+    let chain = vec![CertificateDer::from(certificate.to_vec())];
+    let mut config = crate::tls::client(roots.clone(), chain, key)?;
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }
