@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use rumqttd::protocol::{
     ConnAck, ConnAckProperties, ConnectProperties, ConnectReturnCode, Disconnect,
     DisconnectProperties, DisconnectReasonCode, Filter, LastWill, LastWillProperties, Packet,
@@ -11,6 +11,8 @@ use rumqttd::protocol::{
     SubscribeReasonCode, UnsubAck, UnsubAckReason, v4::V4, v5::V5,
 };
 use zeroize::Zeroizing;
+
+use crate::shape::{self, Fault};
 
 /// Most bytes of MQTT 5 properties in one PUBLISH: the router's memory bounds
 /// count topics and payloads only.
@@ -96,8 +98,19 @@ pub(crate) enum Incoming {
 pub(crate) enum DecodeError {
     TooLarge,
     Malformed,
+    /// Well formed, and not what a client may send (there).
+    Protocol,
     /// The protocol name or level of a CONNECT is neither 3.1.1's nor 5's.
     Version,
+}
+
+impl From<Fault> for DecodeError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Malformed => Self::Malformed,
+            Fault::Protocol => Self::Protocol,
+        }
+    }
 }
 
 /// Decodes and encodes the packets of one connection.
@@ -130,18 +143,29 @@ impl Codec {
         &mut self,
         buffer: &mut BytesMut,
     ) -> Result<Option<Incoming>, DecodeError> {
-        let Some(frame) = Frame::of(buffer, self.max_packet)? else {
+        let Some(frame) = Frame::of(buffer, self.version, self.max_packet)? else {
             return Ok(None);
         };
+        let body = &buffer[frame.header..frame.header + frame.length];
         let version = match self.version {
-            Some(_) if frame.kind == 1 => return Err(DecodeError::Malformed),
+            Some(_) if frame.kind == 1 => return Err(DecodeError::Protocol),
             Some(version) => version,
-            None if frame.kind != 1 => return Err(DecodeError::Malformed),
-            None => {
-                let body = buffer.get(frame.header..).ok_or(DecodeError::Malformed)?;
-                *self.version.insert(connect_version(body)?)
-            }
+            None if frame.kind != 1 => return Err(DecodeError::Protocol),
+            None => *self.version.insert(connect_version(body)?),
         };
+        shape::check(version, buffer[0], body)?;
+        // rumqttd does not take these in all their forms, and the check leaves few.
+        let simple = match (frame.kind, body) {
+            (4, [high, low, ..]) => Some(Incoming::PubAck(u16::from_be_bytes([*high, *low]))),
+            (14, _) => Some(Incoming::Disconnect {
+                publish_will: body.first().is_some_and(|&reason| reason != 0),
+            }),
+            _ => None,
+        };
+        if let Some(packet) = simple {
+            buffer.advance(frame.header + frame.length);
+            return Ok(Some(packet));
+        }
         let max = self.max_packet;
         // rumqttd's MQTT 5 decoder has paths that panic; one must end only this
         // connection. The buffer is not used again after an error.
@@ -272,48 +296,55 @@ impl Codec {
 struct Frame {
     kind: u8,
     header: usize,
+    length: usize,
 }
 
 impl Frame {
-    fn of(buffer: &[u8], max: usize) -> Result<Option<Self>, DecodeError> {
+    fn of(
+        buffer: &[u8],
+        version: Option<Version>,
+        max: usize,
+    ) -> Result<Option<Self>, DecodeError> {
         let Some((&first, rest)) = buffer.split_first() else {
             return Ok(None);
         };
         let kind = first >> 4;
         let flags_valid = match kind {
+            0 => false,
             3 => true,
             6 | 8 | 10 => first & 0x0f == 2,
             _ => first & 0x0f == 0,
         };
-        // What only servers send (CONNACK, SUBACK, UNSUBACK, PINGRESP), AUTH and 0.
-        if !flags_valid || matches!(kind, 0 | 2 | 9 | 11 | 13 | 15) {
+        if !flags_valid {
             return Err(DecodeError::Malformed);
         }
-        let mut length = 0_usize;
-        for (index, &byte) in rest.iter().take(4).enumerate() {
-            length |= usize::from(byte & 0x7f) << (7 * index);
-            if byte & 0x80 == 0 {
-                if length > max {
-                    return Err(DecodeError::TooLarge);
-                }
-                let header = index + 2;
-                let complete = buffer.len() >= header + length;
-                return Ok(complete.then_some(Self { kind, header }));
-            }
+        // What only servers send (CONNACK, SUBACK, UNSUBACK, PINGRESP), and AUTH.
+        if matches!(kind, 2 | 9 | 11 | 13 | 15) {
+            return Err(DecodeError::Protocol);
         }
-        if rest.len() >= 4 {
-            Err(DecodeError::Malformed)
-        } else {
-            Ok(None)
+        let Some((length, bytes)) = shape::variable_length(rest)? else {
+            return Ok(None);
+        };
+        if length > max {
+            return Err(DecodeError::TooLarge);
         }
+        if version == Some(Version::V5) && shape::is_padded(length, bytes) {
+            return Err(DecodeError::Malformed);
+        }
+        let header = 1 + bytes;
+        let complete = buffer.len() >= header + length;
+        Ok(complete.then_some(Self {
+            kind,
+            header,
+            length,
+        }))
     }
 }
 
 fn connect_version(body: &[u8]) -> Result<Version, DecodeError> {
     match body {
-        [0, 4, b'M', b'Q', b'T', b'T', 4, flags, ..] if flags & 1 == 0 => Ok(Version::V4),
-        [0, 4, b'M', b'Q', b'T', b'T', 5, flags, ..] if flags & 1 == 0 => Ok(Version::V5),
-        [0, 4, b'M', b'Q', b'T', b'T', 4 | 5, ..] => Err(DecodeError::Malformed),
+        [0, 4, b'M', b'Q', b'T', b'T', 4, ..] => Ok(Version::V4),
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Ok(Version::V5),
         [0, 4, b'M', b'Q', b'T', b'T', ..] | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..] => {
             Err(DecodeError::Version)
         }
@@ -335,7 +366,7 @@ fn incoming(packet: Packet) -> Result<Incoming, DecodeError> {
             let (qos, id) = delivery(&publish);
             if properties
                 .as_ref()
-                .is_some_and(|p| !p.subscription_identifiers.is_empty() || size(p) > MAX_PROPERTIES)
+                .is_some_and(|p| size(p) > MAX_PROPERTIES)
             {
                 return Err(DecodeError::Malformed);
             }
@@ -351,22 +382,16 @@ fn incoming(packet: Packet) -> Result<Incoming, DecodeError> {
                 },
             }
         }
-        Packet::PubAck(puback, _) => Incoming::PubAck(puback.pkid),
         Packet::Subscribe(subscribe, properties) => Incoming::Subscribe {
-            id: nonzero(subscribe.pkid)?,
+            id: subscribe.pkid,
             filters: subscribe.filters,
             identifier: properties.is_some_and(|p| p.id.is_some()),
         },
-        Packet::Unsubscribe(unsubscribe, _) if !unsubscribe.filters.is_empty() => {
-            Incoming::Unsubscribe {
-                id: nonzero(unsubscribe.pkid)?,
-                filters: unsubscribe.filters,
-            }
-        }
-        Packet::PingReq(_) => Incoming::Ping,
-        Packet::Disconnect(disconnect, _) => Incoming::Disconnect {
-            publish_will: disconnect.reason_code == DisconnectReasonCode::DisconnectWithWillMessage,
+        Packet::Unsubscribe(unsubscribe, _) => Incoming::Unsubscribe {
+            id: unsubscribe.pkid,
+            filters: unsubscribe.filters,
         },
+        Packet::PingReq(_) => Incoming::Ping,
         Packet::PubRec(..) | Packet::PubRel(..) | Packet::PubComp(..) => Incoming::QoS2,
         _ => return Err(DecodeError::Malformed),
     })
@@ -381,9 +406,6 @@ fn connect_of(
     let (receive_max, max_packet) = properties
         .as_ref()
         .map_or((None, None), |p| (p.receive_maximum, p.max_packet_size));
-    if receive_max == Some(0) || max_packet == Some(0) {
-        return Err(DecodeError::Malformed);
-    }
     let will = will.map(|will| {
         let properties = will_properties.map(|p| PublishProperties {
             payload_format_indicator: p.payload_format_indicator,
@@ -426,14 +448,6 @@ pub(crate) fn delivery(publish: &Publish) -> (u8, u16) {
     match head.serialize().first_chunk() {
         Some(&[flags, high, low]) => ((flags >> 1) & 3, u16::from_be_bytes([high, low])),
         None => (0, 0),
-    }
-}
-
-fn nonzero(id: u16) -> Result<u16, DecodeError> {
-    if id == 0 {
-        Err(DecodeError::Malformed)
-    } else {
-        Ok(id)
     }
 }
 
@@ -489,12 +503,12 @@ mod tests {
         let ping = [0xc0, 0];
         assert!(matches!(
             codec.decode(&mut BytesMut::from(&ping[..])),
-            Err(DecodeError::Malformed)
+            Err(DecodeError::Protocol)
         ));
         let mut codec = connected();
         assert!(matches!(
             codec.decode(&mut BytesMut::from(CONNECT_V5)),
-            Err(DecodeError::Malformed)
+            Err(DecodeError::Protocol)
         ));
     }
 

@@ -300,7 +300,9 @@ async fn read_connect(
             },
             Err(DecodeError::Version) => return Err((codec, Refusal::Version)),
             Err(DecodeError::TooLarge) => return Err((codec, Refusal::TooLarge)),
-            Ok(Some(_)) | Err(DecodeError::Malformed) => return Err((codec, Refusal::Malformed)),
+            Ok(Some(_)) | Err(DecodeError::Malformed | DecodeError::Protocol) => {
+                return Err((codec, Refusal::Malformed));
+            }
         }
     }
 }

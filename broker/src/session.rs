@@ -252,6 +252,9 @@ impl Running<'_> {
                 Err(DecodeError::TooLarge) => {
                     return Err(End::Refused(Refusal::TooLarge, Reason::PacketTooLarge));
                 }
+                Err(DecodeError::Protocol) => {
+                    return Err(End::Refused(Refusal::Malformed, Reason::ProtocolError));
+                }
                 Err(DecodeError::Malformed | DecodeError::Version) => {
                     return Err(End::Refused(Refusal::Malformed, Reason::MalformedPacket));
                 }
