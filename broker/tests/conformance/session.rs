@@ -252,7 +252,7 @@ async fn every_ping_is_answered() {
     }
 }
 
-// MQTT 3.1.1: 7.0.0-2, 7.1.1-1
+// MQTT 3.1.1: 7.1.1-1
 // MQTT 5: 4.2.0-1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_arrive_in_order_however_they_are_cut() {

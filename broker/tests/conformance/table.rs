@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The statements of Appendix B: section, first and last number.
-const MQTT_3_1_1: &[(&str, u32, u32)] = &[
+/// A section of a standard, with its first and last statement.
+type Section = (&'static str, u32, u32);
+
+/// The statements of Appendix B.
+const MQTT_3_1_1: &[Section] = &[
     ("1.5.3", 1, 3),
     ("2.2.2", 1, 2),
     ("2.3.1", 1, 7),
@@ -48,7 +51,7 @@ const MQTT_3_1_1: &[(&str, u32, u32)] = &[
 ];
 
 /// See [`MQTT_3_1_1`].
-const MQTT_5: &[(&str, u32, u32)] = &[
+const MQTT_5: &[Section] = &[
     ("1.5.4", 1, 3),
     ("1.5.5", 1, 1),
     ("1.5.7", 1, 1),
@@ -107,8 +110,7 @@ const MQTT_5: &[(&str, u32, u32)] = &[
     ("6.0.0", 1, 4),
 ];
 
-const VERSIONS: [(&str, &[(&str, u32, u32)], usize); 2] =
-    [("3.1.1", MQTT_3_1_1, 141), ("5", MQTT_5, 251)];
+const VERSIONS: [(&str, &[Section], usize); 2] = [("3.1.1", MQTT_3_1_1, 141), ("5", MQTT_5, 251)];
 
 const VERDICTS: [&str; 4] = ["tested", "refused", "departs", "not applicable"];
 
