@@ -16,7 +16,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use dcnet::time::Timestamp;
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
 use rumqttd::protocol::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PubAck, PubAckReason, Publish,
@@ -156,7 +157,9 @@ fn probe() -> Message {
     Message {
         topic: Bytes::from_static(PROBE.as_bytes()),
         payload: Bytes::from_static(b"?"),
+        qos: 0,
         retain: false,
+        received: Timestamp(0),
         properties: None,
     }
 }
@@ -179,7 +182,7 @@ impl Link {
 
     /// Routes a message. The router never sees it as retained.
     pub(crate) async fn publish(&self, message: &Message) -> Result<(), RouterGone> {
-        let publish = Publish::new(message.topic.clone(), message.payload.clone(), false);
+        let publish = Publish::new(message.topic.clone(), to_payload(message), false);
         let properties: Option<PublishProperties> = message.properties.clone();
         self.send(Packet::Publish(publish, properties)).await
     }
@@ -242,12 +245,7 @@ impl Deliveries {
             match self.rx.next().await {
                 Ok(Some(Notification::Forward(forward))) => {
                     let (_, id) = delivery(&forward.publish);
-                    let message = Message {
-                        topic: forward.publish.topic,
-                        payload: forward.publish.payload,
-                        retain: false,
-                        properties: forward.properties,
-                    };
+                    let message = from_payload(forward.publish, forward.properties);
                     return Ok(Delivery::Message { id, message });
                 }
                 // Unscheduled, the router sends nothing more without a wake-up; it
@@ -265,6 +263,30 @@ impl Deliveries {
             }
         }
         Err(RouterGone)
+    }
+}
+
+/// Quality of service, retain flag and time, which the router does not keep, before the
+/// payload.
+fn to_payload(message: &Message) -> Bytes {
+    let mut payload = BytesMut::with_capacity(9 + message.payload.len());
+    payload.put_u8(message.qos << 1 | u8::from(message.retain));
+    payload.put_u64(message.received.as_millis());
+    payload.put_slice(&message.payload);
+    payload.freeze()
+}
+
+fn from_payload(publish: Publish, properties: Option<PublishProperties>) -> Message {
+    let mut payload = publish.payload;
+    let flags = payload.try_get_u8().unwrap_or(0);
+    let received = payload.try_get_u64().unwrap_or(0);
+    Message {
+        topic: publish.topic,
+        payload,
+        qos: flags >> 1,
+        retain: flags & 1 != 0,
+        received: Timestamp(received),
+        properties,
     }
 }
 

@@ -136,7 +136,7 @@ pub struct Limits {
     pub packets_per_second_of_provider: u32,
     /// Retained messages.
     pub retained_messages: usize,
-    /// Bytes of all retained topics and payloads.
+    /// Bytes of all retained topics, payloads and properties.
     pub retained_bytes: usize,
     /// How often the revocation list and the validity of live clients are checked.
     pub check_interval_s: u64,

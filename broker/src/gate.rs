@@ -1,6 +1,8 @@
 //! From a TCP connection to a session: TLS, certificate or password, CONNECT. Whoever
 //! does not get through all of it in time never reaches the router.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -238,7 +240,10 @@ async fn enter(
                 ..ConnAckProperties::default()
             };
             let mut out = BytesMut::new();
-            codec.connack(Code::Success, Code::Success, properties, &mut out);
+            if !codec.connack(Code::Success, Code::Success, properties, &mut out) {
+                principal.refuse(cells, Refusal::TooLarge, "CONNACK");
+                return Err(Refusal::TooLarge);
+            }
             let session = Session {
                 client,
                 principal,
@@ -251,7 +256,7 @@ async fn enter(
                 buffer,
                 out,
                 keep_alive: Duration::from_millis(u64::from(keep_alive) * 1500),
-                will: connect.will.map(|(message, _)| message),
+                will: connect.will,
             };
             Ok((stream, session, place))
         }
@@ -300,7 +305,9 @@ async fn read_connect(
             },
             Err(DecodeError::Version) => return Err((codec, Refusal::Version)),
             Err(DecodeError::TooLarge) => return Err((codec, Refusal::TooLarge)),
-            Ok(Some(_)) | Err(DecodeError::Malformed) => return Err((codec, Refusal::Malformed)),
+            Ok(Some(_)) | Err(DecodeError::Malformed | DecodeError::Protocol) => {
+                return Err((codec, Refusal::Malformed));
+            }
         }
     }
 }
@@ -323,9 +330,9 @@ async fn admit(
         return Err((Refusal::Unsupported, Code::NotAuthorized, code));
     }
     let client_id = client_id(client, connect)?;
-    if let Some((will, qos)) = &connect.will {
+    if let Some(will) = &connect.will {
         let topic = std::str::from_utf8(&will.topic).unwrap_or_default();
-        if *qos > 1 {
+        if will.qos > 1 {
             let code = Code::QoSNotSupported;
             return Err((Refusal::Unsupported, Code::NotAuthorized, code));
         }
@@ -369,11 +376,10 @@ fn client_id(client: &Client, connect: &Connect) -> Result<String, Refused> {
     }
 }
 
-/// A client identifier for a client that gave none.
+/// A client identifier for a client that gave none; nobody can choose the same before.
 fn unnamed() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("unnamed-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    let random = || RandomState::new().hash_one("client identifier");
+    format!("unnamed-{:016x}{:016x}", random(), random())
 }
 
 fn keep_alive(version: Version, connect: &Connect, max: u16) -> u16 {

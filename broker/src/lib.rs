@@ -42,6 +42,7 @@ mod rules;
 mod server;
 pub mod service;
 mod session;
+mod shape;
 mod tls;
 mod websocket;
 
