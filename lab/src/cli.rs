@@ -11,6 +11,7 @@ use meter_agent::pulse::loads::Loads;
 use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
+use crate::abuse::AbuseArguments;
 use crate::chaos::ChaosArguments;
 use crate::chaos::process::ProcessArguments;
 use crate::joins::JoinsArguments;
@@ -47,7 +48,10 @@ enum Command {
     /// Give broker and provider the load of many meters, over as many connections, and measure
     /// them; exit code 1 if a sum is wrong or not of all meters
     Load(LoadArguments),
-    /// One of the processes that `chaos` and `load` start
+    /// Attack the broker with everything at once, and check that it lives, stays within bounds and
+    /// serves honest clients; exit code 1 if not
+    Abuse(AbuseArguments),
+    /// One of the processes that `chaos`, `load` and `abuse` start
     #[command(hide = true)]
     Process(ProcessArguments),
 }
@@ -121,6 +125,8 @@ pub enum Task {
     Chaos(ChaosArguments),
     /// Many meters.
     Load(LoadArguments),
+    /// Hostile clients.
+    Abuse(AbuseArguments),
     /// One of these processes.
     Process(ProcessArguments),
 }
@@ -234,6 +240,7 @@ impl Arguments {
             Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
             Some(Command::Chaos(chaos)) => Ok(Task::Chaos(chaos)),
             Some(Command::Load(load)) => Ok(Task::Load(load)),
+            Some(Command::Abuse(abuse)) => Ok(Task::Abuse(abuse)),
             Some(Command::Process(process)) => Ok(Task::Process(process)),
             None => self.demo.plan().map(Task::Demo),
         }

@@ -1,9 +1,10 @@
 //! The demonstration: CA, broker, provider agent and meter agents in one process, with real
 //! sockets, certificates and journals, and a third party that checks every sum. And the
 //! simulation: many nets in virtual time, in which everything goes wrong; and the same with
-//! real processes.
+//! real processes. And hostile clients against the broker.
 
 pub mod absence;
+pub mod abuse;
 pub mod board;
 pub mod chaos;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod load;
 pub mod observer;
 pub mod oracle;
 pub mod policy;
+pub mod raw;
 pub mod report;
 pub mod simulate;
 pub mod system;

@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use broker::{Broker, Counters};
 use dcnet::identity::{DeviceId, PublicKey};
 use dcnet::membership::Policy;
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
 use provider_agent::{Agent, Config, Running, Store};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
 use crate::cli::Plan;
@@ -273,4 +278,47 @@ pub fn open_net(config: &Config, policy: Policy) -> anyhow::Result<(NetId, LogHe
             members: 0,
         },
     ))
+}
+
+/// TLS 1.3 of a client with a certificate and its key in PEM, or without, and without memory for
+/// resumption: every handshake is whole.
+///
+/// # Errors
+/// The key cannot be read.
+pub fn client_tls(
+    roots: &RootCertStore,
+    shown: Option<(&[u8], &str)>,
+) -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots.clone());
+    let mut config = match shown {
+        None => builder.with_no_client_auth(),
+        Some((certificate, pem)) => {
+            let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).context("no private key")?;
+            let chain = vec![CertificateDer::from(certificate.to_vec())];
+            builder.with_client_auth_cert(chain, key)?
+        }
+    };
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Lets this process, and those it starts, have so many files open: every connection is one.
+///
+/// # Errors
+/// The system does not allow it.
+pub fn allow_open_files(wanted: u64) -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        ensure!(
+            limit.maximum.is_none_or(|maximum| maximum >= wanted),
+            "{wanted} open files are needed, and only {:?} are allowed; see ulimit -Hn",
+            limit.maximum
+        );
+        limit.current = Some(wanted);
+        setrlimit(Resource::Nofile, limit).context("cannot allow so many open files")?;
+    }
+    Ok(())
 }
