@@ -60,11 +60,13 @@ impl Backend {
             max_segment_size: kib * 1024,
             max_segment_count: count,
         };
-        // Memory is a sum over filters: the provider's few take a whole round
-        // or burst of every meter, the many inboxes one meter's share of it.
+        // Memory is a sum over filters: the provider's few take several rounds of
+        // every meter, the many inboxes one meter's share of it. Counted are topics and
+        // payloads; each message takes some 600 bytes besides, and each segment
+        // 300 KB, so that the shortest messages take seven times what is counted.
         let custom_segment = HashMap::from([
-            ("dcnet/1/+/meter/+/up/#".to_owned(), segments(4096, 32)),
-            ("dcnet/1/+/meter/+/inbox/#".to_owned(), segments(64, 16)),
+            ("dcnet/1/+/meter/+/up/#".to_owned(), segments(4096, 8)),
+            ("dcnet/1/+/meter/+/inbox/#".to_owned(), segments(256, 4)),
         ]);
         let config = RouterConfig {
             // One more for the watchdog, and room for links about to go.
