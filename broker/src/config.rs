@@ -55,6 +55,9 @@ pub struct Services {
     pub passwords: Option<PathBuf>,
     /// Loopback address at which metrics are served for Prometheus.
     pub metrics: Option<SocketAddr>,
+    /// Addresses without TLS, for measuring only.
+    #[cfg(feature = "plain")]
+    pub listen_plain: Vec<SocketAddr>,
 }
 
 /// Everything a configuration file says.
@@ -95,6 +98,9 @@ struct File {
     permissions: Option<PathBuf>,
     passwords: Option<PathBuf>,
     metrics: Option<SocketAddr>,
+    #[cfg(feature = "plain")]
+    #[serde(default)]
+    listen_plain: Vec<SocketAddr>,
 }
 
 /// Bounds on what clients may use. Times are in seconds, sizes in bytes.
@@ -261,6 +267,8 @@ impl Settings {
             permissions: file.permissions,
             passwords: file.passwords,
             metrics: file.metrics,
+            #[cfg(feature = "plain")]
+            listen_plain: file.listen_plain,
         };
         Ok(Self { config, services })
     }

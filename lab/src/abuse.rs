@@ -20,6 +20,7 @@ use crate::load::percentile;
 use crate::raw::packet::{connect, publish};
 use crate::raw::{Raw, tcp};
 use crate::system;
+use crate::taken::Taken;
 use crate::terminal;
 
 mod attacks;
@@ -34,6 +35,7 @@ mod tally;
 mod watch;
 mod websocket;
 
+use crate::device::Device;
 use attacks::Attacker;
 use burst::Burst;
 use dice::Dice;
@@ -41,9 +43,9 @@ use fuzz::Fuzzer;
 use grammar::Author;
 use honest::{Fare, Pair};
 use killers::Killer;
-use setting::{Device, Setting};
+use setting::Setting;
 use tally::{Case, Tally};
-use watch::{Log, Moment};
+use watch::Log;
 
 /// Memory that the broker may have resident, in MiB: 128 for the provider's filter, 8 for each
 /// other filter, 1 for each inbox, 38 for passwords that are being checked, and what is under way
@@ -116,7 +118,7 @@ pub async fn run(
         log: Log::new(setting.broker.log().to_owned()),
         pair: Pair::start(&setting).await?,
         tally: Arc::default(),
-        highest: Moment::default(),
+        highest: Taken::default(),
         faults: Vec::new(),
         suspects: Vec::new(),
         started: Instant::now(),
@@ -141,7 +143,7 @@ struct Abuse {
     pair: Pair,
     tally: Arc<Tally>,
     log: Log,
-    highest: Moment,
+    highest: Taken,
     faults: Vec<String>,
     /// Cases of the fuzzer that were under way when something went wrong.
     suspects: Vec<Case>,
@@ -280,10 +282,13 @@ impl Abuse {
         attackers
     }
 
-    fn moment(&mut self) -> anyhow::Result<Moment> {
+    fn moment(&mut self) -> anyhow::Result<Taken> {
         let process = self.setting.broker.id().context("the broker has ended")?;
-        let moment = Moment::of(process)?;
-        self.highest = self.highest.max(moment);
+        let moment = Taken::of(process)?;
+        let highest = &mut self.highest;
+        highest.resident = highest.resident.max(moment.highest);
+        highest.files = highest.files.max(moment.files);
+        highest.threads = highest.threads.max(moment.threads);
         Ok(moment)
     }
 
@@ -332,7 +337,7 @@ impl Abuse {
     }
 
     /// Waits until nothing of the attackers is left.
-    async fn clean(&mut self, held: Moment, out: &mut impl Write) -> anyhow::Result<()> {
+    async fn clean(&mut self, held: Taken, out: &mut impl Write) -> anyhow::Result<()> {
         let wanted = held.files + FILES;
         let end = Instant::now() + CLEANING;
         loop {

@@ -12,6 +12,7 @@ use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
 use crate::abuse::AbuseArguments;
+use crate::beside::BesideArguments;
 use crate::chaos::ChaosArguments;
 use crate::chaos::process::ProcessArguments;
 use crate::joins::JoinsArguments;
@@ -51,7 +52,9 @@ enum Command {
     /// Attack the broker with everything at once, and check that it lives, stays within bounds and
     /// serves honest clients; exit code 1 if not
     Abuse(AbuseArguments),
-    /// One of the processes that `chaos`, `load` and `abuse` start
+    /// Measure the broker beside a mosquitto, in turns
+    Beside(BesideArguments),
+    /// One of the processes that `chaos`, `load`, `abuse` and `beside` start
     #[command(hide = true)]
     Process(ProcessArguments),
 }
@@ -127,6 +130,8 @@ pub enum Task {
     Load(LoadArguments),
     /// Hostile clients.
     Abuse(AbuseArguments),
+    /// Two brokers.
+    Beside(BesideArguments),
     /// One of these processes.
     Process(ProcessArguments),
 }
@@ -241,6 +246,7 @@ impl Arguments {
             Some(Command::Chaos(chaos)) => Ok(Task::Chaos(chaos)),
             Some(Command::Load(load)) => Ok(Task::Load(load)),
             Some(Command::Abuse(abuse)) => Ok(Task::Abuse(abuse)),
+            Some(Command::Beside(beside)) => Ok(Task::Beside(beside)),
             Some(Command::Process(process)) => Ok(Task::Process(process)),
             None => self.demo.plan().map(Task::Demo),
         }

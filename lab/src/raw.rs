@@ -19,6 +19,9 @@ pub mod packet;
 /// For a TLS handshake, and for a packet that must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Bytes that are read at a time where many come.
+const CHUNK: usize = 64 * 1024;
+
 /// Bytes in both directions, encrypted or not.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -111,6 +114,25 @@ impl Raw {
                 return Ok(None);
             }
         }
+    }
+
+    /// Waits for bytes, and hands over first byte and body of every packet that is complete.
+    ///
+    /// # Errors
+    /// The connection breaks or is closed.
+    pub async fn packets(&mut self, mut each: impl FnMut(u8, &[u8])) -> io::Result<()> {
+        self.buffer.reserve(CHUNK);
+        if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut rest = self.buffer.as_slice();
+        while let Some((first, body, after)) = packet::split(rest) {
+            each(first, body);
+            rest = after;
+        }
+        let used = self.buffer.len() - rest.len();
+        self.buffer.drain(..used);
+        Ok(())
     }
 
     /// A packet that must come within [`PATIENCE`].

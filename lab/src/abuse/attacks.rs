@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::dice::Dice;
-use super::setting::{Device, NET, Target, USER};
+use super::setting::{Target, USER};
 use super::tally::{Fate, Tally};
+use crate::device::{Device, NET};
 use crate::raw::packet::{
     DISCONNECT, PINGREQ, connect, connect_as, connect_with, publish, subscribe, unsubscribe,
 };

@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::setting::{NET, SESSIONS, Target};
+use super::setting::{SESSIONS, Target};
+use crate::device::NET;
 use crate::raw::packet::{connect_with, subscribe};
 use crate::raw::{Raw, tcp};
 

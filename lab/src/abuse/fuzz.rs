@@ -9,9 +9,10 @@ use tokio::time::timeout;
 
 use super::dice::Dice;
 use super::grammar::{Author, Grammar, Names, cut, mutate};
-use super::setting::{Device, NET, PASSWORD, Target, USER};
+use super::setting::{PASSWORD, Target, USER};
 use super::tally::{Case, Fate, Tally};
 use super::websocket;
+use crate::device::{Device, NET};
 use crate::raw::packet::{PINGREQ, connect, connect_as};
 use crate::raw::{Raw, tcp};
 

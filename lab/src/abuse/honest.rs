@@ -14,7 +14,8 @@ use rumqttc::{
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::setting::{Device, NET, Setting};
+use super::setting::Setting;
+use crate::device::{Device, NET};
 use crate::system::HOST;
 
 /// Between two messages in each direction.

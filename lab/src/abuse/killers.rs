@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::dice::Dice;
-use super::setting::{Device, Target};
+use super::setting::Target;
 use super::tally::{Fate, Tally};
+use crate::device::Device;
 use crate::raw::packet::{
     DISCONNECT, connect, connect_with, packet, publish, publish_with, subscribe,
 };

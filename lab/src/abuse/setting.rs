@@ -6,19 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use dcnet::identity::DeviceId;
-use dcnet::topic::NetId;
-use gateway_admin::{Authority, Bundle, KeyPair, LogHead, Terms};
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
+use gateway_admin::Authority;
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use crate::chaos::process::{Process, Role};
 use crate::chaos::setting::{broker_configuration, free_ports, quoted, write};
+use crate::device::{Device, Office};
 use crate::system;
-
-/// The net of everybody.
-pub const NET: NetId = NetId([0xab; 16]);
 
 /// The user that attackers know the password of.
 pub const USER: &str = "mallory";
@@ -31,22 +26,6 @@ pub const SESSIONS: usize = 8;
 
 /// Third parties that attackers are.
 const STORMING: usize = 4;
-
-/// Somebody with a certificate.
-#[derive(Clone, Debug)]
-pub struct Device {
-    /// Who it is.
-    pub id: DeviceId,
-    /// TLS with its certificate.
-    pub tls: Arc<ClientConfig>,
-}
-
-impl Device {
-    /// A topic of it, if it is a meter.
-    pub fn topic(&self, rest: &str) -> String {
-        format!("dcnet/1/{NET}/meter/{}/{rest}", self.id)
-    }
-}
 
 /// What attackers attack, and with what.
 #[derive(Debug)]
@@ -84,50 +63,6 @@ pub struct Setting {
     pub directory: TempDir,
 }
 
-struct Office {
-    authority: Authority,
-    roots: RootCertStore,
-    provider: Bundle,
-}
-
-impl Office {
-    fn device(
-        &self,
-        enrol: impl FnOnce(KeyPair) -> Result<Bundle, gateway_admin::Error>,
-    ) -> anyhow::Result<Device> {
-        let pair = KeyPair::generate()?;
-        let pem = pair.to_pem()?;
-        let certificate = enrol(pair)?.certificate;
-        Ok(Device {
-            id: certificate.id(),
-            tls: system::client_tls(&self.roots, Some((certificate.der(), &pem)))?,
-        })
-    }
-
-    fn meter(&self) -> anyhow::Result<Device> {
-        let head = LogHead {
-            index: 0,
-            hash: [1; 32],
-            members: 0,
-        };
-        let provider = &self.provider.certificate;
-        self.device(|pair| {
-            let terms = Terms::default();
-            self.authority
-                .enrol_meter(pair, NET, provider, head, &terms)
-        })
-    }
-
-    fn provider(&self) -> anyhow::Result<Device> {
-        self.device(|pair| self.authority.enrol_provider(pair, &Terms::default()))
-    }
-
-    fn third_party(&self) -> anyhow::Result<Device> {
-        let terms = Terms::default();
-        self.device(|pair| self.authority.enrol_third_party(pair, Some(NET), &terms))
-    }
-}
-
 impl Target {
     /// One of the third parties that attackers are.
     pub fn storming(&self, number: usize) -> &Device {
@@ -144,16 +79,8 @@ impl Setting {
     pub fn make(meters: usize, connections: usize) -> anyhow::Result<Self> {
         let directory = system::directory()?;
         let root = directory.path();
-        let authority = Authority::init(&root.join("authority"))?;
-        let provider = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(authority.ca().der().to_vec()))?;
-        let stranger = system::client_tls(&roots, None)?;
-        let office = Office {
-            authority,
-            roots,
-            provider,
-        };
+        let office = Office::open(root)?;
+        let stranger = office.stranger()?;
         let readers = 0..connections.div_ceil(SESSIONS) + STORMING;
         let [agents, third_parties, websocket, metrics] =
             free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));

@@ -1,4 +1,4 @@
-//! What the broker's process takes of the machine, what it counts, and what it logs.
+//! What the broker counts, and what it logs.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,49 +14,6 @@ use tokio::time::timeout;
 
 /// For the metrics.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A moment of a process.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moment {
-    /// Resident memory, in KiB.
-    pub resident: u64,
-    /// Open files.
-    pub files: u64,
-    /// Threads.
-    pub threads: u64,
-}
-
-impl Moment {
-    /// Of a process that runs.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn of(process: u32) -> anyhow::Result<Self> {
-        let path = format!("/proc/{process}/status");
-        let status =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let of = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-                .with_context(|| format!("no {key} of a process"))
-        };
-        let files = std::fs::read_dir(format!("/proc/{process}/fd"))?.count();
-        Ok(Self {
-            resident: of("VmRSS:")?,
-            files: files as u64,
-            threads: of("Threads:")?,
-        })
-    }
-
-    /// The greater of each.
-    pub fn max(self, other: Self) -> Self {
-        Self {
-            resident: self.resident.max(other.resident),
-            files: self.files.max(other.files),
-            threads: self.threads.max(other.threads),
-        }
-    }
-}
 
 /// The broker's metrics, each with its labels.
 ///
