@@ -122,7 +122,7 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Sessions at a time of one third party.
     pub sessions_per_third_party: usize,
-    /// Passwords checked at a time; each takes 19 MiB while it is.
+    /// Passwords checked at a time; each takes 19 MiB, which is kept.
     pub password_checks: usize,
     /// Different topic filters that one meter or third party may ever use while
     /// the broker runs: the router never forgets a filter.

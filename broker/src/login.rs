@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::client::User;
 use crate::codec::Login;
 use crate::counters::Refusal;
-use crate::passwords::{self, LONGEST_PASSWORD, Passwords};
+use crate::passwords::{self, Checker, LONGEST_PASSWORD, Passwords};
 use crate::registry::network;
 
 /// Wrong passwords of a user from one address before pauses begin.
@@ -35,6 +35,8 @@ const REMEMBERED: usize = 16_384;
 /// Checks passwords.
 pub(crate) struct Logins {
     permits: Arc<Semaphore>,
+    /// Those that check nothing now; there are never more than permits.
+    checkers: Mutex<Vec<Checker>>,
     back_off: Mutex<BackOff>,
     hashing: RandomState,
     /// The hash of a password that nobody knows, checked for unknown users.
@@ -51,6 +53,7 @@ impl Logins {
         let unknown = hashing.hash_one("decoy").to_be_bytes();
         Ok(Self {
             permits: Arc::new(Semaphore::new(checks)),
+            checkers: Mutex::default(),
             back_off: Mutex::default(),
             hashing,
             decoy: passwords::hash(&unknown)?.into(),
@@ -91,7 +94,7 @@ impl Logins {
         let check = tokio::task::spawn_blocking(move || {
             let hash = user.as_ref().map_or(&logins.decoy, |user| &user.hash);
             let right = login.password.len() <= LONGEST_PASSWORD
-                && passwords::verify(hash, login.password.as_bytes());
+                && logins.verify(hash, login.password.as_bytes());
             let user = user.filter(|_| right);
             let mut back_off = logins.lock();
             match &user {
@@ -110,6 +113,17 @@ impl Logins {
             user
         });
         check.await.ok().flatten().ok_or(Refusal::Login)
+    }
+
+    fn verify(&self, hash: &str, password: &[u8]) -> bool {
+        let free = || self.checkers.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = free().pop();
+        let Ok(mut checker) = idle.map_or_else(Checker::new, Ok) else {
+            return false;
+        };
+        let right = checker.verify(hash, password);
+        free().push(checker);
+        right
     }
 
     fn may_try(&self, keys: &[Key]) -> Result<(), Refusal> {

@@ -329,10 +329,7 @@ impl Abuse {
         }
         self.faults.extend(self.tally.take_faults());
         if self.faults.len() > before {
-            let cases = self.tally.recent(SUSPECT);
-            let lines = cases.iter().map(tally::Case::line);
-            self.faults
-                .extend(lines.map(|line| format!("under way: {line}")));
+            self.suspects = self.tally.recent(SUSPECT);
         }
     }
 

@@ -5,7 +5,15 @@ use std::process::Command;
 #[test]
 fn the_broker_outlives_everything_at_once_and_serves_the_honest() {
     let output = Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["abuse", "--minutes", "0.2", "--seed", "1", "--connections", "60"])
+        .args([
+            "abuse",
+            "--minutes",
+            "0.2",
+            "--seed",
+            "1",
+            "--connections",
+            "60",
+        ])
         .env_remove("RUST_LOG")
         .output()
         .unwrap();
