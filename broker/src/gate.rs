@@ -110,9 +110,11 @@ pub(crate) async fn serve(
     prepare(&tcp);
     let stream = CountedStream::new(tcp, Arc::clone(&cells));
     let limit = shared.registry.limits.handshake_timeout();
-    match tokio::time::timeout(limit, enter(&shared, door, stream, address)).await {
+    // In memory of their own, so that a session does not hold what its handshakes needed.
+    let entering = Box::pin(enter(&shared, door, stream, address));
+    match tokio::time::timeout(limit, entering).await {
         Ok(Ok((stream, session, place))) => {
-            session::run(&shared, stream, session, place).await;
+            Box::pin(session::run(&shared, stream, session, place)).await;
         }
         Ok(Err(refused)) => {
             tracing::debug!(%address, reason = refused.as_str(), "connection refused");

@@ -53,8 +53,6 @@ use watch::Log;
 const MEMORY: u64 = 512;
 /// The same for each connection of the burst, in KiB.
 const MEMORY_PER_CONNECTION: u64 = 64;
-/// The longest that a message of the honest pair may take.
-const LONGEST: Duration = Duration::from_secs(10);
 /// For the broker to listen, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For the broker to notice that all attackers are gone: more than all its time limits.
@@ -93,6 +91,10 @@ pub struct AbuseArguments {
     #[arg(long, value_name = "N", default_value_t = 200,
           value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub connections: u32,
+    /// The longest that a message of the honest pair may take, in seconds
+    #[arg(long, value_name = "L", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub longest: u64,
 }
 
 /// Runs until the time is over.
@@ -122,6 +124,7 @@ pub async fn run(
         faults: Vec::new(),
         suspects: Vec::new(),
         started: Instant::now(),
+        longest: Duration::from_secs(arguments.longest),
         bound: MEMORY * 1024 + connections * MEMORY_PER_CONNECTION,
         setting,
     };
@@ -148,6 +151,8 @@ struct Abuse {
     /// Cases of the fuzzer that were under way when something went wrong.
     suspects: Vec<Case>,
     started: Instant,
+    /// The longest that a message of the honest pair may take.
+    longest: Duration,
     /// Most memory, in KiB.
     bound: u64,
 }
@@ -167,7 +172,7 @@ impl Abuse {
                 arguments.seed,
                 begin.resident / 1024,
                 self.bound / 1024,
-                LONGEST.as_secs()
+                self.longest.as_secs()
             ),
         )?;
         let target = Arc::clone(&self.setting.target);
@@ -205,7 +210,7 @@ impl Abuse {
             self.clean(held, out).await?;
             self.all_clear(&mut burst).await?;
         }
-        let fare = self.pair.finish(LONGEST).await;
+        let fare = self.pair.finish(self.longest).await;
         self.look();
         self.report(&fare, out).await?;
         drop(burst);
@@ -317,7 +322,7 @@ impl Abuse {
             Err(error) => self.faults.push(format!("{error:#}")),
         }
         let (oldest, broken) = self.pair.trouble();
-        if oldest > LONGEST {
+        if oldest > self.longest {
             self.faults.push(format!(
                 "a message of the honest pair is under way for {:.1} s",
                 oldest.as_secs_f64()
@@ -371,7 +376,7 @@ impl Abuse {
             .send(&publish(4, burst::topic().as_bytes(), 2, 1, b"!"))
             .await?;
         provider.expect().await?;
-        let served = burst.served(LONGEST).await;
+        let served = burst.served(self.longest).await;
         if served < burst.len() {
             self.faults.push(format!(
                 "{served} of the {} connections that were held got a message in the end",
@@ -425,7 +430,7 @@ impl Abuse {
                 .push(format!("{} honest messages are lost", fare.missing));
         }
         let [half, most, all] = [50, 99, 100].map(|p| percentile(&fare.took, p).as_secs_f64());
-        if all > LONGEST.as_secs_f64() {
+        if all > self.longest.as_secs_f64() {
             self.faults
                 .push(format!("a message of the honest pair took {all:.1} s"));
         }

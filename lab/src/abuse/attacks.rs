@@ -26,6 +26,8 @@ const FLOOD: Duration = Duration::from_secs(3);
 const WRITE: Duration = Duration::from_secs(2);
 /// More than the broker waits for a CONNECT, and for somebody who takes nothing.
 const THROWN_OUT: Duration = Duration::from_secs(45);
+/// More than it takes to fill every buffer, and then for the broker to lose patience.
+const TAKING_NOTHING: Duration = Duration::from_secs(40);
 /// More connections than the broker allows one address.
 const CROWD: usize = 1040;
 
@@ -70,7 +72,7 @@ impl Attacker {
     pub async fn slow_reader(self, mut dice: Dice) {
         loop {
             let sips = dice.chance(30);
-            let qos = dice.below(2) as u8;
+            let qos = u8::from(dice.chance(25));
             let reading = async {
                 let tcp = narrow_tcp(dice.source(), self.target.agents).await?;
                 let mut raw = self
@@ -90,9 +92,9 @@ impl Attacker {
                     }
                     return Ok(false);
                 }
-                sleep(Duration::from_secs(25)).await;
-                // What the system holds of it ends with the connection, if that was ended.
-                io::Result::Ok(raw.ended_within(WRITE).await)
+                sleep(TAKING_NOTHING).await;
+                // What the system holds of it comes before the end, if that was the end.
+                io::Result::Ok(raw.ended_within(TAKING_NOTHING / 2).await)
             };
             let name = if sips {
                 "slow reader, sipping"

@@ -25,6 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest packet, as the agents have it.
 const MAX_PACKET: usize = 256 * 1024;
 
+/// Bytes of what attackers get: 13 times a second in each inbox, and 50 times for all, which
+/// fills every buffer on the way to who takes nothing within seconds.
+const SHORT: usize = 2 * 1024;
+const LONG: usize = 16 * 1024;
+
 /// What became of the messages.
 #[derive(Debug, Default)]
 struct Ledger {
@@ -215,20 +220,21 @@ async fn receive(mut events: EventLoop, topic: String, ledger: Arc<Mutex<Ledger>
 /// It is not let in, or loses its connection.
 pub async fn keep_busy(setting: Arc<super::setting::Target>) -> anyhow::Result<()> {
     let (client, mut events) = client(&setting.busy, setting.agents, None).await?;
-    let topics: Vec<String> = setting
+    let inboxes: Vec<String> = setting
         .meters
         .iter()
         .map(|meter| meter.topic("inbox/log"))
-        .chain([format!("dcnet/1/{NET}/all/roster")])
         .collect();
+    let all = format!("dcnet/1/{NET}/all/roster");
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
-    let mut next = topics.iter().cycle();
+    let mut next = inboxes.iter().cycle();
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                for topic in next.by_ref().take(2) {
+                let few = next.by_ref().take(8).map(|inbox| (inbox, SHORT));
+                for (topic, length) in few.chain([(&all, LONG)]) {
                     // Whatever does not fit into its queue is not missed.
-                    let _ = client.try_publish(topic, QoS::AtMostOnce, false, vec![7; 16 * 1024]);
+                    let _ = client.try_publish(topic, QoS::AtMostOnce, false, vec![7; length]);
                 }
             }
             event = events.poll() => { event.context("the busy provider lost its connection")?; }
