@@ -16,9 +16,12 @@ use zeroize::Zeroizing;
 use crate::config::now;
 use crate::shape::{self, Fault};
 
-/// Most bytes of MQTT 5 properties in one PUBLISH: the router's memory bounds
+/// Most memory of MQTT 5 properties in one PUBLISH, in bytes: the router's bounds
 /// count topics and payloads only.
 const MAX_PROPERTIES: usize = 1024;
+
+/// Memory of a string besides its bytes: where it is, and the allocator's share.
+const STRING: usize = 48;
 
 /// The version a client speaks, from the protocol level of its CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,24 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// In memory of its own. What the decoder gives shares that of everything received with
+    /// it, and messages stay in the router for long: a short one after a long packet of another
+    /// kind would keep all of it.
+    fn copied(topic: &[u8], payload: &[u8]) -> Self {
+        let mut both = BytesMut::with_capacity(topic.len() + payload.len());
+        both.extend_from_slice(topic);
+        both.extend_from_slice(payload);
+        let mut payload = both.freeze();
+        Self {
+            topic: payload.split_to(topic.len()),
+            payload,
+            qos: 0,
+            retain: false,
+            received: now(),
+            properties: None,
+        }
+    }
+
     /// Seconds it may still be delivered in at `now`, rounded up; `None` for ever.
     fn seconds_left(&self, now: Timestamp) -> Option<u32> {
         let interval = self.properties.as_ref()?.message_expiry_interval?;
@@ -426,12 +447,10 @@ fn incoming(packet: Packet) -> Result<Incoming, DecodeError> {
                 topic: text(&publish.topic)?,
                 id,
                 message: Message {
-                    topic: publish.topic,
-                    payload: publish.payload,
                     qos,
                     retain: publish.retain,
-                    received: now(),
-                    properties,
+                    properties: properties.map(own),
+                    ..Message::copied(&publish.topic, &publish.payload)
                 },
             }
         }
@@ -470,12 +489,10 @@ fn connect_of(
             ..PublishProperties::default()
         });
         Message {
-            topic: will.topic,
-            payload: will.message,
             qos: will.qos as u8,
             retain: will.retain,
-            received: now(),
-            properties,
+            properties: properties.map(own),
+            ..Message::copied(&will.topic, &will.message)
         }
     });
     let oversized = |m: &Message| m.properties.as_ref().map_or(0, size) > MAX_PROPERTIES;
@@ -548,18 +565,25 @@ fn text(bytes: &Bytes) -> Result<String, DecodeError> {
         .map_err(|_| DecodeError::Malformed)
 }
 
+/// As [`Message::copied`].
+fn own(properties: PublishProperties) -> PublishProperties {
+    PublishProperties {
+        correlation_data: properties
+            .correlation_data
+            .as_deref()
+            .map(Bytes::copy_from_slice),
+        ..properties
+    }
+}
+
+/// Memory of properties, in bytes.
 fn size(properties: &PublishProperties) -> usize {
     let strings = [&properties.response_topic, &properties.content_type];
-    strings
-        .iter()
-        .map(|s| s.as_ref().map_or(0, String::len))
-        .sum::<usize>()
+    let pairs = properties.user_properties.iter();
+    let strings = strings.into_iter().flatten();
+    let strings = strings.chain(pairs.flat_map(|(key, value)| [key, value]));
+    strings.map(|text| STRING + text.len()).sum::<usize>()
         + properties.correlation_data.as_ref().map_or(0, Bytes::len)
-        + properties
-            .user_properties
-            .iter()
-            .map(|(key, value)| 5 + key.len() + value.len())
-            .sum::<usize>()
 }
 
 /// The quality of service granted for a requested one: 2 becomes 1.
@@ -620,6 +644,46 @@ mod tests {
             codec.decode(&mut buffer),
             Err(DecodeError::TooLarge)
         ));
+    }
+
+    /// A PUBLISH of quality 0 with properties.
+    fn publish(properties: &[u8]) -> Vec<u8> {
+        let body = [
+            &[0, 1, b't', properties.len() as u8],
+            properties,
+            b"payload",
+        ]
+        .concat();
+        [&[0x30, body.len() as u8], body.as_slice()].concat()
+    }
+
+    #[test]
+    fn a_message_does_not_keep_what_was_received_with_it() {
+        let correlation_data = [9, 0, 1, b'c'];
+        let mut buffer = BytesMut::from(publish(&correlation_data).as_slice());
+        let received = buffer.as_ptr_range();
+        let Ok(Some(Incoming::Publish { message, .. })) = connected().decode(&mut buffer) else {
+            panic!("no message");
+        };
+        let correlation_data = message.properties.and_then(|p| p.correlation_data).unwrap();
+        for (kept, text) in [
+            (message.topic, &b"t"[..]),
+            (message.payload, b"payload"),
+            (correlation_data, b"c"),
+        ] {
+            assert_eq!(kept, text);
+            assert!(!received.contains(&kept.as_ptr()), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn empty_properties_cost_what_they_take_of_the_memory() {
+        let decode = |pairs: usize| {
+            let properties = [38, 0, 0, 0, 0].repeat(pairs);
+            connected().decode(&mut BytesMut::from(publish(&properties).as_slice()))
+        };
+        assert!(matches!(decode(10), Ok(Some(Incoming::Publish { .. }))));
+        assert!(matches!(decode(11), Err(DecodeError::Malformed)));
     }
 
     fn random_numbers() -> impl FnMut() -> u64 {

@@ -11,17 +11,17 @@ use bytes::BytesMut;
 use dcnet::identity::{CaCertificate, Certificate, Role};
 use dcnet::revocation::RevocationList;
 use rumqttd::protocol::{ConnAckProperties, ConnectReturnCode as Code};
+use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::server::TlsStream;
 
 use crate::backend::Backend;
 use crate::client::Client;
 use crate::codec::{Codec, Connect, DecodeError, Incoming, Version};
 use crate::config::now;
-use crate::counters::{CountedStream, Refusal};
+use crate::counters::{CountedStream, Ledger, Refusal};
 use crate::login::Logins;
 use crate::metrics::Standing;
 use crate::outgoing::Outgoing;
@@ -95,6 +95,9 @@ pub(crate) enum Door {
     ThirdParties,
     /// The same over WebSocket; without users only with a certificate.
     WebSocket,
+    /// Without TLS: see [`crate::plain`].
+    #[cfg(feature = "plain")]
+    Plain,
 }
 
 /// Serves a connection until it ends.
@@ -109,9 +112,11 @@ pub(crate) async fn serve(
     prepare(&tcp);
     let stream = CountedStream::new(tcp, Arc::clone(&cells));
     let limit = shared.registry.limits.handshake_timeout();
-    match tokio::time::timeout(limit, enter(&shared, door, stream, address)).await {
+    // In memory of their own, so that a session does not hold what its handshakes needed.
+    let entering = Box::pin(enter(&shared, door, stream, address));
+    match tokio::time::timeout(limit, entering).await {
         Ok(Ok((stream, session, place))) => {
-            session::run(&shared, stream, session, place).await;
+            Box::pin(session::run(&shared, stream, session, place)).await;
         }
         Ok(Err(refused)) => {
             tracing::debug!(%address, reason = refused.as_str(), "connection refused");
@@ -143,19 +148,37 @@ async fn enter(
     stream: CountedStream,
     address: SocketAddr,
 ) -> Result<(Connection, Session, Place), Refusal> {
+    let ledger = stream.ledger();
+    #[cfg(feature = "plain")]
+    if door == Door::Plain {
+        let (stream, shown) = crate::plain::accept(stream).await?;
+        return enter_as(shared, door, stream, Some(shown), &ledger, address).await;
+    }
+    let accepted = shared.tls.acceptor(door).accept(stream).await;
+    let stream = accepted.map_err(|_| {
+        shared.registry.cells.refuse(Refusal::Tls);
+        Refusal::Tls
+    })?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let shown = chain.and_then(<[_]>::first).cloned();
+    enter_as(shared, door, stream, shown, &ledger, address).await
+}
+
+/// Goes on where it is known which certificate the client showed, if any.
+async fn enter_as<S: Stream + 'static>(
+    shared: &Arc<Shared>,
+    door: Door,
+    stream: S,
+    shown: Option<CertificateDer<'static>>,
+    ledger: &Ledger,
+    address: SocketAddr,
+) -> Result<(Connection, Session, Place), Refusal> {
     let cells = &shared.registry.cells;
     let refuse = |reason| {
         cells.refuse(reason);
         reason
     };
-    let ledger = stream.ledger();
-    let stream = shared
-        .tls
-        .acceptor(door)
-        .accept(stream)
-        .await
-        .map_err(|_| refuse(Refusal::Tls))?;
-    let device = peer(shared, &stream)
+    let device = peer(shared, shown.as_ref())
         .map_err(refuse)?
         .map(|certificate| Client::Device(Box::new(certificate)));
     let holder = device.as_ref().map(|device| {
@@ -166,6 +189,8 @@ async fn enter(
     let limits = &shared.registry.limits;
     let mut stream: Connection = match door {
         Door::Agents | Door::ThirdParties => Box::new(stream),
+        #[cfg(feature = "plain")]
+        Door::Plain => Box::new(stream),
         Door::WebSocket => match websocket::accept(stream, limits.max_packet).await {
             Ok(stream) => Box::new(stream),
             Err(error) => {
@@ -268,17 +293,12 @@ async fn enter(
     }
 }
 
-/// The certificate that was shown, if there was one.
+/// The certificate that was shown, if there was one, verified.
 fn peer(
     shared: &Shared,
-    stream: &TlsStream<CountedStream>,
+    shown: Option<&CertificateDer<'_>>,
 ) -> Result<Option<Certificate>, Refusal> {
-    let Some(der) = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-    else {
+    let Some(der) = shown else {
         return Ok(None);
     };
     match Certificate::verify(der, &shared.ca, now()) {

@@ -32,6 +32,8 @@ mod metrics;
 mod outgoing;
 mod passwords;
 mod permission;
+#[cfg(feature = "plain")]
+mod plain;
 mod policy;
 mod rate;
 mod registry;

@@ -33,6 +33,9 @@ use crate::websocket;
 /// Refused publishes after which a client is disconnected.
 const MAX_REFUSED: u32 = 16;
 
+/// Room for what is received next, in bytes, at the least.
+const ROOM: usize = 1024;
+
 /// How long the last bytes of a session may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,21 @@ pub(crate) struct Session {
     /// 1.5 times the keep-alive; zero is none.
     pub(crate) keep_alive: Duration,
     pub(crate) will: Option<Message>,
+}
+
+impl Session {
+    /// Makes room for what is received next, and gives back what a long packet took.
+    fn tidy(&mut self) {
+        let Self { buffer, out, .. } = self;
+        if buffer.is_empty() && buffer.capacity() != ROOM {
+            *buffer = BytesMut::with_capacity(ROOM);
+        } else if buffer.capacity() - buffer.len() < ROOM {
+            buffer.reserve(4 * ROOM);
+        }
+        if out.is_empty() && out.capacity() > 0 {
+            *out = BytesMut::new();
+        }
+    }
 }
 
 /// How a session ended.
@@ -156,6 +174,7 @@ impl Running<'_> {
             if let Err(end) = self.prepare_outgoing().await {
                 return end;
             }
+            self.session.tidy();
             let now = Instant::now();
             if !self.session.out.is_empty() && unwritten.is_none() {
                 unwritten = Some(now);

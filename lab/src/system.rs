@@ -5,13 +5,14 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use broker::{Broker, Counters};
 use dcnet::identity::{DeviceId, PublicKey};
 use dcnet::membership::Policy;
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
 use provider_agent::{Agent, Config, Running, Store};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use crate::cli::Plan;
@@ -268,4 +269,22 @@ pub fn open_net(config: &Config, policy: Policy) -> anyhow::Result<(NetId, LogHe
             members: 0,
         },
     ))
+}
+
+/// Lets this process, and those it starts, have so many files open: every connection is one.
+///
+/// # Errors
+/// The system does not allow it.
+pub fn allow_open_files(wanted: u64) -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        ensure!(
+            limit.maximum.is_none_or(|maximum| maximum >= wanted),
+            "{wanted} open files are needed, and only {:?} are allowed; see ulimit -Hn",
+            limit.maximum
+        );
+        limit.current = Some(wanted);
+        setrlimit(Resource::Nofile, limit).context("cannot allow so many open files")?;
+    }
+    Ok(())
 }

@@ -3,7 +3,10 @@
 use std::io::{BufRead, IsTerminal};
 
 use anyhow::ensure;
-use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
+use argon2::password_hash::phc::Output;
+use argon2::{
+    Algorithm, Argon2, Block, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version,
+};
 use zeroize::Zeroizing;
 
 /// Shortest password in characters.
@@ -57,6 +60,37 @@ pub fn verify(hash: &str, password: &[u8]) -> bool {
         .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
 }
 
+/// Checks passwords one after the other, in memory that it keeps: an allocator that gets as much
+/// back for every check, and lends parts of it elsewhere in between, soon holds many times that.
+#[derive(Debug, Default)]
+pub struct Checker {
+    memory: Vec<Block>,
+}
+
+impl Checker {
+    /// As [`verify`], for argon2id alone.
+    pub fn verify(&mut self, hash: &str, password: &[u8]) -> bool {
+        self.output_fits(hash, password).unwrap_or(false)
+    }
+
+    /// `None` of what is no hash.
+    fn output_fits(&mut self, hash: &str, password: &[u8]) -> Option<bool> {
+        let hash = PasswordHash::new(hash).ok()?;
+        let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
+        let params = Params::try_from(&hash).ok()?;
+        let blocks = params.block_count();
+        if self.memory.len() < blocks {
+            self.memory = vec![Block::new(); blocks];
+        }
+        let mut output = vec![0; expected.len()];
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into_with_memory(password, salt, &mut output, &mut self.memory)
+            .ok()?;
+        // In constant time.
+        Some(Output::new(&output).is_ok_and(|output| output == *expected))
+    }
+}
+
 /// Asks for a new password twice at the terminal, or takes the first line of the standard
 /// input if that is none.
 ///
@@ -96,12 +130,15 @@ mod tests {
             memory: 128,
             passes: 2,
         };
-        for cost in [COST, dearer] {
+        let mut checker = Checker::default();
+        for cost in [COST, dearer, COST] {
             let hash = cost.hash(b"correct horse").unwrap();
             let begin = format!("$argon2id$v=19$m={},t={},p=1$", cost.memory, cost.passes);
             assert!(hash.starts_with(&begin), "{hash}");
             assert!(is_hash(&hash) && verify(&hash, b"correct horse"));
             assert!(!verify(&hash, b"correct hors"));
+            assert!(checker.verify(&hash, b"correct horse"));
+            assert!(!checker.verify(&hash, b"correct hors"));
         }
         let salted = COST.hash(b"correct horse").unwrap();
         assert_ne!(salted, COST.hash(b"correct horse").unwrap());
@@ -111,6 +148,10 @@ mod tests {
     fn what_is_no_hash_matches_no_password() {
         for text in ["", "correct horse", "correct$horse"] {
             assert!(!is_hash(text) && !verify(text, text.as_bytes()), "{text:?}");
+            assert!(
+                !Checker::default().verify(text, text.as_bytes()),
+                "{text:?}"
+            );
         }
         let unfinished = "$argon2id$v=19$m=64";
         assert!(!verify(unfinished, b""), "it has neither salt nor hash");
