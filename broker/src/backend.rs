@@ -16,7 +16,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use dcnet::time::Timestamp;
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
 use rumqttd::protocol::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PubAck, PubAckReason, Publish,
@@ -60,11 +61,13 @@ impl Backend {
             max_segment_size: kib * 1024,
             max_segment_count: count,
         };
-        // Memory is a sum over filters: the provider's few take a whole round
-        // or burst of every meter, the many inboxes one meter's share of it.
+        // Memory is a sum over filters: the provider's few take several rounds of
+        // every meter, the many inboxes one meter's share of it. Counted are topics and
+        // payloads; each message takes some 600 bytes besides, and each segment
+        // 300 KB, so that the shortest messages take seven times what is counted.
         let custom_segment = HashMap::from([
-            ("dcnet/1/+/meter/+/up/#".to_owned(), segments(4096, 32)),
-            ("dcnet/1/+/meter/+/inbox/#".to_owned(), segments(64, 16)),
+            ("dcnet/1/+/meter/+/up/#".to_owned(), segments(4096, 8)),
+            ("dcnet/1/+/meter/+/inbox/#".to_owned(), segments(256, 4)),
         ]);
         let config = RouterConfig {
             // One more for the watchdog, and room for links about to go.
@@ -156,7 +159,9 @@ fn probe() -> Message {
     Message {
         topic: Bytes::from_static(PROBE.as_bytes()),
         payload: Bytes::from_static(b"?"),
+        qos: 0,
         retain: false,
+        received: Timestamp(0),
         properties: None,
     }
 }
@@ -179,7 +184,8 @@ impl Link {
 
     /// Routes a message. The router never sees it as retained.
     pub(crate) async fn publish(&self, message: &Message) -> Result<(), RouterGone> {
-        let publish = Publish::new(message.topic.clone(), message.payload.clone(), false);
+        let (topic, payload) = to_router(message);
+        let publish = Publish::new(topic, payload, false);
         let properties: Option<PublishProperties> = message.properties.clone();
         self.send(Packet::Publish(publish, properties)).await
     }
@@ -242,12 +248,7 @@ impl Deliveries {
             match self.rx.next().await {
                 Ok(Some(Notification::Forward(forward))) => {
                     let (_, id) = delivery(&forward.publish);
-                    let message = Message {
-                        topic: forward.publish.topic,
-                        payload: forward.publish.payload,
-                        retain: false,
-                        properties: forward.properties,
-                    };
+                    let message = from_payload(forward.publish, forward.properties);
                     return Ok(Delivery::Message { id, message });
                 }
                 // Unscheduled, the router sends nothing more without a wake-up; it
@@ -265,6 +266,33 @@ impl Deliveries {
             }
         }
         Err(RouterGone)
+    }
+}
+
+/// Topic and payload as the router gets them, in one piece of memory of their own. Quality of
+/// service, retain flag and time, which it does not keep, stand before the payload.
+fn to_router(message: &Message) -> (Bytes, Bytes) {
+    let Message { topic, payload, .. } = message;
+    let mut both = BytesMut::with_capacity(topic.len() + 9 + payload.len());
+    both.put_slice(topic);
+    both.put_u8(message.qos << 1 | u8::from(message.retain));
+    both.put_u64(message.received.as_millis());
+    both.put_slice(payload);
+    let mut payload = both.freeze();
+    (payload.split_to(topic.len()), payload)
+}
+
+fn from_payload(publish: Publish, properties: Option<PublishProperties>) -> Message {
+    let mut payload = publish.payload;
+    let flags = payload.try_get_u8().unwrap_or(0);
+    let received = payload.try_get_u64().unwrap_or(0);
+    Message {
+        topic: publish.topic,
+        payload,
+        qos: flags >> 1,
+        retain: flags & 1 != 0,
+        received: Timestamp(received),
+        properties,
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use dcnet::time::Timestamp;
 use rumqttd::protocol::{
     ConnAck, ConnAckProperties, ConnectProperties, ConnectReturnCode, Disconnect,
     DisconnectProperties, DisconnectReasonCode, Filter, LastWill, LastWillProperties, Packet,
@@ -12,9 +13,15 @@ use rumqttd::protocol::{
 };
 use zeroize::Zeroizing;
 
-/// Most bytes of MQTT 5 properties in one PUBLISH: the router's memory bounds
+use crate::config::now;
+use crate::shape::{self, Fault};
+
+/// Most memory of MQTT 5 properties in one PUBLISH, in bytes: the router's bounds
 /// count topics and payloads only.
 const MAX_PROPERTIES: usize = 1024;
+
+/// Memory of a string besides its bytes: where it is, and the allocator's share.
+const STRING: usize = 48;
 
 /// The version a client speaks, from the protocol level of its CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +37,49 @@ pub(crate) enum Version {
 pub(crate) struct Message {
     pub(crate) topic: Bytes,
     pub(crate) payload: Bytes,
+    /// As it was published.
+    pub(crate) qos: u8,
     pub(crate) retain: bool,
+    /// When it was published, for its expiry.
+    pub(crate) received: Timestamp,
     pub(crate) properties: Option<PublishProperties>,
+}
+
+impl Message {
+    /// In memory of its own. What the decoder gives shares that of everything received with
+    /// it, and messages stay in the router for long: a short one after a long packet of another
+    /// kind would keep all of it.
+    fn copied(topic: &[u8], payload: &[u8]) -> Self {
+        let mut both = BytesMut::with_capacity(topic.len() + payload.len());
+        both.extend_from_slice(topic);
+        both.extend_from_slice(payload);
+        let mut payload = both.freeze();
+        Self {
+            topic: payload.split_to(topic.len()),
+            payload,
+            qos: 0,
+            retain: false,
+            received: now(),
+            properties: None,
+        }
+    }
+
+    /// Seconds it may still be delivered in at `now`, rounded up; `None` for ever.
+    fn seconds_left(&self, now: Timestamp) -> Option<u32> {
+        let interval = self.properties.as_ref()?.message_expiry_interval?;
+        let waited = now.as_millis().saturating_sub(self.received.as_millis()) / 1000;
+        Some(interval.saturating_sub(u32::try_from(waited).unwrap_or(u32::MAX)))
+    }
+
+    /// Whether it must not be delivered any more (MQTT 5, section 3.3.2.3.3).
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
+        self.seconds_left(now) == Some(0)
+    }
+
+    /// Bytes that it takes to keep it.
+    pub(crate) fn size(&self) -> usize {
+        self.topic.len() + self.payload.len() + self.properties.as_ref().map_or(0, size)
+    }
 }
 
 /// User and password of a CONNECT; empty where it has none.
@@ -52,7 +100,7 @@ pub(crate) struct Connect {
     pub(crate) client_id: String,
     pub(crate) clean: bool,
     pub(crate) keep_alive: u16,
-    pub(crate) will: Option<(Message, u8)>,
+    pub(crate) will: Option<Message>,
     /// Most unacknowledged messages the client takes at a time.
     pub(crate) receive_max: u16,
     /// Longest packet the client takes.
@@ -70,7 +118,6 @@ pub(crate) enum Incoming {
     Publish {
         message: Message,
         topic: String,
-        qos: u8,
         id: u16,
     },
     PubAck(u16),
@@ -96,8 +143,19 @@ pub(crate) enum Incoming {
 pub(crate) enum DecodeError {
     TooLarge,
     Malformed,
+    /// Well formed, and not what a client may send (there).
+    Protocol,
     /// The protocol name or level of a CONNECT is neither 3.1.1's nor 5's.
     Version,
+}
+
+impl From<Fault> for DecodeError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Malformed => Self::Malformed,
+            Fault::Protocol => Self::Protocol,
+        }
+    }
 }
 
 /// Decodes and encodes the packets of one connection.
@@ -105,6 +163,8 @@ pub(crate) enum DecodeError {
 pub(crate) struct Codec {
     version: Option<Version>,
     max_packet: usize,
+    /// Longest packet the client takes.
+    max_outgoing: usize,
 }
 
 impl Codec {
@@ -112,6 +172,16 @@ impl Codec {
         Self {
             version: None,
             max_packet,
+            max_outgoing: usize::MAX,
+        }
+    }
+
+    /// For MQTT 5 packets of any length.
+    fn unlimited() -> Self {
+        Self {
+            version: Some(Version::V5),
+            max_packet: usize::MAX,
+            max_outgoing: usize::MAX,
         }
     }
 
@@ -130,18 +200,29 @@ impl Codec {
         &mut self,
         buffer: &mut BytesMut,
     ) -> Result<Option<Incoming>, DecodeError> {
-        let Some(frame) = Frame::of(buffer, self.max_packet)? else {
+        let Some(frame) = Frame::of(buffer, self.version, self.max_packet)? else {
             return Ok(None);
         };
+        let body = &buffer[frame.header..frame.header + frame.length];
         let version = match self.version {
-            Some(_) if frame.kind == 1 => return Err(DecodeError::Malformed),
+            Some(_) if frame.kind == 1 => return Err(DecodeError::Protocol),
             Some(version) => version,
-            None if frame.kind != 1 => return Err(DecodeError::Malformed),
-            None => {
-                let body = buffer.get(frame.header..).ok_or(DecodeError::Malformed)?;
-                *self.version.insert(connect_version(body)?)
-            }
+            None if frame.kind != 1 => return Err(DecodeError::Protocol),
+            None => *self.version.insert(connect_version(body)?),
         };
+        shape::check(version, buffer[0], body)?;
+        // rumqttd does not take these in all their forms, and the check leaves few.
+        let simple = match (frame.kind, body) {
+            (4, [high, low, ..]) => Some(Incoming::PubAck(u16::from_be_bytes([*high, *low]))),
+            (14, _) => Some(Incoming::Disconnect {
+                publish_will: body.first().is_some_and(|&reason| reason != 0),
+            }),
+            _ => None,
+        };
+        if let Some(packet) = simple {
+            buffer.advance(frame.header + frame.length);
+            return Ok(Some(packet));
+        }
         let max = self.max_packet;
         // rumqttd's MQTT 5 decoder has paths that panic; one must end only this
         // connection. The buffer is not used again after an error.
@@ -150,12 +231,19 @@ impl Codec {
             Version::V5 => V5.read_mut(buffer, max),
         }));
         match packet {
-            Ok(Ok(packet)) => incoming(packet).map(Some),
+            Ok(Ok(packet)) => {
+                let packet = incoming(packet)?;
+                if let Incoming::Connect(connect) = &packet {
+                    self.max_outgoing = connect.max_packet;
+                }
+                Ok(Some(packet))
+            }
             Ok(Err(_)) | Err(_) => Err(DecodeError::Malformed),
         }
     }
 
-    fn write(&self, packet: Packet, out: &mut BytesMut) {
+    /// Appends a packet; `false`, and nothing appended, if the client takes none so long.
+    fn write(&self, packet: Packet, out: &mut BytesMut) -> bool {
         let start = out.len();
         let written = match self.version() {
             Version::V4 => V4.write(packet, out),
@@ -164,17 +252,24 @@ impl Codec {
         if let Err(error) = written {
             out.truncate(start);
             tracing::error!(%error, "cannot encode a packet");
+            return false;
         }
+        let fits = out.len() - start <= self.max_outgoing;
+        if !fits {
+            out.truncate(start);
+        }
+        fits
     }
 
-    /// Answers a CONNECT. `v4` stands for reasons that 3.1.1 does not know.
+    /// Answers a CONNECT. `v4` stands for reasons that 3.1.1 does not know. `false` if the
+    /// client takes no packet so long.
     pub(crate) fn connack(
         &self,
         v4: ConnectReturnCode,
         v5: ConnectReturnCode,
         properties: ConnAckProperties,
         out: &mut BytesMut,
-    ) {
+    ) -> bool {
         let (code, properties) = match self.version() {
             Version::V4 => (v4, None),
             Version::V5 => (v5, Some(properties)),
@@ -183,37 +278,20 @@ impl Codec {
             session_present: false,
             code,
         };
-        self.write(Packet::ConnAck(connack, properties), out);
+        self.write(Packet::ConnAck(connack, properties), out)
     }
 
-    /// Appends a PUBLISH; `false`, and nothing appended, if it is over `max` bytes.
-    pub(crate) fn publish(
-        &self,
-        message: &Message,
-        qos: u8,
-        id: u16,
-        max: usize,
-        out: &mut BytesMut,
-    ) -> bool {
-        let start = out.len();
-        let mut plain = BytesMut::with_capacity(5 + message.topic.len() + message.payload.len());
-        plain.extend_from_slice(&[0x30 | (qos << 1) | u8::from(message.retain)]);
-        plain.extend_from_slice(&id.to_be_bytes());
-        let length = u16::try_from(message.topic.len()).unwrap_or(u16::MAX);
-        plain.extend_from_slice(&length.to_be_bytes());
-        plain.extend_from_slice(&message.topic);
-        plain.extend_from_slice(&message.payload);
-        let publish = Publish::deserialize(plain.freeze());
+    /// Appends a PUBLISH; `false`, and nothing appended, if the client takes none so long.
+    pub(crate) fn publish(&self, message: &Message, qos: u8, id: u16, out: &mut BytesMut) -> bool {
+        let left = message.seconds_left(now());
         let properties = match self.version() {
             Version::V4 => None,
-            Version::V5 => message.properties.clone(),
+            Version::V5 => message.properties.clone().map(|p| PublishProperties {
+                message_expiry_interval: left,
+                ..p
+            }),
         };
-        self.write(Packet::Publish(publish, properties), out);
-        let fits = out.len().saturating_sub(start) <= max;
-        if !fits {
-            out.truncate(start);
-        }
-        fits
+        self.write(publish_packet(message, qos, id, properties), out)
     }
 
     /// Appends a PUBACK; 3.1.1 knows no reason, so only success may be sent there.
@@ -221,8 +299,14 @@ impl Codec {
         self.write(Packet::PubAck(PubAck { pkid: id, reason }, None), out);
     }
 
-    /// Appends a SUBACK; in 3.1.1 every refusal is 0x80.
-    pub(crate) fn suback(&self, id: u16, codes: &[SubscribeReasonCode], out: &mut BytesMut) {
+    /// Appends a SUBACK; in 3.1.1 every refusal is 0x80. `false` if the client takes no
+    /// packet so long.
+    pub(crate) fn suback(
+        &self,
+        id: u16,
+        codes: &[SubscribeReasonCode],
+        out: &mut BytesMut,
+    ) -> bool {
         let return_codes = codes
             .iter()
             .map(|&code| match (code, self.version()) {
@@ -234,12 +318,18 @@ impl Codec {
             pkid: id,
             return_codes,
         };
-        self.write(Packet::SubAck(suback, None), out);
+        self.write(Packet::SubAck(suback, None), out)
     }
 
-    /// Appends an UNSUBACK; the reasons are sent in MQTT 5 only.
-    pub(crate) fn unsuback(&self, id: u16, reasons: Vec<UnsubAckReason>, out: &mut BytesMut) {
-        self.write(Packet::UnsubAck(UnsubAck { pkid: id, reasons }, None), out);
+    /// Appends an UNSUBACK; the reasons are sent in MQTT 5 only. `false` if the client takes
+    /// no packet so long.
+    pub(crate) fn unsuback(
+        &self,
+        id: u16,
+        reasons: Vec<UnsubAckReason>,
+        out: &mut BytesMut,
+    ) -> bool {
+        self.write(Packet::UnsubAck(UnsubAck { pkid: id, reasons }, None), out)
     }
 
     /// Appends a PINGRESP.
@@ -262,8 +352,15 @@ impl Codec {
                 user_properties: Vec::new(),
                 server_reference: None,
             };
-            let disconnect = Disconnect { reason_code };
-            self.write(Packet::Disconnect(disconnect, Some(properties)), out);
+            let disconnect = Packet::Disconnect(Disconnect { reason_code }, Some(properties));
+            let mut packet = BytesMut::new();
+            Self::unlimited().write(disconnect, &mut packet);
+            match packet[..] {
+                [first, _, reason, ..] if packet.len() > self.max_outgoing => {
+                    out.extend_from_slice(&[first, 1, reason]);
+                }
+                _ => out.extend_from_slice(&packet),
+            }
         }
     }
 }
@@ -272,48 +369,55 @@ impl Codec {
 struct Frame {
     kind: u8,
     header: usize,
+    length: usize,
 }
 
 impl Frame {
-    fn of(buffer: &[u8], max: usize) -> Result<Option<Self>, DecodeError> {
+    fn of(
+        buffer: &[u8],
+        version: Option<Version>,
+        max: usize,
+    ) -> Result<Option<Self>, DecodeError> {
         let Some((&first, rest)) = buffer.split_first() else {
             return Ok(None);
         };
         let kind = first >> 4;
         let flags_valid = match kind {
+            0 => false,
             3 => true,
             6 | 8 | 10 => first & 0x0f == 2,
             _ => first & 0x0f == 0,
         };
-        // What only servers send (CONNACK, SUBACK, UNSUBACK, PINGRESP), AUTH and 0.
-        if !flags_valid || matches!(kind, 0 | 2 | 9 | 11 | 13 | 15) {
+        if !flags_valid {
             return Err(DecodeError::Malformed);
         }
-        let mut length = 0_usize;
-        for (index, &byte) in rest.iter().take(4).enumerate() {
-            length |= usize::from(byte & 0x7f) << (7 * index);
-            if byte & 0x80 == 0 {
-                if length > max {
-                    return Err(DecodeError::TooLarge);
-                }
-                let header = index + 2;
-                let complete = buffer.len() >= header + length;
-                return Ok(complete.then_some(Self { kind, header }));
-            }
+        // What only servers send (CONNACK, SUBACK, UNSUBACK, PINGRESP), and AUTH.
+        if matches!(kind, 2 | 9 | 11 | 13 | 15) {
+            return Err(DecodeError::Protocol);
         }
-        if rest.len() >= 4 {
-            Err(DecodeError::Malformed)
-        } else {
-            Ok(None)
+        let Some((length, bytes)) = shape::variable_length(rest)? else {
+            return Ok(None);
+        };
+        if length > max {
+            return Err(DecodeError::TooLarge);
         }
+        if version == Some(Version::V5) && shape::is_padded(length, bytes) {
+            return Err(DecodeError::Malformed);
+        }
+        let header = 1 + bytes;
+        let complete = buffer.len() >= header + length;
+        Ok(complete.then_some(Self {
+            kind,
+            header,
+            length,
+        }))
     }
 }
 
 fn connect_version(body: &[u8]) -> Result<Version, DecodeError> {
     match body {
-        [0, 4, b'M', b'Q', b'T', b'T', 4, flags, ..] if flags & 1 == 0 => Ok(Version::V4),
-        [0, 4, b'M', b'Q', b'T', b'T', 5, flags, ..] if flags & 1 == 0 => Ok(Version::V5),
-        [0, 4, b'M', b'Q', b'T', b'T', 4 | 5, ..] => Err(DecodeError::Malformed),
+        [0, 4, b'M', b'Q', b'T', b'T', 4, ..] => Ok(Version::V4),
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Ok(Version::V5),
         [0, 4, b'M', b'Q', b'T', b'T', ..] | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..] => {
             Err(DecodeError::Version)
         }
@@ -335,38 +439,31 @@ fn incoming(packet: Packet) -> Result<Incoming, DecodeError> {
             let (qos, id) = delivery(&publish);
             if properties
                 .as_ref()
-                .is_some_and(|p| !p.subscription_identifiers.is_empty() || size(p) > MAX_PROPERTIES)
+                .is_some_and(|p| size(p) > MAX_PROPERTIES)
             {
                 return Err(DecodeError::Malformed);
             }
             Incoming::Publish {
                 topic: text(&publish.topic)?,
-                qos,
                 id,
                 message: Message {
-                    topic: publish.topic,
-                    payload: publish.payload,
+                    qos,
                     retain: publish.retain,
-                    properties,
+                    properties: properties.map(own),
+                    ..Message::copied(&publish.topic, &publish.payload)
                 },
             }
         }
-        Packet::PubAck(puback, _) => Incoming::PubAck(puback.pkid),
         Packet::Subscribe(subscribe, properties) => Incoming::Subscribe {
-            id: nonzero(subscribe.pkid)?,
+            id: subscribe.pkid,
             filters: subscribe.filters,
             identifier: properties.is_some_and(|p| p.id.is_some()),
         },
-        Packet::Unsubscribe(unsubscribe, _) if !unsubscribe.filters.is_empty() => {
-            Incoming::Unsubscribe {
-                id: nonzero(unsubscribe.pkid)?,
-                filters: unsubscribe.filters,
-            }
-        }
-        Packet::PingReq(_) => Incoming::Ping,
-        Packet::Disconnect(disconnect, _) => Incoming::Disconnect {
-            publish_will: disconnect.reason_code == DisconnectReasonCode::DisconnectWithWillMessage,
+        Packet::Unsubscribe(unsubscribe, _) => Incoming::Unsubscribe {
+            id: unsubscribe.pkid,
+            filters: unsubscribe.filters,
         },
+        Packet::PingReq(_) => Incoming::Ping,
         Packet::PubRec(..) | Packet::PubRel(..) | Packet::PubComp(..) => Incoming::QoS2,
         _ => return Err(DecodeError::Malformed),
     })
@@ -381,9 +478,6 @@ fn connect_of(
     let (receive_max, max_packet) = properties
         .as_ref()
         .map_or((None, None), |p| (p.receive_maximum, p.max_packet_size));
-    if receive_max == Some(0) || max_packet == Some(0) {
-        return Err(DecodeError::Malformed);
-    }
     let will = will.map(|will| {
         let properties = will_properties.map(|p| PublishProperties {
             payload_format_indicator: p.payload_format_indicator,
@@ -394,15 +488,14 @@ fn connect_of(
             content_type: p.content_type,
             ..PublishProperties::default()
         });
-        let message = Message {
-            topic: will.topic,
-            payload: will.message,
+        Message {
+            qos: will.qos as u8,
             retain: will.retain,
-            properties,
-        };
-        (message, will.qos as u8)
+            properties: properties.map(own),
+            ..Message::copied(&will.topic, &will.message)
+        }
     });
-    let oversized = |(m, _): &(Message, u8)| m.properties.as_ref().map_or(0, size) > MAX_PROPERTIES;
+    let oversized = |m: &Message| m.properties.as_ref().map_or(0, size) > MAX_PROPERTIES;
     if will.as_ref().is_some_and(oversized) {
         return Err(DecodeError::Malformed);
     }
@@ -418,6 +511,43 @@ fn connect_of(
     })
 }
 
+fn publish_packet(
+    message: &Message,
+    qos: u8,
+    id: u16,
+    properties: Option<PublishProperties>,
+) -> Packet {
+    let mut plain = BytesMut::with_capacity(5 + message.topic.len() + message.payload.len());
+    plain.extend_from_slice(&[0x30 | (qos << 1) | u8::from(message.retain)]);
+    plain.extend_from_slice(&id.to_be_bytes());
+    let length = u16::try_from(message.topic.len()).unwrap_or(u16::MAX);
+    plain.extend_from_slice(&length.to_be_bytes());
+    plain.extend_from_slice(&message.topic);
+    plain.extend_from_slice(&message.payload);
+    Packet::Publish(Publish::deserialize(plain.freeze()), properties)
+}
+
+/// A message to keep, as an MQTT 5 PUBLISH.
+pub(crate) fn to_packet(message: &Message) -> Bytes {
+    let codec = Codec::unlimited();
+    let mut out = BytesMut::new();
+    let properties = message.properties.clone();
+    codec.write(
+        publish_packet(message, message.qos, 1, properties),
+        &mut out,
+    );
+    out.freeze()
+}
+
+/// The message that [`to_packet`] made these bytes of; `received` is new.
+pub(crate) fn from_packet(bytes: &[u8]) -> Result<Message, DecodeError> {
+    let mut buffer = BytesMut::from(bytes);
+    match Codec::unlimited().decode(&mut buffer)? {
+        Some(Incoming::Publish { message, .. }) if buffer.is_empty() => Ok(message),
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
 /// Quality of service and packet identifier, which rumqttd keeps private.
 pub(crate) fn delivery(publish: &Publish) -> (u8, u16) {
     let mut head = publish.clone();
@@ -429,32 +559,31 @@ pub(crate) fn delivery(publish: &Publish) -> (u8, u16) {
     }
 }
 
-fn nonzero(id: u16) -> Result<u16, DecodeError> {
-    if id == 0 {
-        Err(DecodeError::Malformed)
-    } else {
-        Ok(id)
-    }
-}
-
 fn text(bytes: &Bytes) -> Result<String, DecodeError> {
     std::str::from_utf8(bytes)
         .map(str::to_owned)
         .map_err(|_| DecodeError::Malformed)
 }
 
+/// As [`Message::copied`].
+fn own(properties: PublishProperties) -> PublishProperties {
+    PublishProperties {
+        correlation_data: properties
+            .correlation_data
+            .as_deref()
+            .map(Bytes::copy_from_slice),
+        ..properties
+    }
+}
+
+/// Memory of properties, in bytes.
 fn size(properties: &PublishProperties) -> usize {
     let strings = [&properties.response_topic, &properties.content_type];
-    strings
-        .iter()
-        .map(|s| s.as_ref().map_or(0, String::len))
-        .sum::<usize>()
+    let pairs = properties.user_properties.iter();
+    let strings = strings.into_iter().flatten();
+    let strings = strings.chain(pairs.flat_map(|(key, value)| [key, value]));
+    strings.map(|text| STRING + text.len()).sum::<usize>()
         + properties.correlation_data.as_ref().map_or(0, Bytes::len)
-        + properties
-            .user_properties
-            .iter()
-            .map(|(key, value)| 5 + key.len() + value.len())
-            .sum::<usize>()
 }
 
 /// The quality of service granted for a requested one: 2 becomes 1.
@@ -489,12 +618,12 @@ mod tests {
         let ping = [0xc0, 0];
         assert!(matches!(
             codec.decode(&mut BytesMut::from(&ping[..])),
-            Err(DecodeError::Malformed)
+            Err(DecodeError::Protocol)
         ));
         let mut codec = connected();
         assert!(matches!(
             codec.decode(&mut BytesMut::from(CONNECT_V5)),
-            Err(DecodeError::Malformed)
+            Err(DecodeError::Protocol)
         ));
     }
 
@@ -515,6 +644,46 @@ mod tests {
             codec.decode(&mut buffer),
             Err(DecodeError::TooLarge)
         ));
+    }
+
+    /// A PUBLISH of quality 0 with properties.
+    fn publish(properties: &[u8]) -> Vec<u8> {
+        let body = [
+            &[0, 1, b't', properties.len() as u8],
+            properties,
+            b"payload",
+        ]
+        .concat();
+        [&[0x30, body.len() as u8], body.as_slice()].concat()
+    }
+
+    #[test]
+    fn a_message_does_not_keep_what_was_received_with_it() {
+        let correlation_data = [9, 0, 1, b'c'];
+        let mut buffer = BytesMut::from(publish(&correlation_data).as_slice());
+        let received = buffer.as_ptr_range();
+        let Ok(Some(Incoming::Publish { message, .. })) = connected().decode(&mut buffer) else {
+            panic!("no message");
+        };
+        let correlation_data = message.properties.and_then(|p| p.correlation_data).unwrap();
+        for (kept, text) in [
+            (message.topic, &b"t"[..]),
+            (message.payload, b"payload"),
+            (correlation_data, b"c"),
+        ] {
+            assert_eq!(kept, text);
+            assert!(!received.contains(&kept.as_ptr()), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn empty_properties_cost_what_they_take_of_the_memory() {
+        let decode = |pairs: usize| {
+            let properties = [38, 0, 0, 0, 0].repeat(pairs);
+            connected().decode(&mut BytesMut::from(publish(&properties).as_slice()))
+        };
+        assert!(matches!(decode(10), Ok(Some(Incoming::Publish { .. }))));
+        assert!(matches!(decode(11), Err(DecodeError::Malformed)));
     }
 
     fn random_numbers() -> impl FnMut() -> u64 {

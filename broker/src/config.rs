@@ -55,6 +55,9 @@ pub struct Services {
     pub passwords: Option<PathBuf>,
     /// Loopback address at which metrics are served for Prometheus.
     pub metrics: Option<SocketAddr>,
+    /// Addresses without TLS, for measuring only.
+    #[cfg(feature = "plain")]
+    pub listen_plain: Vec<SocketAddr>,
 }
 
 /// Everything a configuration file says.
@@ -95,6 +98,9 @@ struct File {
     permissions: Option<PathBuf>,
     passwords: Option<PathBuf>,
     metrics: Option<SocketAddr>,
+    #[cfg(feature = "plain")]
+    #[serde(default)]
+    listen_plain: Vec<SocketAddr>,
 }
 
 /// Bounds on what clients may use. Times are in seconds, sizes in bytes.
@@ -116,7 +122,7 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Sessions at a time of one third party.
     pub sessions_per_third_party: usize,
-    /// Passwords checked at a time; each takes 19 MiB while it is.
+    /// Passwords checked at a time; each takes 19 MiB, which is kept.
     pub password_checks: usize,
     /// Different topic filters that one meter or third party may ever use while
     /// the broker runs: the router never forgets a filter.
@@ -136,7 +142,7 @@ pub struct Limits {
     pub packets_per_second_of_provider: u32,
     /// Retained messages.
     pub retained_messages: usize,
-    /// Bytes of all retained topics and payloads.
+    /// Bytes of all retained topics, payloads and properties.
     pub retained_bytes: usize,
     /// How often the revocation list and the validity of live clients are checked.
     pub check_interval_s: u64,
@@ -261,6 +267,8 @@ impl Settings {
             permissions: file.permissions,
             passwords: file.passwords,
             metrics: file.metrics,
+            #[cfg(feature = "plain")]
+            listen_plain: file.listen_plain,
         };
         Ok(Self { config, services })
     }

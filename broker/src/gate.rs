@@ -1,6 +1,8 @@
 //! From a TCP connection to a session: TLS, certificate or password, CONNECT. Whoever
 //! does not get through all of it in time never reaches the router.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,17 +11,17 @@ use bytes::BytesMut;
 use dcnet::identity::{CaCertificate, Certificate, Role};
 use dcnet::revocation::RevocationList;
 use rumqttd::protocol::{ConnAckProperties, ConnectReturnCode as Code};
+use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::server::TlsStream;
 
 use crate::backend::Backend;
 use crate::client::Client;
 use crate::codec::{Codec, Connect, DecodeError, Incoming, Version};
 use crate::config::now;
-use crate::counters::{CountedStream, Refusal};
+use crate::counters::{CountedStream, Ledger, Refusal};
 use crate::login::Logins;
 use crate::metrics::Standing;
 use crate::outgoing::Outgoing;
@@ -93,6 +95,9 @@ pub(crate) enum Door {
     ThirdParties,
     /// The same over WebSocket; without users only with a certificate.
     WebSocket,
+    /// Without TLS: see [`crate::plain`].
+    #[cfg(feature = "plain")]
+    Plain,
 }
 
 /// Serves a connection until it ends.
@@ -107,9 +112,11 @@ pub(crate) async fn serve(
     prepare(&tcp);
     let stream = CountedStream::new(tcp, Arc::clone(&cells));
     let limit = shared.registry.limits.handshake_timeout();
-    match tokio::time::timeout(limit, enter(&shared, door, stream, address)).await {
+    // In memory of their own, so that a session does not hold what its handshakes needed.
+    let entering = Box::pin(enter(&shared, door, stream, address));
+    match tokio::time::timeout(limit, entering).await {
         Ok(Ok((stream, session, place))) => {
-            session::run(&shared, stream, session, place).await;
+            Box::pin(session::run(&shared, stream, session, place)).await;
         }
         Ok(Err(refused)) => {
             tracing::debug!(%address, reason = refused.as_str(), "connection refused");
@@ -141,19 +148,37 @@ async fn enter(
     stream: CountedStream,
     address: SocketAddr,
 ) -> Result<(Connection, Session, Place), Refusal> {
+    let ledger = stream.ledger();
+    #[cfg(feature = "plain")]
+    if door == Door::Plain {
+        let (stream, shown) = crate::plain::accept(stream).await?;
+        return enter_as(shared, door, stream, Some(shown), &ledger, address).await;
+    }
+    let accepted = shared.tls.acceptor(door).accept(stream).await;
+    let stream = accepted.map_err(|_| {
+        shared.registry.cells.refuse(Refusal::Tls);
+        Refusal::Tls
+    })?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let shown = chain.and_then(<[_]>::first).cloned();
+    enter_as(shared, door, stream, shown, &ledger, address).await
+}
+
+/// Goes on where it is known which certificate the client showed, if any.
+async fn enter_as<S: Stream + 'static>(
+    shared: &Arc<Shared>,
+    door: Door,
+    stream: S,
+    shown: Option<CertificateDer<'static>>,
+    ledger: &Ledger,
+    address: SocketAddr,
+) -> Result<(Connection, Session, Place), Refusal> {
     let cells = &shared.registry.cells;
     let refuse = |reason| {
         cells.refuse(reason);
         reason
     };
-    let ledger = stream.ledger();
-    let stream = shared
-        .tls
-        .acceptor(door)
-        .accept(stream)
-        .await
-        .map_err(|_| refuse(Refusal::Tls))?;
-    let device = peer(shared, &stream)
+    let device = peer(shared, shown.as_ref())
         .map_err(refuse)?
         .map(|certificate| Client::Device(Box::new(certificate)));
     let holder = device.as_ref().map(|device| {
@@ -164,6 +189,8 @@ async fn enter(
     let limits = &shared.registry.limits;
     let mut stream: Connection = match door {
         Door::Agents | Door::ThirdParties => Box::new(stream),
+        #[cfg(feature = "plain")]
+        Door::Plain => Box::new(stream),
         Door::WebSocket => match websocket::accept(stream, limits.max_packet).await {
             Ok(stream) => Box::new(stream),
             Err(error) => {
@@ -238,7 +265,10 @@ async fn enter(
                 ..ConnAckProperties::default()
             };
             let mut out = BytesMut::new();
-            codec.connack(Code::Success, Code::Success, properties, &mut out);
+            if !codec.connack(Code::Success, Code::Success, properties, &mut out) {
+                principal.refuse(cells, Refusal::TooLarge, "CONNACK");
+                return Err(Refusal::TooLarge);
+            }
             let session = Session {
                 client,
                 principal,
@@ -251,7 +281,7 @@ async fn enter(
                 buffer,
                 out,
                 keep_alive: Duration::from_millis(u64::from(keep_alive) * 1500),
-                will: connect.will.map(|(message, _)| message),
+                will: connect.will,
             };
             Ok((stream, session, place))
         }
@@ -263,17 +293,12 @@ async fn enter(
     }
 }
 
-/// The certificate that was shown, if there was one.
+/// The certificate that was shown, if there was one, verified.
 fn peer(
     shared: &Shared,
-    stream: &TlsStream<CountedStream>,
+    shown: Option<&CertificateDer<'_>>,
 ) -> Result<Option<Certificate>, Refusal> {
-    let Some(der) = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-    else {
+    let Some(der) = shown else {
         return Ok(None);
     };
     match Certificate::verify(der, &shared.ca, now()) {
@@ -300,7 +325,9 @@ async fn read_connect(
             },
             Err(DecodeError::Version) => return Err((codec, Refusal::Version)),
             Err(DecodeError::TooLarge) => return Err((codec, Refusal::TooLarge)),
-            Ok(Some(_)) | Err(DecodeError::Malformed) => return Err((codec, Refusal::Malformed)),
+            Ok(Some(_)) | Err(DecodeError::Malformed | DecodeError::Protocol) => {
+                return Err((codec, Refusal::Malformed));
+            }
         }
     }
 }
@@ -323,9 +350,9 @@ async fn admit(
         return Err((Refusal::Unsupported, Code::NotAuthorized, code));
     }
     let client_id = client_id(client, connect)?;
-    if let Some((will, qos)) = &connect.will {
+    if let Some(will) = &connect.will {
         let topic = std::str::from_utf8(&will.topic).unwrap_or_default();
-        if *qos > 1 {
+        if will.qos > 1 {
             let code = Code::QoSNotSupported;
             return Err((Refusal::Unsupported, Code::NotAuthorized, code));
         }
@@ -369,11 +396,10 @@ fn client_id(client: &Client, connect: &Connect) -> Result<String, Refused> {
     }
 }
 
-/// A client identifier for a client that gave none.
+/// A client identifier for a client that gave none; nobody can choose the same before.
 fn unnamed() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("unnamed-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    let random = || RandomState::new().hash_one("client identifier");
+    format!("unnamed-{:016x}{:016x}", random(), random())
 }
 
 fn keep_alive(version: Version, connect: &Connect, max: u16) -> u16 {

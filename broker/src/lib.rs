@@ -32,6 +32,8 @@ mod metrics;
 mod outgoing;
 mod passwords;
 mod permission;
+#[cfg(feature = "plain")]
+mod plain;
 mod policy;
 mod rate;
 mod registry;
@@ -42,13 +44,14 @@ mod rules;
 mod server;
 pub mod service;
 mod session;
+mod shape;
 mod tls;
 mod websocket;
 
 pub use acl::{Asker, Format, Verdict};
 pub use config::{Config, Limits, Services, Settings};
 pub use counters::{Counters, Refusal, Traffic};
-pub use passwords::{LONGEST_PASSWORD, SHORTEST_PASSWORD, remove_user, set_password};
+pub use passwords::{LONGEST_PASSWORD, remove_user, set_password};
 pub use server::Broker;
 
 /// Directive for a [`tracing_subscriber::EnvFilter`] that keeps rumqttd's own

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use secrets::password::Checker;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -35,6 +36,8 @@ const REMEMBERED: usize = 16_384;
 /// Checks passwords.
 pub(crate) struct Logins {
     permits: Arc<Semaphore>,
+    /// Those that check nothing now; there are never more than permits.
+    checkers: Mutex<Vec<Checker>>,
     back_off: Mutex<BackOff>,
     hashing: RandomState,
     /// The hash of a password that nobody knows, checked for unknown users.
@@ -51,6 +54,7 @@ impl Logins {
         let unknown = hashing.hash_one("decoy").to_be_bytes();
         Ok(Self {
             permits: Arc::new(Semaphore::new(checks)),
+            checkers: Mutex::default(),
             back_off: Mutex::default(),
             hashing,
             decoy: passwords::hash(&unknown)?.into(),
@@ -91,7 +95,7 @@ impl Logins {
         let check = tokio::task::spawn_blocking(move || {
             let hash = user.as_ref().map_or(&logins.decoy, |user| &user.hash);
             let right = login.password.len() <= LONGEST_PASSWORD
-                && passwords::verify(hash, login.password.as_bytes());
+                && logins.verify(hash, login.password.as_bytes());
             let user = user.filter(|_| right);
             let mut back_off = logins.lock();
             match &user {
@@ -110,6 +114,15 @@ impl Logins {
             user
         });
         check.await.ok().flatten().ok_or(Refusal::Login)
+    }
+
+    fn verify(&self, hash: &str, password: &[u8]) -> bool {
+        let free = || self.checkers.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = free().pop();
+        let mut checker = idle.unwrap_or_default();
+        let right = checker.verify(hash, password);
+        free().push(checker);
+        right
     }
 
     fn may_try(&self, keys: &[Key]) -> Result<(), Refusal> {

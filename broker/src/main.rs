@@ -1,18 +1,17 @@
 //! The broker as a daemon.
 
-use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use broker::{Asker, Broker, Format, QUIET_ROUTER, Settings, service};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use dcnet::identity::{DeviceId, Role};
 use dcnet::topic::NetId;
 use manual::Manual;
+use secrets::password;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use zeroize::Zeroizing;
 
 /// MQTT broker of the DC-net metering system.
 #[derive(Parser)]
@@ -134,7 +133,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::SetPassword { config, user } => {
             let settings = Settings::read(&config)?;
             let path = settings.password_file()?;
-            broker::set_password(path, &user, &password(&user)?)?;
+            broker::set_password(path, &user, &password::ask(&user)?)?;
             println!("the password of {user} is set");
             Ok(())
         }
@@ -184,25 +183,6 @@ fn run(command: Command) -> anyhow::Result<()> {
             .write(Arguments::command())
             .context("cannot write the manual"),
     }
-}
-
-/// From the terminal, or a line of standard input.
-fn password(user: &str) -> anyhow::Result<Zeroizing<String>> {
-    if std::io::stdin().is_terminal() {
-        let prompt = format!("Password of {user}: ");
-        let given = Zeroizing::new(rpassword::prompt_password(prompt)?);
-        let again = Zeroizing::new(rpassword::prompt_password("Once more: ")?);
-        ensure!(
-            given == again,
-            "the two are not the same; nothing was changed"
-        );
-        return Ok(given);
-    }
-    let mut line = Zeroizing::new(String::new());
-    std::io::stdin().lock().read_line(&mut line)?;
-    Ok(Zeroizing::new(
-        line.trim_end_matches(['\r', '\n']).to_owned(),
-    ))
 }
 
 #[tokio::main]

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use crate::codec::{Codec, Connect, Message};
+use crate::config::now;
 
 /// Bytes ready to be written above which nothing more is prepared.
 pub(crate) const HIGH_WATER: usize = 64 * 1024;
@@ -36,7 +37,6 @@ pub(crate) struct Outgoing {
     sent: VecDeque<Sent>,
     in_flight: usize,
     receive_max: usize,
-    max_packet: usize,
     last_id: u16,
 }
 
@@ -47,7 +47,6 @@ impl Outgoing {
             sent: VecDeque::new(),
             in_flight: 0,
             receive_max: usize::from(connect.receive_max).min(MAX_IN_FLIGHT),
-            max_packet: connect.max_packet,
             last_id: 0,
         }
     }
@@ -77,7 +76,7 @@ impl Outgoing {
             };
             let client = if qos == 0 { 0 } else { self.free_id() };
             // A client is not told of messages longer than it takes (MQTT 5, 3.1.2.11.4).
-            let fits = codec.publish(&message, qos, client, self.max_packet, out);
+            let fits = !message.is_expired(now()) && codec.publish(&message, qos, client, out);
             let done = qos == 0 || !fits;
             self.in_flight += usize::from(!done);
             count += u64::from(fits);
@@ -124,15 +123,17 @@ impl Outgoing {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use dcnet::time::Timestamp;
+    use rumqttd::protocol::PublishProperties;
 
-    fn outgoing(receive_max: u16, max_packet: usize) -> Outgoing {
+    fn outgoing(receive_max: u16) -> Outgoing {
         Outgoing::new(&Connect {
             client_id: String::new(),
             clean: true,
             keep_alive: 0,
             will: None,
             receive_max,
-            max_packet,
+            max_packet: usize::MAX,
             authentication: false,
             login: None,
         })
@@ -142,7 +143,9 @@ mod tests {
         Message {
             topic: Bytes::from_static(b"a"),
             payload: Bytes::from(vec![0; length]),
+            qos: 1,
             retain: false,
+            received: now(),
             properties: None,
         }
     }
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn acknowledgements_reach_the_router_in_its_order() {
         let (codec, mut out) = (Codec::new(1024), BytesMut::new());
-        let mut outgoing = outgoing(100, usize::MAX);
+        let mut outgoing = outgoing(100);
         for router in [7, 8, 9] {
             outgoing.push(message(1), 1, Some(router));
         }
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn the_clients_receive_maximum_is_kept() {
         let (codec, mut out) = (Codec::new(1024), BytesMut::new());
-        let mut outgoing = outgoing(1, usize::MAX);
+        let mut outgoing = outgoing(1);
         outgoing.push(message(1), 1, Some(1));
         outgoing.push(message(1), 1, Some(2));
         assert_eq!(outgoing.fill(&codec, &mut out), 1);
@@ -178,11 +181,32 @@ mod tests {
 
     #[test]
     fn a_message_too_long_for_the_client_counts_as_delivered() {
-        let (codec, mut out) = (Codec::new(1024), BytesMut::new());
-        let mut outgoing = outgoing(1, 50);
+        let mut codec = Codec::new(1024);
+        // Its maximum packet size is 50.
+        let connect = b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x32\0\x01a";
+        let decoded = codec.decode(&mut BytesMut::from(&connect[..]));
+        assert!(matches!(decoded, Ok(Some(_))));
+        let (mut outgoing, mut out) = (outgoing(1), BytesMut::new());
         outgoing.push(message(100), 1, Some(1));
         assert_eq!(outgoing.fill(&codec, &mut out), 0);
         assert!(out.is_empty());
+        assert_eq!(outgoing.next_done(), Some(1));
+    }
+
+    #[test]
+    fn an_expired_message_counts_as_delivered() {
+        let (codec, mut out) = (Codec::new(1024), BytesMut::new());
+        let mut outgoing = outgoing(1);
+        let expired = Message {
+            received: Timestamp(now().as_millis() - 2000),
+            properties: Some(PublishProperties {
+                message_expiry_interval: Some(1),
+                ..PublishProperties::default()
+            }),
+            ..message(1)
+        };
+        outgoing.push(expired, 1, Some(1));
+        assert_eq!(outgoing.fill(&codec, &mut out), 0);
         assert_eq!(outgoing.next_done(), Some(1));
     }
 }

@@ -2,17 +2,14 @@
 //! It is written by the program; lines that begin with `#` stay.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
-
-/// Shortest password, in characters.
-pub const SHORTEST_PASSWORD: usize = 10;
+use secrets::password::{Cost, is_hash, require_long};
+use secrets::permissions::{directory_of, replace_private_file};
 
 /// Longest password, in bytes.
 pub const LONGEST_PASSWORD: usize = 1024;
@@ -27,29 +24,17 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 /// the same time for each: 19 MiB and 2 passes, of OWASP's Password Storage Cheat Sheet.
 const PREFIX: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
-fn argon2() -> anyhow::Result<Argon2<'static>> {
-    let params = Params::new(19_456, 2, 1, None)
-        .map_err(|error| anyhow::anyhow!("argon2 refuses its parameters: {error}"))?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-}
+const COST: Cost = Cost {
+    memory: 19_456,
+    passes: 2,
+};
 
-/// Makes the hash of a password; takes as long as checking one.
+/// Makes the hash of a password; takes as long as checking one, some 30 ms and 19 MiB.
 ///
 /// # Errors
 /// If the operating system gives no random numbers.
 pub(crate) fn hash(password: &[u8]) -> anyhow::Result<String> {
-    let hash = argon2()?
-        .hash_password(password)
-        .map_err(|error| anyhow::anyhow!("cannot hash a password: {error}"))?;
-    Ok(hash.to_string())
-}
-
-/// Whether `hash` is the password's. Takes some 30 ms and 19 MiB.
-pub(crate) fn verify(hash: &str, password: &[u8]) -> bool {
-    let (Ok(argon2), Ok(hash)) = (argon2(), PasswordHash::new(hash)) else {
-        return false;
-    };
-    argon2.verify_password(password, &hash).is_ok()
+    COST.hash(password)
 }
 
 /// The users and the hashes of their passwords.
@@ -103,7 +88,7 @@ impl Passwords {
                 .with_context(|| format!("line {number} is not user:hash"))?;
             check_user_name(name).with_context(|| format!("line {number}"))?;
             ensure!(
-                hash.starts_with(PREFIX) && PasswordHash::new(hash).is_ok(),
+                hash.starts_with(PREFIX) && is_hash(hash),
                 "line {number}: not a hash that `broker set-password` made; set it again"
             );
             let twice = users.insert(Arc::from(name), Arc::from(hash));
@@ -132,10 +117,7 @@ impl Passwords {
 /// If the name or password is unfit, or the file is wrong or cannot be written.
 pub fn set_password(path: &Path, user: &str, password: &str) -> anyhow::Result<()> {
     check_user_name(user)?;
-    ensure!(
-        password.chars().count() >= SHORTEST_PASSWORD,
-        "a password has at least {SHORTEST_PASSWORD} characters"
-    );
+    require_long(password)?;
     ensure!(
         password.len() <= LONGEST_PASSWORD,
         "a password has at most {LONGEST_PASSWORD} bytes"
@@ -157,10 +139,7 @@ pub fn remove_user(path: &Path, user: &str) -> anyhow::Result<()> {
 /// Replaces the line of a user; tells whether there was one.
 fn change(path: &Path, user: &str, line: Option<&str>) -> anyhow::Result<bool> {
     let place = || format!("cannot write {}", path.display());
-    let directory = path
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     // Two commands at once would lose what one of them wrote.
     let lock = File::open(directory).with_context(place)?;
     lock.lock().with_context(place)?;
@@ -175,23 +154,7 @@ fn change(path: &Path, user: &str, line: Option<&str>) -> anyhow::Result<bool> {
     let was_there = old.lines().any(|line| is_own(&line));
     let kept = old.lines().filter(|line| !is_own(line));
     let text: String = kept.chain(line).flat_map(|line| [line, "\n"]).collect();
-    let owner = fs::metadata(if exists { path } else { directory }).with_context(place)?;
-    let write = || {
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&new)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        let mine = file.metadata()?;
-        if (mine.uid(), mine.gid()) != (owner.uid(), owner.gid()) {
-            chown(&new, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        lock.sync_all()
-    };
-    write().with_context(place)?;
+    replace_private_file(path, &text, if exists { path } else { directory })?;
     Ok(was_there)
 }
 
@@ -212,6 +175,8 @@ pub(crate) fn check_user_name(name: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use secrets::password::Checker;
+
     use super::*;
 
     #[test]
@@ -232,8 +197,11 @@ mod tests {
         let passwords = Passwords::read(&path).unwrap();
         assert_eq!(passwords.len(), 2);
         let (_, hash) = passwords.get("dashboard").unwrap();
-        assert!(verify(hash, b"another horse"));
-        assert!(!verify(hash, b"correct horse"));
+        let mut checker = Checker::default();
+        for _ in 0..2 {
+            assert!(checker.verify(hash, b"another horse"), "used again");
+            assert!(!checker.verify(hash, b"correct horse"));
+        }
         assert!(!format!("{passwords:?}").contains("argon2"));
         remove_user(&path, "dashboard").unwrap();
         assert!(remove_user(&path, "dashboard").is_err());

@@ -2,9 +2,9 @@
 //! because the router keeps them in memory only and replays at most 100.
 //!
 //! One file per topic, named by the SHA-256 of the topic and replaced
-//! atomically: magic, expiry in Unix milliseconds (0 = never), length of the
-//! topic, topic, payload; numbers big-endian. A thread writes them, so that
-//! an acknowledged message is durable shortly after, not before.
+//! atomically: magic, when it was published in Unix milliseconds (big-endian),
+//! and the message as an MQTT 5 PUBLISH. A thread writes them, so that an
+//! acknowledged message is durable shortly after, not before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,28 +13,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, ensure};
-use bytes::Bytes;
-use rumqttd::protocol::PublishProperties;
+use anyhow::{Context, anyhow, ensure};
+use dcnet::time::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::codec::Message;
+use crate::codec::{self, Message};
 use crate::config::{Limits, now};
 use crate::permission::{is_topic, matches};
 
-const MAGIC: &[u8; 4] = b"dcr1";
+const MAGIC: &[u8; 4] = b"dcr2";
 const SUFFIX: &str = "retained";
-
-#[derive(Clone, Debug)]
-struct Entry {
-    payload: Bytes,
-    /// Unix milliseconds; 0 is never.
-    expires: u64,
-}
 
 #[derive(Debug, Default)]
 struct Shared {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Message>,
     bytes: usize,
     dirty: BTreeSet<String>,
     closed: bool,
@@ -85,10 +77,7 @@ impl Retained {
     /// Replaces the message of a topic; an empty payload removes it.
     pub(crate) fn set(&self, topic: &str, message: &Message) -> Result<(), Full> {
         let shared = &mut *self.lock();
-        let old = shared
-            .entries
-            .get(topic)
-            .map(|e| topic.len() + e.payload.len());
+        let old = shared.entries.get(topic).map(Message::size);
         if message.payload.is_empty() {
             if let Some(old) = old {
                 shared.entries.remove(topic);
@@ -96,21 +85,12 @@ impl Retained {
                 shared.dirty.insert(topic.to_owned());
             }
         } else {
-            let new = topic.len() + message.payload.len();
-            let bytes = shared.bytes.saturating_sub(old.unwrap_or(0)) + new;
+            let bytes = shared.bytes.saturating_sub(old.unwrap_or(0)) + message.size();
             let messages = shared.entries.len() + usize::from(old.is_none());
             if bytes > self.max_bytes || messages > self.max_messages {
                 return Err(Full);
             }
-            let seconds = message
-                .properties
-                .as_ref()
-                .and_then(|p| p.message_expiry_interval);
-            let entry = Entry {
-                payload: message.payload.clone(),
-                expires: seconds.map_or(0, |s| now().as_millis() + u64::from(s) * 1000),
-            };
-            shared.entries.insert(topic.to_owned(), entry);
+            shared.entries.insert(topic.to_owned(), message.clone());
             shared.bytes = bytes;
             shared.dirty.insert(topic.to_owned());
         }
@@ -120,24 +100,13 @@ impl Retained {
 
     /// The messages that match a filter, in the order of their topics.
     pub(crate) fn matching(&self, filter: &str) -> Vec<Message> {
-        let at = now().as_millis();
+        let at = now();
         let shared = self.lock();
-        let live = |entry: &Entry| entry.expires == 0 || entry.expires > at;
         shared
             .entries
             .iter()
-            .filter(|(topic, entry)| live(entry) && matches(topic, filter))
-            .map(|(topic, entry)| Message {
-                topic: Bytes::copy_from_slice(topic.as_bytes()),
-                payload: entry.payload.clone(),
-                retain: true,
-                properties: (entry.expires > 0).then(|| PublishProperties {
-                    message_expiry_interval: Some(
-                        u32::try_from((entry.expires - at).div_ceil(1000)).unwrap_or(u32::MAX),
-                    ),
-                    ..PublishProperties::default()
-                }),
-            })
+            .filter(|(topic, message)| !message.is_expired(at) && matches(topic, filter))
+            .map(|(_, message)| message.clone())
             .collect()
     }
 
@@ -146,7 +115,7 @@ impl Retained {
         self.lock().entries.len()
     }
 
-    /// Bytes of all topics and payloads.
+    /// Bytes of all topics, payloads and properties.
     pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes
     }
@@ -179,7 +148,7 @@ fn path_of(directory: &Path, topic: &str) -> PathBuf {
 
 fn load(directory: &Path, shared: &mut Shared) -> anyhow::Result<()> {
     fs::create_dir_all(directory)?;
-    let at = now().as_millis();
+    let at = now();
     for file in fs::read_dir(directory)? {
         let path = file?.path();
         match path.extension().and_then(|e| e.to_str()) {
@@ -192,13 +161,13 @@ fn load(directory: &Path, shared: &mut Shared) -> anyhow::Result<()> {
             _ => continue,
         }
         match parse(&fs::read(&path)?) {
-            Ok((topic, entry)) if entry.expires > 0 && entry.expires <= at => {
+            Ok((topic, message)) if message.is_expired(at) => {
                 tracing::debug!(topic, "retained message expired");
                 fs::remove_file(&path)?;
             }
-            Ok((topic, entry)) => {
-                shared.bytes += topic.len() + entry.payload.len();
-                shared.entries.insert(topic, entry);
+            Ok((topic, message)) => {
+                shared.bytes += message.size();
+                shared.entries.insert(topic, message);
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "skipped a retained message");
@@ -208,21 +177,16 @@ fn load(directory: &Path, shared: &mut Shared) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse(bytes: &[u8]) -> anyhow::Result<(String, Entry)> {
+fn parse(bytes: &[u8]) -> anyhow::Result<(String, Message)> {
     let rest = bytes
         .strip_prefix(MAGIC)
         .context("not a retained message")?;
-    let (expires, rest) = rest.split_first_chunk().context("cut off")?;
-    let (length, rest) = rest.split_first_chunk().context("cut off")?;
-    let length = usize::from(u16::from_be_bytes(*length));
-    let (topic, payload) = rest.split_at_checked(length).context("cut off")?;
-    let topic = std::str::from_utf8(topic)?;
-    ensure!(is_topic(topic), "not a topic");
-    let entry = Entry {
-        payload: Bytes::copy_from_slice(payload),
-        expires: u64::from_be_bytes(*expires),
-    };
-    Ok((topic.to_owned(), entry))
+    let (received, packet) = rest.split_first_chunk().context("cut off")?;
+    let mut message = codec::from_packet(packet).map_err(|_| anyhow!("damaged"))?;
+    message.received = Timestamp(u64::from_be_bytes(*received));
+    let topic = std::str::from_utf8(&message.topic)?.to_owned();
+    ensure!(is_topic(&topic), "not a topic");
+    Ok((topic, message))
 }
 
 fn write_changes(shared: &(Mutex<Shared>, Condvar), directory: &Path) {
@@ -231,19 +195,19 @@ fn write_changes(shared: &(Mutex<Shared>, Condvar), directory: &Path) {
         while guard.dirty.is_empty() && !guard.closed {
             guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
-        let changes: Vec<(String, Option<Entry>)> = std::mem::take(&mut guard.dirty)
+        let changes: Vec<(String, Option<Message>)> = std::mem::take(&mut guard.dirty)
             .into_iter()
             .map(|topic| {
-                let entry = guard.entries.get(&topic).cloned();
-                (topic, entry)
+                let message = guard.entries.get(&topic).cloned();
+                (topic, message)
             })
             .collect();
         drop(guard);
         if changes.is_empty() {
             return;
         }
-        for (topic, entry) in &changes {
-            if let Err(error) = write(directory, topic, entry.as_ref()) {
+        for (topic, message) in &changes {
+            if let Err(error) = write(directory, topic, message.as_ref()) {
                 tracing::error!(directory = %directory.display(), %error,
                     "cannot store a retained message; it is lost at a restart");
             }
@@ -254,9 +218,9 @@ fn write_changes(shared: &(Mutex<Shared>, Condvar), directory: &Path) {
     }
 }
 
-fn write(directory: &Path, topic: &str, entry: Option<&Entry>) -> std::io::Result<()> {
+fn write(directory: &Path, topic: &str, message: Option<&Message>) -> std::io::Result<()> {
     let path = path_of(directory, topic);
-    let Some(entry) = entry else {
+    let Some(message) = message else {
         return match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -265,10 +229,8 @@ fn write(directory: &Path, topic: &str, entry: Option<&Entry>) -> std::io::Resul
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(MAGIC)?;
-    file.write_all(&entry.expires.to_be_bytes())?;
-    file.write_all(&u16::try_from(topic.len()).unwrap_or(0).to_be_bytes())?;
-    file.write_all(topic.as_bytes())?;
-    file.write_all(&entry.payload)?;
+    file.write_all(&message.received.as_millis().to_be_bytes())?;
+    file.write_all(&codec::to_packet(message))?;
     file.sync_all()?;
     fs::rename(&temporary, &path)
 }
@@ -276,12 +238,16 @@ fn write(directory: &Path, topic: &str, entry: Option<&Entry>) -> std::io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use rumqttd::protocol::PublishProperties;
 
-    fn message(payload: &'static [u8]) -> Message {
+    fn message(topic: &'static str, payload: &'static [u8]) -> Message {
         Message {
-            topic: Bytes::new(),
+            topic: Bytes::from_static(topic.as_bytes()),
             payload: Bytes::from_static(payload),
+            qos: 1,
             retain: true,
+            received: now(),
             properties: None,
         }
     }
@@ -299,25 +265,57 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let open = || Retained::open(Some(directory.path()), &Limits::default()).unwrap();
         let retained = open();
-        retained.set("a/b", &message(b"1")).unwrap();
-        retained.set("a/c", &message(b"2")).unwrap();
-        retained.set("a/b", &message(b"3")).unwrap();
+        retained.set("a/b", &message("a/b", b"1")).unwrap();
+        retained.set("a/c", &message("a/c", b"2")).unwrap();
+        retained.set("a/b", &message("a/b", b"3")).unwrap();
         drop(retained);
         let retained = open();
         assert_eq!(topics(&retained, "a/+"), ["a/b", "a/c"]);
         assert_eq!(retained.matching("a/b")[0].payload, "3");
-        retained.set("a/b", &message(b"")).unwrap();
+        retained.set("a/b", &message("a/b", b"")).unwrap();
         drop(retained);
         assert_eq!(topics(&open(), "a/#"), ["a/c"]);
+    }
+
+    #[test]
+    fn a_message_is_the_same_after_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Retained::open(Some(directory.path()), &Limits::default()).unwrap();
+        let stored = Message {
+            qos: 0,
+            received: Timestamp(now().as_millis() - 30_000),
+            properties: Some(PublishProperties {
+                message_expiry_interval: Some(60),
+                content_type: Some("text/plain".to_owned()),
+                user_properties: vec![("k".to_owned(), "v".to_owned())],
+                ..PublishProperties::default()
+            }),
+            ..message("a", b"1")
+        };
+        open().set("a", &stored).unwrap();
+        let [read] = &open().matching("a")[..] else {
+            panic!("one message");
+        };
+        assert_eq!(
+            (read.qos, read.retain, read.received),
+            (0, true, stored.received)
+        );
+        assert_eq!(read.properties, stored.properties);
+        let expired = Message {
+            received: Timestamp(now().as_millis() - 61_000),
+            ..stored
+        };
+        open().set("a", &expired).unwrap();
+        assert!(open().matching("a").is_empty());
     }
 
     #[test]
     fn a_damaged_file_loses_only_itself() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Retained::open(Some(directory.path()), &Limits::default()).unwrap();
-        open().set("a", &message(b"1")).unwrap();
-        open().set("b", &message(b"1")).unwrap();
-        fs::write(path_of(directory.path(), "a"), b"dcr1\0").unwrap();
+        open().set("a", &message("a", b"1")).unwrap();
+        open().set("b", &message("b", b"1")).unwrap();
+        fs::write(path_of(directory.path(), "a"), b"dcr2\0").unwrap();
         assert_eq!(topics(&open(), "#"), ["b"]);
     }
 
@@ -328,9 +326,9 @@ mod tests {
             ..Limits::default()
         };
         let retained = Retained::open(None, &limits).unwrap();
-        retained.set("a", &message(b"1")).unwrap();
-        assert_eq!(retained.set("b", &message(b"1")), Err(Full));
-        retained.set("a", &message(b"2")).unwrap();
+        retained.set("a", &message("a", b"1")).unwrap();
+        assert_eq!(retained.set("b", &message("b", b"1")), Err(Full));
+        retained.set("a", &message("a", b"2")).unwrap();
         assert_eq!(retained.len(), 1);
     }
 }

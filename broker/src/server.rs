@@ -98,6 +98,8 @@ impl Broker {
         let addresses = open(Door::Agents, &config.listen)?;
         let third_party_addresses = open(Door::ThirdParties, &services.listen_third_parties)?;
         let websocket_addresses = open(Door::WebSocket, &services.listen_websocket)?;
+        #[cfg(feature = "plain")]
+        open(Door::Plain, &services.listen_plain)?;
         let metrics = match services.metrics {
             None => None,
             Some(address) => {

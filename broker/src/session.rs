@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::backend::{Deliveries, Delivery, Link, RouterGone};
 use crate::client::Client;
 use crate::codec::{Codec, DecodeError, Incoming, Message, Version, granted};
+use crate::config::now;
 use crate::counters::Refusal;
 use crate::gate::{Connection, Shared};
 use crate::outgoing::{HIGH_WATER, Outgoing};
@@ -31,6 +32,9 @@ use crate::websocket;
 
 /// Refused publishes after which a client is disconnected.
 const MAX_REFUSED: u32 = 16;
+
+/// Room for what is received next, in bytes, at the least.
+const ROOM: usize = 1024;
 
 /// How long the last bytes of a session may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -55,6 +59,21 @@ pub(crate) struct Session {
     pub(crate) will: Option<Message>,
 }
 
+impl Session {
+    /// Makes room for what is received next, and gives back what a long packet took.
+    fn tidy(&mut self) {
+        let Self { buffer, out, .. } = self;
+        if buffer.is_empty() && buffer.capacity() != ROOM {
+            *buffer = BytesMut::with_capacity(ROOM);
+        } else if buffer.capacity() - buffer.len() < ROOM {
+            buffer.reserve(4 * ROOM);
+        }
+        if out.is_empty() && out.capacity() > 0 {
+            *out = BytesMut::new();
+        }
+    }
+}
+
 /// How a session ended.
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -72,6 +91,12 @@ enum End {
     Router,
 }
 
+impl End {
+    /// The answer would be longer than the client's maximum packet size.
+    const UNANSWERABLE: Self =
+        Self::Refused(Refusal::TooLarge, Reason::ImplementationSpecificError);
+}
+
 impl From<RouterGone> for End {
     fn from(_: RouterGone) -> Self {
         Self::Router
@@ -86,10 +111,17 @@ struct Pending {
     unconfirmed: usize,
 }
 
+/// What a client asked for with a filter.
+#[derive(Clone, Copy)]
+struct Subscription {
+    qos: u8,
+    retain_as_published: bool,
+}
+
 struct Running<'a> {
     shared: &'a Shared,
     session: Session,
-    subscriptions: HashMap<String, u8>,
+    subscriptions: HashMap<String, Subscription>,
     pending: VecDeque<Pending>,
     rate: Rate,
     refused: u32,
@@ -142,6 +174,7 @@ impl Running<'_> {
             if let Err(end) = self.prepare_outgoing().await {
                 return end;
             }
+            self.session.tidy();
             let now = Instant::now();
             if !self.session.out.is_empty() && unwritten.is_none() {
                 unwritten = Some(now);
@@ -184,7 +217,9 @@ impl Running<'_> {
                     }
                 }
                 delivery = deliveries.next(), if out.len() < HIGH_WATER => match delivery {
-                    Ok(delivery) => self.deliver(delivery),
+                    Ok(delivery) => if let Err(end) = self.deliver(delivery) {
+                        return end;
+                    },
                     Err(gone) => return gone.into(),
                 },
                 result = read.read_buf(buffer), if reading => match result {
@@ -252,6 +287,9 @@ impl Running<'_> {
                 Err(DecodeError::TooLarge) => {
                     return Err(End::Refused(Refusal::TooLarge, Reason::PacketTooLarge));
                 }
+                Err(DecodeError::Protocol) => {
+                    return Err(End::Refused(Refusal::Malformed, Reason::ProtocolError));
+                }
                 Err(DecodeError::Malformed | DecodeError::Version) => {
                     return Err(End::Refused(Refusal::Malformed, Reason::MalformedPacket));
                 }
@@ -263,12 +301,7 @@ impl Running<'_> {
 
     async fn handle(&mut self, packet: Incoming) -> Result<(), End> {
         match packet {
-            Incoming::Publish {
-                message,
-                topic,
-                qos,
-                id,
-            } => self.publish(message, &topic, qos, id).await,
+            Incoming::Publish { message, topic, id } => self.publish(message, &topic, id).await,
             Incoming::PubAck(id) => {
                 self.session.outgoing.acknowledged(id);
                 Ok(())
@@ -289,13 +322,8 @@ impl Running<'_> {
         }
     }
 
-    async fn publish(
-        &mut self,
-        message: Message,
-        topic: &str,
-        qos: u8,
-        id: u16,
-    ) -> Result<(), End> {
+    async fn publish(&mut self, message: Message, topic: &str, id: u16) -> Result<(), End> {
+        let qos = message.qos;
         if qos > 1 {
             return Err(End::Refused(Refusal::Unsupported, Reason::QoSNotSupported));
         }
@@ -370,7 +398,12 @@ impl Running<'_> {
             };
             let qos = qos as u8;
             let path = filter.path;
-            let new = self.subscriptions.insert(path.clone(), qos).is_none();
+            let subscription = Subscription {
+                qos,
+                retain_as_published: filter.preserve_retain,
+            };
+            let old = self.subscriptions.insert(path.clone(), subscription);
+            let new = old.is_none();
             if new {
                 self.session.link.subscribe(1, &path).await?;
                 pending.unconfirmed += 1;
@@ -382,8 +415,7 @@ impl Running<'_> {
             }
         }
         self.pending.push_back(pending);
-        self.answer_subscribes();
-        Ok(())
+        self.answer_subscribes()
     }
 
     fn check_filter(&mut self, filter: &Filter, identifier: bool) -> SubCode {
@@ -423,44 +455,54 @@ impl Running<'_> {
             });
         }
         let out = &mut self.session.out;
-        self.session.codec.unsuback(id, reasons, out);
-        Ok(())
+        if self.session.codec.unsuback(id, reasons, out) {
+            Ok(())
+        } else {
+            Err(End::UNANSWERABLE)
+        }
     }
 
-    fn deliver(&mut self, delivery: Delivery) {
+    fn deliver(&mut self, delivery: Delivery) -> Result<(), End> {
         match delivery {
             Delivery::Subscribed => {
                 if let Some(first) = self.pending.front_mut() {
                     first.unconfirmed = first.unconfirmed.saturating_sub(1);
                 }
-                self.answer_subscribes();
+                self.answer_subscribes()?;
             }
-            Delivery::Message { id, message } => {
+            Delivery::Message { id, mut message } => {
                 let topic = std::str::from_utf8(&message.topic).unwrap_or_default();
                 // What arrives for an ended subscription goes with the lowest quality.
-                let qos = self
-                    .subscriptions
-                    .iter()
-                    .filter(|(filter, _)| matches(topic, filter))
-                    .map(|(_, &qos)| qos)
-                    .max();
-                let qos = qos.unwrap_or(QoS::AtMostOnce as u8);
+                let (mut granted, mut keep_retain) = (QoS::AtMostOnce as u8, false);
+                for (filter, subscription) in &self.subscriptions {
+                    if matches(topic, filter) {
+                        granted = granted.max(subscription.qos);
+                        keep_retain |= subscription.retain_as_published;
+                    }
+                }
+                message.retain &= keep_retain;
+                let qos = message.qos.min(granted);
                 self.session.outgoing.push(message, qos, Some(id));
             }
         }
+        Ok(())
     }
 
     /// Sends the SUBACKs that are due, each followed by its retained messages.
-    fn answer_subscribes(&mut self) {
+    fn answer_subscribes(&mut self) -> Result<(), End> {
         while let Some(ready) = self.pending.pop_front_if(|p| p.unconfirmed == 0) {
             let out = &mut self.session.out;
-            self.session.codec.suback(ready.id, &ready.codes, out);
+            if !self.session.codec.suback(ready.id, &ready.codes, out) {
+                return Err(End::UNANSWERABLE);
+            }
             for (filter, qos) in ready.replay {
                 for message in self.shared.retained.matching(&filter) {
+                    let qos = message.qos.min(qos);
                     self.session.outgoing.push(message, qos, None);
                 }
             }
         }
+        Ok(())
     }
 
     async fn prepare_outgoing(&mut self) -> Result<(), End> {
@@ -511,9 +553,10 @@ impl Running<'_> {
                 publish_will: false
             } | End::Broker(Ending::Revoked)
         );
-        if let Some(will) = self.session.will.take()
+        if let Some(mut will) = self.session.will.take()
             && !silent
         {
+            will.received = now();
             let topic = std::str::from_utf8(&will.topic).unwrap_or_default();
             let stored = !will.retain || self.shared.retained.set(topic, &will).is_ok();
             if !stored || self.session.link.publish(&will).await.is_err() {

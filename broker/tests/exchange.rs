@@ -78,7 +78,7 @@ async fn message_properties_pass_between_mqtt_5_clients() {
     let topic = rig.meter.topic("up/status");
     let content_type = [3, 0, 1, b'j'];
     meter
-        .send(&publish(5, topic.as_bytes(), 0, 0, &content_type, b"x"))
+        .send(&publish(5, topic.as_bytes(), 2, 1, &content_type, b"x"))
         .await;
     let (first, body) = provider.packet().await.unwrap();
     assert_eq!(first, 0x32);

@@ -79,6 +79,17 @@ fn samples(text: &str) -> HashMap<String, f64> {
     samples
 }
 
+/// The metrics of the broker that alerts and dashboard name.
+fn watched() -> HashSet<&'static str> {
+    let rules = include_str!("../../monitoring/dcnet.rules.yaml");
+    let dashboard = include_str!("../../monitoring/dcnet.dashboard.json");
+    let words = [rules, dashboard].map(|text| {
+        text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric())
+            .filter(|word| word.starts_with("broker_"))
+    });
+    words.into_iter().flatten().collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_are_served_in_valid_form() {
     let rig = Rig::serving(&[("dashboard", "correct horse")], "").await;
@@ -114,6 +125,12 @@ async fn counters_are_served_in_valid_form() {
     assert!(samples["broker_received_bytes_total{role=\"user\"}"] > 0.0);
     let ends = samples["broker_certificate_end_seconds"];
     assert!(ends > now().as_millis() as f64 / 1000.0);
+    for name in watched() {
+        let served = samples
+            .keys()
+            .any(|sample| sample.split('{').next() == Some(name));
+        assert!(served, "{name} is not in:\n{body}");
+    }
     let device = rig.provider.client_id();
     assert!(!body.contains(&device), "no device is told from another");
 }

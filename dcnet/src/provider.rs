@@ -353,6 +353,11 @@ impl Provider {
         self.closed = true;
     }
 
+    /// Whether it was [closed](Self::close).
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// What it was made from may be older than what it once had published: no round that
     /// started before `at` gets a roster, since it may have had one, and nothing is appended to
     /// the log before an aggregate of a later round proves that the meters know no other.

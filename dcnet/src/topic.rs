@@ -112,6 +112,9 @@ kinds! {
         AggregateCbor = "aggregate/cbor",
         /// State of the net as JSON.
         Status = "status",
+        /// The net as a device of Home Assistant: MQTT discovery, with the prefix
+        /// `dcnet/1/{net}/public/homeassistant`.
+        HomeAssistant = "homeassistant/device/aggregate/config",
     }
 }
 

@@ -65,7 +65,7 @@ pub struct ChaosArguments {
     pub period: Period,
 }
 
-fn parse_minutes(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_minutes(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
         .filter(|minutes| *minutes > 0.0 && *minutes <= 10_080.0)

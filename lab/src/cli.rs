@@ -11,6 +11,8 @@ use meter_agent::pulse::loads::Loads;
 use simulation::plan::Sizes;
 
 use crate::absence::{Absence, Absences};
+use crate::abuse::AbuseArguments;
+use crate::beside::BesideArguments;
 use crate::chaos::ChaosArguments;
 use crate::chaos::process::ProcessArguments;
 use crate::joins::JoinsArguments;
@@ -47,7 +49,12 @@ enum Command {
     /// Give broker and provider the load of many meters, over as many connections, and measure
     /// them; exit code 1 if a sum is wrong or not of all meters
     Load(LoadArguments),
-    /// One of the processes that `chaos` and `load` start
+    /// Attack the broker with everything at once, and check that it lives, stays within bounds and
+    /// serves honest clients; exit code 1 if not
+    Abuse(AbuseArguments),
+    /// Measure the broker beside a mosquitto, in turns
+    Beside(BesideArguments),
+    /// One of the processes that `chaos`, `load`, `abuse` and `beside` start
     #[command(hide = true)]
     Process(ProcessArguments),
 }
@@ -121,6 +128,10 @@ pub enum Task {
     Chaos(ChaosArguments),
     /// Many meters.
     Load(LoadArguments),
+    /// Hostile clients.
+    Abuse(AbuseArguments),
+    /// Two brokers.
+    Beside(BesideArguments),
     /// One of these processes.
     Process(ProcessArguments),
 }
@@ -234,6 +245,8 @@ impl Arguments {
             Some(Command::Oracle(oracle)) => Ok(Task::Oracle(oracle)),
             Some(Command::Chaos(chaos)) => Ok(Task::Chaos(chaos)),
             Some(Command::Load(load)) => Ok(Task::Load(load)),
+            Some(Command::Abuse(abuse)) => Ok(Task::Abuse(abuse)),
+            Some(Command::Beside(beside)) => Ok(Task::Beside(beside)),
             Some(Command::Process(process)) => Ok(Task::Process(process)),
             None => self.demo.plan().map(Task::Demo),
         }

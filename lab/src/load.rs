@@ -7,25 +7,25 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::Args;
 use dcnet::aggregate::Aggregate;
 use dcnet::time::{Period, Round, Timestamp};
 use meter_agent::clock::utc_timestamp;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::cli::parse_period;
 use crate::demo::Verdict;
 use crate::observer::Observer;
-use crate::system::{HOST, third_party};
+use crate::system::{self, HOST, third_party};
 
 mod meter;
 mod setting;
 mod usage;
 
 use meter::Sighting;
+pub(crate) use meter::await_listener;
 use setting::Setting;
 use usage::Usage;
 
@@ -79,14 +79,14 @@ pub async fn run(
         period,
         rounds,
     } = *arguments;
-    allow_connections(meters)?;
+    system::allow_open_files(u64::from(meters) * 2 + 512)?;
     writeln!(
         out,
         "making keys, certificates and the log of {meters} meters"
     )?;
     let mut setting = tokio::task::block_in_place(|| Setting::make(meters, period))?;
     setting.broker.start()?;
-    meter::await_listener(setting.port).await?;
+    await_listener(setting.port).await?;
     setting.provider.start()?;
     let root = setting.directory.path();
     let mut observer = Observer::start(HOST, setting.port, &third_party(root), setting.net).await?;
@@ -196,23 +196,6 @@ pub async fn run(
     Ok(Verdict { faults })
 }
 
-/// Every connection is a descriptor.
-fn allow_connections(meters: u32) -> anyhow::Result<()> {
-    let wanted = u64::from(meters) * 2 + 512;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < wanted) {
-        ensure!(
-            limit.maximum.is_none_or(|maximum| maximum >= wanted),
-            "{meters} meters need {wanted} open files, and only {:?} are allowed; see ulimit -Hn",
-            limit.maximum
-        );
-        limit.current = Some(wanted);
-        // The processes that are started inherit it.
-        setrlimit(Resource::Nofile, limit).context("cannot allow so many open files")?;
-    }
-    Ok(())
-}
-
 async fn all_connected(
     seen: &mut mpsc::UnboundedReceiver<Sighting>,
     meters: u32,
@@ -228,7 +211,7 @@ async fn all_connected(
 }
 
 /// The value that so many percent do not exceed.
-fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     sorted.get(place).copied().unwrap_or_default()
 }

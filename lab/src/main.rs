@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use lab::abuse;
+use lab::beside;
 use lab::chaos;
 use lab::cli::{Arguments, Task};
 use lab::demo::{self, Files, Verdict};
@@ -34,6 +36,16 @@ fn main() -> ExitCode {
         Ok(Task::Load(arguments)) => {
             return verdict(run(async |interrupted| {
                 load::run(&arguments, std::io::stdout(), interrupted).await
+            }));
+        }
+        Ok(Task::Abuse(arguments)) => {
+            return verdict(run(async |interrupted| {
+                abuse::run(&arguments, std::io::stdout(), interrupted).await
+            }));
+        }
+        Ok(Task::Beside(arguments)) => {
+            return verdict(run(async |interrupted| {
+                beside::run(&arguments, std::io::stdout(), interrupted).await
             }));
         }
         Ok(Task::Process(process)) => {

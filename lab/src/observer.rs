@@ -154,10 +154,6 @@ fn tls(directory: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let key = path(gateway_admin::KEY_FILE);
     let private = PrivateKeyDer::from_pem_file(&key)
         .with_context(|| format!("cannot read {}", key.display()))?;
-    let config =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(read(&path(gateway_admin::CERTIFICATE_FILE))?, private)?;
-    Ok(Arc::new(config))
+    let chain = read(&path(gateway_admin::CERTIFICATE_FILE))?;
+    Ok(Arc::new(crate::tls::client(roots, chain, private)?))
 }

@@ -5,13 +5,14 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use broker::{Broker, Counters};
 use dcnet::identity::{DeviceId, PublicKey};
 use dcnet::membership::Policy;
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
 use provider_agent::{Agent, Config, Running, Store};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use crate::cli::Plan;
@@ -80,15 +81,10 @@ pub fn provider_state(root: &Path) -> PathBuf {
 /// The configuration of the provider of a run, as strict as a demonstration's net is.
 pub fn provider_config(root: &Path, broker_port: u16) -> Config {
     Config {
-        state_directory: provider_state(root),
-        identity_directory: root.join("provider"),
-        broker_host: HOST.to_owned(),
         broker_port,
-        log: String::new(),
         minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
-        lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
         assume_synchronised: true,
-        page: None,
+        ..Config::new(provider_state(root), root.join("provider"), HOST)
     }
 }
 
@@ -273,4 +269,22 @@ pub fn open_net(config: &Config, policy: Policy) -> anyhow::Result<(NetId, LogHe
             members: 0,
         },
     ))
+}
+
+/// Lets this process, and those it starts, have so many files open: every connection is one.
+///
+/// # Errors
+/// The system does not allow it.
+pub fn allow_open_files(wanted: u64) -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        ensure!(
+            limit.maximum.is_none_or(|maximum| maximum >= wanted),
+            "{wanted} open files are needed, and only {:?} are allowed; see ulimit -Hn",
+            limit.maximum
+        );
+        limit.current = Some(wanted);
+        setrlimit(Resource::Nofile, limit).context("cannot allow so many open files")?;
+    }
+    Ok(())
 }

@@ -15,9 +15,8 @@ use dcnet::identity::{
 };
 use dcnet::revocation::RevocationList;
 use dcnet::time::Timestamp;
+use secrets::permissions::{credentials_directory, open_private_file};
 use zeroize::Zeroizing;
-
-use crate::permissions::{credentials_directory, open_private_file};
 
 /// Longer files are none that an administrator issues, in bytes: a full revocation
 /// list stays below 64 KiB.

@@ -12,9 +12,8 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use rusqlite::{Connection, OpenFlags};
-
-use crate::permissions::{
-    require_private_directory, require_private_file, require_private_regular,
+use secrets::permissions::{
+    directory_of, require_private_directory, require_private_file, require_private_regular,
 };
 
 /// Opens a database; makes the file and its directory if they are missing. What is
@@ -107,11 +106,4 @@ fn prepare(path: &Path, holds: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
 }

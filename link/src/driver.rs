@@ -273,10 +273,7 @@ where
             }
         }
         if !records.is_empty() {
-            self.journal.commit(&records).context(
-                "the journal could not be written, so nothing more is published; \
-                 mend the cause (disk full, disk failing?)",
-            )?;
+            self.journal.commit(&records)?;
             count(&self.counters.commits);
             add(&self.counters.records, records.len());
         }
@@ -468,12 +465,16 @@ where
     /// A commit failed, or the journal cannot be opened again.
     fn lost_journal(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         if self.reopen.is_none() {
-            return Err(error);
+            return Err(error.context(
+                "the journal could not be written, so nothing more is published; \
+                 mend the cause (disk full, disk failing?)",
+            ));
         }
         count(&self.counters.journal_failures);
-        let problem = format!("{error:#}");
+        // What follows the outermost message depends on where it failed this time.
+        let problem = error.to_string();
         if problem != self.problem {
-            tracing::error!(error = problem, "waiting for the journal");
+            tracing::error!(error = format!("{error:#}"), "waiting for the journal");
             self.problem = problem;
         }
         self.wake = None;

@@ -17,7 +17,6 @@ pub mod database;
 pub mod driver;
 pub mod journal;
 mod network;
-pub mod permissions;
 pub mod service;
 
 pub use clock::Clock;

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use link::permissions::open_private_file;
 use rumqttc::{ConnectionError, MqttOptions, TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use secrets::permissions::open_private_file;
 use zeroize::Zeroizing;
 
 /// Before the first attempt to connect again, and the longest time between two.

@@ -1,6 +1,5 @@
 //! The daemon `meter-agent`.
 
-use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use manual::Manual;
 use meter_agent::config::{Config, check};
 use meter_agent::doctor::{self, Verdict};
 use meter_agent::energy::{self, EnergyUnit, Kwh};
-use meter_agent::page::access;
+use meter_agent::page::access::ACCOUNT;
 use meter_agent::register::Register;
 use meter_agent::{agent, ask, clock, count, leave};
 use tokio::runtime::Runtime;
@@ -244,24 +243,12 @@ fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::R
 
 fn set_password(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let password = if std::io::stdin().is_terminal() {
-        let given = rpassword::prompt_password("Password of the page: ")?;
-        let again = rpassword::prompt_password("Once more: ")?;
-        anyhow::ensure!(
-            given == again,
-            "the two are not the same; nothing was changed"
-        );
-        given
-    } else {
-        let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line)?;
-        line.trim_end_matches(['\r', '\n']).to_owned()
-    };
-    let password = zeroize::Zeroizing::new(password);
-    access::set_password(&config.state_directory, &password)?;
+    let password = secrets::password::ask("the page")?;
+    page::password::set_password(&config.state_directory, &password)?;
     println!(
-        "the page asks for it from the next start of the agent on; the user is {:?}",
-        access::USER
+        "the page asks for it from now on, and is served from the next start of the agent on if it \
+         was not for want of one; the user is {:?}",
+        ACCOUNT.user
     );
     Ok(())
 }

@@ -7,10 +7,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use ::page::metrics::Metrics;
+use ::page::{Failure, Limits, off_the_runtime, serve};
 use anyhow::Context;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -28,10 +31,15 @@ use crate::status::View;
 pub mod access;
 mod assets;
 mod metrics;
-mod serve;
 mod summary;
 
 use access::Access;
+
+/// The household's browser and its Prometheus are few.
+const LIMITS: Limits = Limits {
+    connections: 32,
+    lifetime: Duration::from_secs(60),
+};
 
 /// The socket in the state directory.
 pub fn socket(state_directory: &Path) -> PathBuf {
@@ -95,7 +103,7 @@ impl Page {
         match local(state_directory) {
             Ok(listener) => {
                 let router = router(household.clone(), Access::Owner);
-                servers.push(tokio::spawn(serve::serve(listener, router)));
+                servers.push(tokio::spawn(serve(listener, router, LIMITS)));
             }
             Err(error) => tracing::warn!("`meter-agent status` will not work: {error:#}"),
         }
@@ -109,7 +117,7 @@ impl Page {
                         address.unwrap_or(listen)
                     );
                     let router = router(household.clone(), access);
-                    servers.push(tokio::spawn(serve::serve(listener, router)));
+                    servers.push(tokio::spawn(serve(listener, router, LIMITS)));
                 }
                 Err(error) => tracing::warn!("there is no household's page: {error:#}"),
             }
@@ -159,14 +167,7 @@ async fn open(listen: SocketAddr, state_directory: &Path) -> anyhow::Result<(Tcp
 }
 
 fn router(household: Household, access: Access) -> Router {
-    let mut router = Router::new();
-    for asset in assets::ALL {
-        router = router.route(
-            asset.path,
-            get(move || async move { ([(header::CONTENT_TYPE, asset.kind)], asset.content) }),
-        );
-    }
-    router
+    let router = ::page::assets::routes(&assets::OWN)
         .route("/api/status", get(status))
         .route("/api/history", get(course))
         .route("/history.csv", get(csv))
@@ -181,7 +182,8 @@ fn router(household: Household, access: Access) -> Router {
             Arc::new(access),
             access::guard,
         ))
-        .with_state(household)
+        .with_state(household);
+    ::page::with_headers(router)
 }
 
 async fn status(State(household): State<Household>) -> Response {
@@ -192,11 +194,9 @@ async fn text(State(household): State<Household>) -> String {
     summary::text(&household.view.status(household.history.days()))
 }
 
-async fn metrics(State(household): State<Household>) -> Result<Response, Failure> {
+async fn metrics(State(household): State<Household>) -> Result<Metrics, Failure> {
     let status = household.view.status(household.history.days());
-    let text = metrics::text(&status, &household.view.link_totals())?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok(metrics::of(&status, &household.view.link_totals())?)
 }
 
 /// Milliseconds since 1970, both included.
@@ -281,9 +281,8 @@ async fn exit(
 ) -> Result<Done, Failure> {
     let status = household.view.status(0);
     if status.meter.get(..8) != Some(confirmation.confirm.trim()) {
-        return Err(Failure(
-            StatusCode::BAD_REQUEST,
-            "these are not the first 8 digits of this meter's id; nothing was done".to_owned(),
+        return Err(Failure::bad_request(
+            "these are not the first 8 digits of this meter's id; nothing was done",
         ));
     }
     if status.exit.is_none() {
@@ -305,51 +304,3 @@ impl IntoResponse for Done {
         StatusCode::NO_CONTENT.into_response()
     }
 }
-
-/// Why it was not done, in words for the household.
-struct Failure(StatusCode, String);
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        let error = format!("{:#}", error.into());
-        tracing::warn!("the household's page: {error}");
-        Self(StatusCode::INTERNAL_SERVER_ERROR, error)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.1 });
-        (self.0, Json(body)).into_response()
-    }
-}
-
-/// Does what waits for the disk where waiting holds up nobody.
-async fn off_the_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .context("the work panicked")?
-}
-
-/// What [`access::guard`] puts on every answer.
-const HEADERS: [(header::HeaderName, HeaderValue); 5] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-             connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-        ),
-    ),
-    (
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    ),
-    (
-        header::REFERRER_POLICY,
-        HeaderValue::from_static("no-referrer"),
-    ),
-    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-];

@@ -67,6 +67,32 @@ fn a_reading_is_set_while_no_agent_holds_the_register() {
     );
 }
 
+#[test]
+fn a_password_that_root_sets_is_the_agent_s() {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "[channel.simulated]\nseed = 1\n");
+    let state = directory.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    if let Err(error) = chown(&state, Some(4711), Some(4712)) {
+        eprintln!("skipped: only root can give a directory away: {error}");
+        return;
+    }
+    let said = directory.path().join("password");
+    std::fs::write(&said, "correct horse\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_meter-agent"))
+        .args(["set-password", "--config"])
+        .arg(&path)
+        .stdin(std::fs::File::open(said).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let file = state.join("page-password").metadata().unwrap();
+    assert_eq!((file.uid(), file.gid()), (4711, 4712));
+    assert_eq!(file.mode() & 0o777, 0o600);
+}
+
 #[cfg(feature = "gpiocdev")]
 #[test]
 fn the_example_passes() {

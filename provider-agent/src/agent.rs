@@ -7,6 +7,7 @@ mod compaction;
 mod journal;
 mod log;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,21 +18,23 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dcnet::membership::EntryError;
 use dcnet::provider::{Provider, ProviderCommand};
+use dcnet::time::Period;
 use dcnet::topic::NetId;
-use link::permissions::give_to_owner_of;
 use link::service;
 use link::{Clock, Connection, Control, Driver};
+use secrets::permissions::give_to_owner_of;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attend::{about_round, attend};
-use crate::config::{Config, Retention};
+use crate::config::Config;
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
 use crate::page::Page;
 use crate::page::live::Live;
 use crate::publication::PublishedProvider;
 use crate::revocations::{Look, Revocations};
-use crate::store::{Store, prepare_directory};
+use crate::store::{Fault, Store, prepare_directory};
+use crate::traces::Traces;
 use crate::utc;
 use journal::{Teller, ToldStore};
 use log::Log;
@@ -47,6 +50,9 @@ const REVOCATIONS_EVERY: Duration = Duration::from_secs(10);
 /// How often a running agent looks for new and closed nets in its store.
 const NEW_NETS_EVERY: Duration = Duration::from_secs(3);
 
+/// How often it is looked whether the disk takes something again before the start.
+const ROOM_EVERY: Duration = Duration::from_secs(3);
+
 /// An agent that is ready to start.
 pub struct Agent {
     config: Config,
@@ -61,9 +67,6 @@ pub struct Agent {
     /// When notified, they are looked at now, which is then told to the service manager; may
     /// be replaced before the start.
     pub look: Arc<Notify>,
-    /// How long after a round its submissions are kept, for ever if `None`; may be set before
-    /// the start.
-    pub rounds_kept: Option<Duration>,
     /// The connection it will use; may be adjusted before the start.
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
@@ -83,6 +86,7 @@ pub struct Running {
     store: watch::Receiver<StoreState>,
     refused_revocations: Arc<AtomicU64>,
     live: Live,
+    periods: BTreeMap<NetId, Period>,
 }
 
 /// Why [`Running::log_until`] ended.
@@ -119,7 +123,6 @@ impl Agent {
             identity,
             lock,
             closed,
-            rounds_kept: None,
             refused_revocations,
             revocations_every: REVOCATIONS_EVERY,
             look: Arc::default(),
@@ -152,11 +155,13 @@ impl Agent {
             live,
             ..
         } = self;
+        let rounds_kept = config.rounds_kept;
         let teller = Teller::default();
         let state = teller.subscribe();
         let revocations = identity.revocations.clone();
         let nets = nets.shown_by(live.clone());
         let (ids, path): (Vec<NetId>, _) = (nets.ids().collect(), store.path().to_owned());
+        let periods = nets.periods();
         let shown = live.clone();
         let reopen = journal::reopen(path.clone(), teller.clone(), move || {
             let mut store = open_store(&config, &lock)?;
@@ -172,7 +177,7 @@ impl Agent {
             .with_reopen(reopen);
         let handle = driver.start();
         live.follow(&handle.control);
-        if let Some(kept) = self.rounds_kept {
+        if let Some(kept) = rounds_kept {
             let ended = handle.commands.clone();
             tokio::spawn(compaction::run(path.clone(), kept, ended));
         }
@@ -189,6 +194,7 @@ impl Agent {
             store: state,
             refused_revocations,
             live,
+            periods,
         }
     }
 }
@@ -218,6 +224,7 @@ impl Running {
         mut self,
         mut stop: impl Future<Output = ()> + Unpin,
         nets_changed: impl Future<Output = ()>,
+        mut traces: Option<&mut Traces>,
     ) -> anyhow::Result<End> {
         let mut log = Log::default();
         tokio::pin!(nets_changed);
@@ -245,6 +252,11 @@ impl Running {
                             last.send_replace(told);
                         }
                         self.live.take(&event);
+                        if let Some(traces) = &mut traces
+                            && let Some(period) = self.periods.get(&event.net)
+                        {
+                            traces.follow(&event, *period);
+                        }
                         log.write(&event);
                     }
                     None => return self.control.join().await.map(|()| End::Stopped),
@@ -274,18 +286,21 @@ async fn broken(mut store: watch::Receiver<StoreState>) -> String {
 /// As [`Agent::open`] and [`Control::join`].
 pub async fn run(
     config: &Config,
-    retention: Retention,
     stop: impl Future<Output = ()>,
     look: Arc<Notify>,
 ) -> anyhow::Result<()> {
     tokio::pin!(stop);
+    tokio::select! {
+        () = room(config) => {}
+        () = &mut stop => return Ok(()),
+    }
     let live = Live::default();
     let _page = Page::serve(config, live.clone()).await;
+    let mut traces = config.traces.as_deref().map(Traces::new).transpose()?;
     loop {
         let mut agent = Agent::open(config)?;
         agent.live = live.clone();
         agent.look = Arc::clone(&look);
-        agent.rounds_kept = retention.rounds;
         let known = Known {
             nets: agent.nets(),
             closed: agent.closed.clone(),
@@ -297,9 +312,44 @@ pub async fn run(
         );
         let store = Store::open_in(&config.state_directory)?;
         let changed = nets_changed(config.clone(), store, known);
-        if agent.start().log_until(&mut stop, changed).await? == End::Stopped {
-            return Ok(());
+        let running = agent.start().log_until(&mut stop, changed, traces.as_mut());
+        if running.await? == End::Stopped {
+            break;
         }
+    }
+    if let Some(traces) = traces {
+        tokio::task::spawn_blocking(move || traces.stop()).await?;
+    }
+    Ok(())
+}
+
+/// Waits while the disk of the database takes nothing, as a running agent does. Whatever else
+/// is wrong is told when the database is opened for use.
+async fn room(config: &Config) {
+    let mut told = None;
+    loop {
+        let directory = config.state_directory.clone();
+        let trying =
+            tokio::task::spawn_blocking(move || Store::open_in(&directory)?.try_writing()).await;
+        // Cancelled only when the runtime is being shut down.
+        let Ok(Err(error)) = trying else { break };
+        let Some(fault) = Fault::of_disk(&error) else {
+            break;
+        };
+        if told != Some(fault) {
+            let path = config.store_path();
+            let problem = fault.advice(&path);
+            tracing::error!(
+                error = format!("{error:#}"),
+                "{problem}; the agent starts then"
+            );
+            service::status(&format!("not started: {problem}"));
+            told = Some(fault);
+        }
+        tokio::time::sleep(ROOM_EVERY).await;
+    }
+    if told.is_some() {
+        tracing::info!("the database can be written");
     }
 }
 

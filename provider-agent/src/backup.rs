@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use dcnet::time::Timestamp;
-use link::permissions::give_to_owner_of;
+use secrets::permissions::give_to_owner_of;
 use serde::Serialize;
 use tempfile::TempPath;
 

@@ -9,8 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use crate::identity::{CERTIFICATE, Identity};
-use crate::page::access;
-use crate::{store, utc};
+use crate::{page, store, utc};
 
 /// Default of [`Config::minimum_presence_percent`]: what meters ask for by default.
 pub const MINIMUM_PRESENCE_PERCENT: u32 = 80;
@@ -42,13 +41,10 @@ pub struct Config {
     pub assume_synchronised: bool,
     /// Where the operator's page is served; `None` for no page.
     pub page: Option<SocketAddr>,
-}
-
-/// What is kept for how long; the table `[retention]` of the same file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
+    /// URL to which rounds are sent as traces; `None` for nowhere.
+    pub traces: Option<String>,
     /// How long after a round its submissions are kept; for ever if `None`.
-    pub rounds: Option<Duration>,
+    pub rounds_kept: Option<Duration>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +66,8 @@ struct File {
     retention: RetentionTable,
     #[serde(default)]
     page: Page,
+    #[serde(default)]
+    traces: TracesTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,7 +98,7 @@ struct RetentionTable {
 }
 
 impl RetentionTable {
-    fn read(&self) -> anyhow::Result<Retention> {
+    fn rounds_kept(&self) -> anyhow::Result<Option<Duration>> {
         if let Some(days) = self.rounds_days {
             ensure!(
                 days >= SHORTEST_RETENTION_DAYS,
@@ -109,25 +107,7 @@ impl RetentionTable {
             );
         }
         let days = |days: u32| Duration::from_secs(u64::from(days).saturating_mul(86_400));
-        Ok(Retention {
-            rounds: self.rounds_days.map(days),
-        })
-    }
-}
-
-impl Retention {
-    /// Reads the table of a file that [`Config::load`] reads the rest of.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
-    pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("in {}", path.display()))
-    }
-
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        toml::from_str::<File>(text)?.retention.read()
+        Ok(self.rounds_days.map(days))
     }
 }
 
@@ -153,6 +133,28 @@ impl Page {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TracesTable {
+    #[serde(default)]
+    endpoint: String,
+}
+
+impl TracesTable {
+    fn endpoint(self) -> anyhow::Result<Option<String>> {
+        if self.endpoint.is_empty() {
+            return Ok(None);
+        }
+        ensure!(
+            self.endpoint.starts_with("http://"),
+            "traces.endpoint is {:?}; write the URL of a collector without TLS on this machine, \
+             such as \"http://127.0.0.1:4318/v1/traces\"",
+            self.endpoint
+        );
+        Ok(Some(self.endpoint))
+    }
+}
+
 fn default_log() -> String {
     "info".to_owned()
 }
@@ -170,6 +172,27 @@ fn default_port() -> u16 {
 }
 
 impl Config {
+    /// What a file that names no more than these is read as.
+    pub fn new(
+        state_directory: impl Into<PathBuf>,
+        identity_directory: impl Into<PathBuf>,
+        broker_host: &str,
+    ) -> Self {
+        Self {
+            state_directory: state_directory.into(),
+            identity_directory: identity_directory.into(),
+            broker_host: broker_host.to_owned(),
+            broker_port: default_port(),
+            log: default_log(),
+            minimum_presence_percent: default_presence(),
+            lapse_after_days: default_lapse(),
+            assume_synchronised: false,
+            page: None,
+            traces: None,
+            rounds_kept: None,
+        }
+    }
+
     /// Reads and checks a file. Without `state_directory` or `identity.directory` those
     /// that systemd passes in `STATE_DIRECTORY` and `CREDENTIALS_DIRECTORY` are used.
     ///
@@ -202,7 +225,6 @@ impl Config {
                 .or_else(|| environment(variable))
                 .with_context(|| format!("{key} is missing, and so is ${variable}; set one"))
         };
-        file.retention.read()?;
         ensure!(
             !file.broker.host.is_empty(),
             "broker.host is empty; write the broker's host name"
@@ -230,6 +252,8 @@ impl Config {
             lapse_after_days: file.lapse_after_days,
             assume_synchronised: file.clock.assume_synchronised,
             page: file.page.address()?,
+            traces: file.traces.endpoint()?,
+            rounds_kept: file.retention.rounds_kept()?,
         })
     }
 
@@ -291,11 +315,8 @@ impl Config {
                 self.store_path().display()
             ));
         }
-        if self.page.is_some() && !access::password_file(&self.state_directory).exists() {
-            remarks.push(format!(
-                "the operator's page shows nothing yet: {}",
-                access::SET_ONE
-            ));
+        if self.page.is_some() {
+            remarks.extend(page::advice(&self.state_directory));
         }
         Ok(remarks)
     }
@@ -349,14 +370,11 @@ mod tests {
     fn rounds_are_kept_for_ever_or_for_longer_than_a_bill_covers() {
         let retention = |table: &str| {
             let text = format!("[broker]\nhost = \"b\"\n[identity]\ndirectory = \"i\"\n{table}");
-            let checked = parse(&text).map(|_| ());
-            let retention = Retention::parse(&text);
-            assert_eq!(checked.is_ok(), retention.is_ok(), "{table}");
-            retention
+            parse(&text).map(|config| config.rounds_kept)
         };
-        assert_eq!(retention("").unwrap().rounds, None);
-        assert_eq!(retention("[retention]").unwrap().rounds, None);
-        let kept = retention("[retention]\nrounds_days = 400").unwrap().rounds;
+        assert_eq!(retention("").unwrap(), None);
+        assert_eq!(retention("[retention]").unwrap(), None);
+        let kept = retention("[retention]\nrounds_days = 400").unwrap();
         assert_eq!(kept, Some(Duration::from_secs(400 * 86_400)));
         let error = format!(
             "{:#}",

@@ -10,6 +10,7 @@ mod attend;
 pub mod backup;
 pub mod config;
 pub mod export;
+pub mod home_assistant;
 pub mod identity;
 pub mod meters;
 pub mod net;
@@ -19,6 +20,7 @@ pub mod publication;
 pub mod revocations;
 pub mod rounds;
 pub mod store;
+pub mod traces;
 pub mod utc;
 
 pub use agent::{Agent, Running, StoreState};

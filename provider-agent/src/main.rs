@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use manual::Manual;
 use provider_agent::Config;
-use provider_agent::page::access;
+use provider_agent::page::access::ACCOUNT;
+use provider_agent::store::prepare_directory;
 
 use command::export::Export;
 use command::meter::MeterCommand;
@@ -124,10 +125,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             json,
         } => store::restore(&at, &file, replace, newest, json),
         Command::SetPassword { at } => {
-            access::ask_password(&Config::load(&at.config)?.state_directory)?;
+            let directory = Config::load(&at.config)?.state_directory;
+            let password = secrets::password::ask("the page")?;
+            prepare_directory(&directory)?;
+            page::password::set_password(&directory, &password)?;
             output::line(format_args!(
                 "the page asks for it from now on; the user is {:?}",
-                access::USER
+                ACCOUNT.user
             ))
         }
         Command::Manual(manual) => Ok(manual.write(Cli::command())?),

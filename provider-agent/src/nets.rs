@@ -10,7 +10,7 @@ use std::time::Duration;
 use dcnet::alarm::Refusal;
 use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::provider::{ProviderCommand, ProviderEvent};
-use dcnet::time::{Now, Timestamp};
+use dcnet::time::{Now, Period, Timestamp};
 use dcnet::topic::{NetId, ROOT};
 
 use crate::page::live::Live;
@@ -62,6 +62,12 @@ impl Nets {
     /// The ids of the nets.
     pub fn ids(&self) -> impl Iterator<Item = NetId> {
         self.nets.keys().copied()
+    }
+
+    /// The length of a round in each net.
+    pub fn periods(&self) -> BTreeMap<NetId, Period> {
+        let period = |(net, machine): (&NetId, &PublishedProvider)| (*net, machine.period());
+        self.nets.iter().map(period).collect()
     }
 
     fn handle_net(&mut self, net: NetId, input: Input<ProviderCommand>, now: Now) -> Option<()> {

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::page::metrics::Metrics;
+use ::page::password::{Password, password_file};
+use ::page::{Failure, Limits, off_the_runtime, serve};
 use anyhow::Context;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -31,15 +34,20 @@ mod assets;
 pub mod live;
 mod metrics;
 mod records;
-mod serve;
 mod views;
 
-use access::Access;
+use access::{ACCOUNT, Access};
 use live::Live;
 use records::{NetRow, Records};
 
 /// Pages that may watch at a time.
 const WATCHING: usize = 24;
+
+/// A browser opens six connections, one of them for events.
+const LIMITS: Limits = Limits {
+    connections: 48,
+    lifetime: Duration::from_secs(300),
+};
 
 /// What changes within this time is sent together.
 const TOGETHER: Duration = Duration::from_millis(150);
@@ -56,6 +64,15 @@ const MEMBERS: usize = 500;
 
 /// Longest span of a load curve.
 const LONGEST_SPAN: Duration = Duration::from_secs(400 * 86_400);
+
+/// What there is to do before the page shows anything, if there is.
+pub(crate) fn advice(state_directory: &std::path::Path) -> Option<String> {
+    let is_set = password_file(state_directory).exists();
+    (!is_set).then(|| {
+        let command = ACCOUNT.command;
+        format!("the operator's page shows nothing yet: set its password with `{command}`")
+    })
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -97,8 +114,8 @@ impl Page {
                          listen on 127.0.0.1 behind a proxy with TLS"
                     );
                 }
-                if !access::password_file(&config.state_directory).exists() {
-                    tracing::warn!("the operator's page shows nothing yet: {}", access::SET_ONE);
+                if let Some(advice) = advice(&config.state_directory) {
+                    tracing::warn!("{advice}");
                 }
                 Some(page)
             }
@@ -112,7 +129,10 @@ impl Page {
 
     async fn open(config: &Config, listen: SocketAddr, live: Live) -> anyhow::Result<Self> {
         let records = Arc::new(Records::new(config)?);
-        let access = Access::new(&config.state_directory, live.clone())?;
+        let access = Access {
+            password: Password::new(ACCOUNT, &config.state_directory)?,
+            live: live.clone(),
+        };
         let listener = TcpListener::bind(listen).await.with_context(|| {
             format!("cannot listen at {listen}; set another [page] listen, or listen = \"\"")
         })?;
@@ -125,7 +145,7 @@ impl Page {
             journal_failed,
             watching: Arc::new(Semaphore::new(WATCHING)),
         };
-        let serving = tokio::spawn(serve::serve(listener, router(operator, access)));
+        let serving = tokio::spawn(serve(listener, router(operator, access), LIMITS));
         Ok(Self {
             address,
             tasks: [watching, serving],
@@ -147,14 +167,7 @@ async fn watch_journal(live: Live, failed: watch::Sender<Option<Instant>>) {
 }
 
 fn router(operator: Operator, access: Access) -> Router {
-    let mut router = Router::new();
-    for asset in assets::ALL {
-        router = router.route(
-            asset.path,
-            get(move || async move { ([(header::CONTENT_TYPE, asset.kind)], asset.content) }),
-        );
-    }
-    router
+    let router = ::page::assets::routes(&assets::OWN)
         .route(access::HEALTH, get(health))
         .route("/metrics", get(metrics))
         .route("/api/overview", get(overview))
@@ -168,7 +181,8 @@ fn router(operator: Operator, access: Access) -> Router {
             Arc::new(access),
             access::guard,
         ))
-        .with_state(operator)
+        .with_state(operator);
+    ::page::with_headers(router)
 }
 
 /// What keeps the agent from its work; for everybody, so without names.
@@ -204,10 +218,8 @@ async fn health(State(operator): State<Operator>) -> Response {
     (status, Json(health)).into_response()
 }
 
-async fn metrics(State(operator): State<Operator>) -> Result<Response, Failure> {
-    let text = off_the_runtime(move || metrics::text(&operator.records, &operator.live)).await?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+async fn metrics(State(operator): State<Operator>) -> Result<Metrics, Failure> {
+    off_the_runtime(move || metrics::of(&operator.records, &operator.live)).await
 }
 
 async fn overview(State(operator): State<Operator>) -> Result<Response, Failure> {
@@ -299,14 +311,14 @@ impl Span {
     fn moments(&self) -> Result<(Timestamp, Timestamp), Failure> {
         let moment = |text: &Option<String>| {
             let moment = text.as_deref().map(utc::parse).transpose();
-            moment.map_err(|error| bad_request(format!("{error:#}")))
+            moment.map_err(|error| Failure::bad_request(format!("{error:#}")))
         };
         let until = moment(&self.until)?.unwrap_or_else(utc::now);
         let day = Duration::from_secs(86_400);
         let from = moment(&self.from)?.unwrap_or_else(|| until.minus(day));
         if from >= until || until.since(from) > LONGEST_SPAN {
             let text = "from has to be before until, and not by more than 400 days";
-            return Err(bad_request(text.to_owned()));
+            return Err(Failure::bad_request(text.to_owned()));
         }
         Ok((from, until))
     }
@@ -335,9 +347,9 @@ async fn of_net<T: Serialize + Send + 'static>(
     id: String,
     look: impl FnOnce(&Operator, &NetRow) -> anyhow::Result<T> + Send + 'static,
 ) -> Result<Response, Failure> {
-    let id: NetId = id
-        .parse()
-        .map_err(|_| bad_request(format!("{id:?} is no net; write 32 hexadecimal digits")))?;
+    let id: NetId = id.parse().map_err(|_| {
+        Failure::bad_request(format!("{id:?} is no net; write 32 hexadecimal digits"))
+    })?;
     let found = off_the_runtime(move || {
         let row = operator.records.net(id)?;
         row.map(|row| look(&operator, &row)).transpose()
@@ -349,34 +361,4 @@ async fn of_net<T: Serialize + Send + 'static>(
             Err(Failure(StatusCode::NOT_FOUND, text))
         }
     }
-}
-
-/// Why there is no answer, in words for the operator.
-#[derive(Debug)]
-struct Failure(StatusCode, String);
-
-fn bad_request(text: String) -> Failure {
-    Failure(StatusCode::BAD_REQUEST, text)
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        let error = format!("{:#}", error.into());
-        tracing::warn!(error, "the operator's page");
-        Self(StatusCode::INTERNAL_SERVER_ERROR, error)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.1 });
-        (self.0, Json(body)).into_response()
-    }
-}
-
-/// Does what waits for the disk, or computes, where that holds up nobody.
-async fn off_the_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    Ok(tokio::task::spawn_blocking(work).await??)
 }

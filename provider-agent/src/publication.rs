@@ -12,6 +12,7 @@ use dcnet::units::MilliwattHours;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use crate::home_assistant;
 use crate::utc;
 
 /// One value per channel, in the net's order, as a JSON object.
@@ -118,6 +119,8 @@ pub struct PublicStatus {
     pub members: u32,
     /// The newest round with an aggregate since the net was made.
     pub newest_round: Option<u64>,
+    /// Whether the operator has closed it: there will be no new round.
+    pub closed: bool,
     /// When this was written, RFC 3339 in UTC.
     pub updated: String,
 }
@@ -193,6 +196,7 @@ impl PublishedProvider {
             minimum_group: genesis.policy.minimum_group,
             members: membership.size(),
             newest_round: self.newest.as_ref().map(|newest| newest.round.0),
+            closed: self.provider.is_closed(),
             updated: utc::text(now),
         };
         self.publish(Public::Status, &status, true);
@@ -247,6 +251,10 @@ impl StateMachine for PublishedProvider {
             _ => {}
         }
         self.provider.handle(input, now);
+        if connected {
+            let discovery = home_assistant::discovery(self.provider.membership().genesis());
+            self.publish(Public::HomeAssistant, &discovery, true);
+        }
         if connected && let Some(newest) = self.newest.clone() {
             self.publish_aggregate(&newest, true);
         }

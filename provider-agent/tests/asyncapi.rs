@@ -53,6 +53,7 @@ fn status(newest_round: Option<u64>) -> Value {
         minimum_group: 30,
         members: 64,
         newest_round,
+        closed: false,
         updated: "2026-01-01T00:15:42Z".to_owned(),
     })
     .unwrap()

@@ -101,9 +101,11 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
     let read = tokio::task::spawn_blocking(move || {
         let public = mosquitto_sub(&world, port, &topic.to_string())?;
         let meters = mosquitto_sub(&world, port, &format!("dcnet/1/{net}/meter/+/up/#"))?;
-        Some((public, meters))
+        let kind = Public::HomeAssistant;
+        let discovery = mosquitto_sub(&world, port, &Topic::Public { net, kind }.to_string())?;
+        Some((public, meters, discovery))
     });
-    if let Some((output, meters)) = read.await.unwrap() {
+    if let Some((output, meters, discovery)) = read.await.unwrap() {
         let refused = String::from_utf8_lossy(&meters.stderr).to_lowercase();
         assert!(
             meters.stdout.is_empty() && refused.contains("denied"),
@@ -116,6 +118,11 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
         assert_eq!(json["members"], METERS);
         assert!(json["round"].as_u64().unwrap() >= published.round.0);
         println!("{json}");
+        let discovery: serde_json::Value = serde_json::from_slice(&discovery.stdout).unwrap();
+        assert_eq!(
+            discovery["device"]["identifiers"][0],
+            format!("dcnet-{net}")
+        );
     }
     for meter in meters {
         meter.abort();

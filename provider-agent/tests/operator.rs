@@ -557,9 +557,9 @@ fn free_pages_go_back_to_the_file_system() {
 async fn a_running_agent_compacts_by_itself() {
     let (network, _, _) = street();
     let rounds: Vec<Round> = network.aggregates.iter().map(|sum| sum.round).collect();
-    let mut agent = Agent::open(&network.world.config).unwrap();
-    agent.rounds_kept = Some(Duration::from_millis(PERIOD));
-    let running = agent.start();
+    let mut config = network.world.config.clone();
+    config.rounds_kept = Some(Duration::from_millis(PERIOD));
+    let running = Agent::open(&config).unwrap().start();
     let here = |round| {
         !network
             .store

@@ -10,7 +10,7 @@ use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::provider::ProviderRecord;
 use dcnet::roster::Roster;
 use dcnet::time::{Round, Timestamp};
-use dcnet::topic::{Topic, Up};
+use dcnet::topic::{Public, Topic, Up};
 use provider_agent::{Store, backup};
 use world::network::{Network, PERIOD, STEP};
 
@@ -167,6 +167,12 @@ fn copy_again(network: &Network) -> Store {
     Store::open(network.store.path()).unwrap()
 }
 
+/// The newest public status.
+fn status(network: &Network) -> serde_json::Value {
+    let newest = network.public(Public::Status).pop().unwrap();
+    serde_json::from_slice(&newest.payload).unwrap()
+}
+
 #[test]
 fn a_closed_net_ends_what_it_began_and_begins_nothing() {
     let mut network = Network::new(5);
@@ -177,7 +183,9 @@ fn a_closed_net_ends_what_it_began_and_begins_nothing() {
     assert_eq!(network.aggregates.len(), before, "the round is pending");
     let rosters_before = rosters(&network).len();
     network.mute_reveals = false;
+    assert_eq!(status(&network)["closed"], false);
     network.continue_from(copy(&network), dcnet::provider::Provider::close);
+    assert_eq!(status(&network)["closed"], true);
     let entries = network.store.entries(network.net).unwrap().len();
     register(&mut network, "newcomer");
     network.run_until(6 * PERIOD);

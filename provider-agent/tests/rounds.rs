@@ -5,6 +5,7 @@ mod world;
 
 use std::time::Duration;
 
+use dcnet::meter::MeterCommand;
 use dcnet::output::{Input, Output, Received, StateMachine};
 use dcnet::provider::{Provider, ProviderEvent};
 use dcnet::time::{Now, Period, Round};
@@ -176,6 +177,25 @@ fn each_sum_is_published_retained_as_json_without_any_meters_id() {
     assert_eq!(status["name"], "Elm Street");
     let round: Value = serde_json::from_slice(&newest).unwrap();
     assert_eq!(status["newest_round"], round["round"]);
+}
+
+#[test]
+fn a_stored_round_counts_the_members_of_then_and_nobody_who_has_left() {
+    let mut network = Network::new(6);
+    network.run_until(3 * PERIOD);
+    network.input_meter(0, Input::Command(MeterCommand::Leave));
+    network.run_until(6 * PERIOD);
+    let mut members = Vec::new();
+    network
+        .store
+        .for_each_round(network.net, Round(0), Round(u64::MAX), |row| {
+            members.push(row.members);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!((members.first(), members.last()), (Some(&6), Some(&5)));
+    let newest = network.store.newest_aggregate(network.net).unwrap();
+    assert_eq!(newest.unwrap().members, 5, "as the aggregate says");
 }
 
 #[test]

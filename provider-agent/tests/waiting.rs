@@ -21,38 +21,22 @@ use world::{DEADLINE, World, policy, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_provider-agent");
 
-/// A street whose provider is a process of its own; it is killed when this is dropped.
-struct Street {
-    // The meters stop with the runtime.
-    _runtime: Runtime,
-    _meters: Vec<JoinHandle<()>>,
-    world: World,
-    net: NetId,
-    daemon: Child,
+/// The daemon as a process, its log and what it tells its service manager; it is killed when
+/// this is dropped.
+struct Daemon {
+    process: Child,
     log: Receiver<String>,
     manager: UnixDatagram,
 }
 
-impl Street {
-    /// One in which rounds have sums.
-    fn start() -> Self {
-        Self::start_in(World::new())
-    }
-
-    fn start_in(mut world: World) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let broker = runtime.block_on(start_broker(&world));
-        let port = broker.local_addrs()[0].port();
-        world.config.broker_port = port;
-        let net = world.create_net(policy(2, 800, 4), &["import"]);
+impl Daemon {
+    fn start(world: &World) -> Self {
         let address = world.path("notify");
+        let _ = std::fs::remove_file(&address);
         let manager = UnixDatagram::bind(&address).unwrap();
         manager.set_read_timeout(Some(DEADLINE)).unwrap();
         // A limit on the size of files shall be an error, not the end.
-        let mut daemon = Command::new("env")
+        let mut process = Command::new("env")
             .args(["--ignore-signal=XFSZ", PROGRAM, "run", "--config"])
             .arg(world.config_file())
             .env("NOTIFY_SOCKET", &address)
@@ -61,7 +45,7 @@ impl Street {
             .spawn()
             .unwrap();
         let (lines, log) = channel();
-        let stderr = BufReader::new(daemon.stderr.take().unwrap());
+        let stderr = BufReader::new(process.stderr.take().unwrap());
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 println!("{line}");
@@ -70,47 +54,11 @@ impl Street {
                 }
             }
         });
-        let meters = {
-            let _inside = runtime.enter();
-            (0..METERS)
-                .map(|number| start_meter(&world, net, number, port, PERIOD_MS))
-                .collect()
-        };
-        let street = Self {
-            _runtime: runtime,
-            _meters: meters,
-            world,
-            net,
-            daemon,
+        Self {
+            process,
             log,
             manager,
-        };
-        // The broker lives as long as the process.
-        std::mem::forget(broker);
-        street.wait_for_a_sum_after(Round(0));
-        street
-    }
-
-    fn newest_sum(&self) -> Round {
-        let newest = self.world.store().newest_aggregate(self.net).unwrap();
-        newest.map_or(Round(0), |sum| sum.round)
-    }
-
-    fn wait_for_a_sum_after(&self, round: Round) {
-        until("a later sum", || {
-            std::thread::sleep(Duration::from_millis(50));
-            self.newest_sum() > round
-        });
-    }
-
-    /// Limits the size of files that the daemon may write, or lifts the limit.
-    fn limit_files(&self, limit: &str) {
-        let status = Command::new("prlimit")
-            .args(["--pid", &self.daemon.id().to_string()])
-            .arg(format!("--fsize={limit}:unlimited"))
-            .status()
-            .unwrap();
-        assert!(status.success());
+        }
     }
 
     /// Waits for a line of the log; gives it.
@@ -143,47 +91,121 @@ impl Street {
         lines.filter(|line| line.contains("ERROR")).count()
     }
 
-    /// Stops the daemon; what it leaves is whole.
-    fn stop(mut self) {
-        let id = self.daemon.id().to_string();
+    fn stop(&mut self) {
+        let id = self.process.id().to_string();
         let status = Command::new("kill").args(["-TERM", &id]).status();
         assert!(status.unwrap().success());
-        assert!(self.daemon.wait().unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A street whose provider is a process of its own.
+struct Street {
+    // The meters stop with the runtime.
+    _runtime: Runtime,
+    _meters: Vec<JoinHandle<()>>,
+    world: World,
+    net: NetId,
+    daemon: Daemon,
+}
+
+impl Street {
+    /// One in which rounds have sums.
+    fn start() -> Self {
+        Self::start_in(World::new())
+    }
+
+    fn start_in(mut world: World) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let broker = runtime.block_on(start_broker(&world));
+        let port = broker.local_addrs()[0].port();
+        world.config.broker_port = port;
+        let net = world.create_net(policy(2, 800, 4), &["import"]);
+        let daemon = Daemon::start(&world);
+        let meters = {
+            let _inside = runtime.enter();
+            (0..METERS)
+                .map(|number| start_meter(&world, net, number, port, PERIOD_MS))
+                .collect()
+        };
+        let street = Self {
+            _runtime: runtime,
+            _meters: meters,
+            world,
+            net,
+            daemon,
+        };
+        // The broker lives as long as the process.
+        std::mem::forget(broker);
+        street.wait_for_a_sum_after(Round(0));
+        street
+    }
+
+    fn newest_sum(&self) -> Round {
+        let newest = self.world.store().newest_aggregate(self.net).unwrap();
+        newest.map_or(Round(0), |sum| sum.round)
+    }
+
+    fn wait_for_a_sum_after(&self, round: Round) {
+        until("a later sum", || {
+            std::thread::sleep(Duration::from_millis(50));
+            self.newest_sum() > round
+        });
+    }
+
+    /// Limits the size of files that the daemon may write, or lifts the limit.
+    fn limit_files(&self, limit: &str) {
+        let status = Command::new("prlimit")
+            .args(["--pid", &self.daemon.process.id().to_string()])
+            .arg(format!("--fsize={limit}:unlimited"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Stops the daemon; what it leaves is whole.
+    fn stop(mut self) {
+        self.daemon.stop();
         self.world.store().check().unwrap();
     }
 }
 
-impl Drop for Street {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
+/// The round of this moment.
+fn round_now() -> Round {
+    Period::from_secs(2).unwrap().round_at(utc::now())
 }
 
 #[test]
 fn rounds_go_on_once_a_disk_takes_something_again() {
     let street = Street::start();
     street.limit_files("1");
-    let line = street.logged("waiting for the journal");
+    let line = street.daemon.logged("waiting for the journal");
     assert!(
         line.contains("provider.sqlite cannot be used") && line.contains("rounds go on after it"),
         "{line}"
     );
-    street.status("STATUS=no rounds: the disk of");
+    street.daemon.status("STATUS=no rounds: the disk of");
     let before = street.newest_sum();
-    // A second line says why it cannot be opened again; then there is nothing new to say.
-    street.logged("waiting for the journal");
-    let period = Period::from_secs(2).unwrap();
-    let now = period.round_at(utc::now());
+    let now = round_now();
     until("four rounds without any", || {
         std::thread::sleep(Duration::from_millis(50));
-        period.round_at(utc::now()).0 > now.0 + 4
+        round_now().0 > now.0 + 4
     });
-    assert_eq!(street.complaints(), 0);
+    assert_eq!(street.daemon.complaints(), 0);
     assert_eq!(street.newest_sum(), before, "nothing is stored");
     street.limit_files("unlimited");
-    street.logged("the journal is open again");
-    street.status("STATUS=connected");
+    street.daemon.logged("the journal is open again");
+    street.daemon.status("STATUS=connected");
     street.wait_for_a_sum_after(now);
     street.stop();
 }
@@ -233,18 +255,49 @@ fn rounds_go_on_once_a_full_disk_has_room() {
     };
     let street = Street::start_in(world);
     disk.fill();
-    let line = street.logged("waiting for the journal");
+    let line = street.daemon.logged("waiting for the journal");
     assert!(
         line.contains("is full; make room there") && line.contains("rounds go on after it"),
         "{line}"
     );
-    street.status("STATUS=no rounds: the disk of");
+    street.daemon.status("STATUS=no rounds: the disk of");
     let before = street.newest_sum();
+    let now = round_now();
+    until("three rounds without any", || {
+        std::thread::sleep(Duration::from_millis(50));
+        round_now().0 > now.0 + 3
+    });
+    assert_eq!(street.daemon.complaints(), 0, "all was said once");
     disk.empty();
-    street.logged("the journal is open again");
-    street.status("STATUS=connected");
+    street.daemon.logged("the journal is open again");
+    street.daemon.status("STATUS=connected");
     street.wait_for_a_sum_after(before);
     street.stop();
+}
+
+#[test]
+fn a_full_disk_is_waited_for_before_the_start_too() {
+    let mut world = World::new();
+    world.config.broker_port = 1;
+    let Some(disk) = SmallDisk::mount(&world) else {
+        eprintln!("skipped: this process may not mount a tmpfs");
+        return;
+    };
+    world.create_net(policy(2, 800, 4), &["import"]);
+    disk.fill();
+    let mut daemon = Daemon::start(&world);
+    let line = daemon.logged("the agent starts then");
+    assert!(line.contains("the disk of"), "{line}");
+    daemon.status("STATUS=not started: the disk of");
+    disk.empty();
+    daemon.logged("the database can be written");
+    daemon.logged("starting");
+    assert_eq!(daemon.complaints(), 0);
+    disk.fill();
+    daemon.stop();
+    let mut stopped = Daemon::start(&world);
+    stopped.logged("the agent starts then");
+    stopped.stop();
 }
 
 #[test]
@@ -253,15 +306,17 @@ fn rounds_go_on_once_another_process_lets_go_of_the_database() {
     let other = Connection::open(street.world.config.store_path()).unwrap();
     other.busy_timeout(Duration::from_secs(30)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let line = street.logged("waiting for the journal");
+    let line = street.daemon.logged("waiting for the journal");
     assert!(
         line.contains("another process holds") && line.contains("fuser"),
         "{line}"
     );
-    street.status("STATUS=no rounds: another process holds");
+    street
+        .daemon
+        .status("STATUS=no rounds: another process holds");
     let before = street.newest_sum();
     other.execute_batch("ROLLBACK").unwrap();
-    street.logged("the journal is open again");
+    street.daemon.logged("the journal is open again");
     street.wait_for_a_sum_after(before);
     street.stop();
 }
@@ -281,7 +336,7 @@ fn a_roster_that_this_agent_did_not_issue_ends_it() {
             [i64::try_from(newest.0).unwrap()],
         )
         .unwrap();
-    let line = street.logged("a round has only one, ever");
+    let line = street.daemon.logged("a round has only one, ever");
     assert!(!line.is_empty());
-    assert_eq!(street.daemon.wait().unwrap().code(), Some(1));
+    assert_eq!(street.daemon.process.wait().unwrap().code(), Some(1));
 }

@@ -161,6 +161,17 @@ impl Bench<'_> {
                 figures.to_prio3
             );
         }
+        println!(
+            "\n{:<50} {:>9}",
+            "meters that one core serves in 900 s", "millions"
+        );
+        let of_provider = self
+            .figures
+            .iter()
+            .filter(|(name, _)| name.starts_with("provider"));
+        for (name, figures) in of_provider {
+            println!("{name:<50} {:>9.1}", 900.0 / figures.seconds / 1e6);
+        }
         let find = |name: &str| self.figures.iter().find(|(known, _)| known == name);
         println!("\n{:<68} {:>6} {:>6}", "aim", "is", "most");
         for (name, aim, against) in AIMS {

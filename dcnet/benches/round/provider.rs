@@ -293,7 +293,7 @@ pub fn frame_sizes(members: usize) -> Vec<(Topic, usize)> {
 pub fn measure(bench: &mut Bench<'_>) {
     let (small, half_of_large) = if bench.test { (64, 96) } else { (1000, 5000) };
     let mut end = 0;
-    for members in [small, 2 * half_of_large] {
+    for members in [small, 2 * half_of_large, 20 * half_of_large] {
         let meters: Vec<SyntheticMeter> = (0..u32::try_from(members).unwrap())
             .map(|member: MemberIndex| {
                 let mut seed = [1; 32];

@@ -415,8 +415,8 @@ impl Provider {
     ) {
         taken.retain(|member, _| included.binary_search(member).is_ok());
         let head = self.membership.head();
-        let members = self.membership.members().len();
-        let mut bitmap = Bitmap::empty(members);
+        let places = self.membership.members().len();
+        let mut bitmap = Bitmap::empty(places);
         for member in included {
             bitmap.set(usize::try_from(*member).unwrap_or(usize::MAX));
         }
@@ -466,7 +466,7 @@ impl Provider {
         self.persist(ProviderRecord::Roster {
             round,
             hash: roster.hash,
-            members: u32::try_from(members).unwrap_or(u32::MAX),
+            members: self.membership.size(),
             frame: frame.clone(),
             submissions,
         });

@@ -67,7 +67,7 @@ impl ProcessArguments {
 
 async fn run_broker(config: &Path) -> anyhow::Result<()> {
     let mut terminate = terminate()?;
-    let broker = Broker::start(broker::Config::read(config)?).await?;
+    let broker = Broker::start(broker::Settings::read(config)?).await?;
     tokio::select! {
         _ = terminate.recv() => {
             broker.stop().await;
@@ -155,6 +155,11 @@ impl Process {
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// The file for its log.
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Whether it has been started and its end was not told yet.

@@ -200,6 +200,12 @@ fn mount(root: &Path, meters: u32) -> anyhow::Result<BTreeMap<Station, Disk>> {
 /// A port that nobody listens on, and that no outgoing connection gets by itself, so that it is
 /// still free when the broker comes back.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
+    let [port] = free_ports()?;
+    Ok(port)
+}
+
+/// Several of them.
+pub(crate) fn free_ports<const COUNT: usize>() -> anyhow::Result<[u16; COUNT]> {
     let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let lowest = ephemeral
         .ok()
@@ -208,9 +214,11 @@ pub(crate) fn free_port() -> anyhow::Result<u16> {
     let begin = end - 10_000;
     // Runs at the same time begin at different ones.
     let offset = u16::try_from(std::process::id() * 37 % 10_000)?;
-    let mut ports = (begin + offset..end).chain(begin..begin + offset);
-    let free = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
-    free.with_context(|| format!("no port from {begin} to {end} is free"))
+    let ports = (begin + offset..end).chain(begin..begin + offset);
+    let free = ports.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    let free: Vec<u16> = free.take(COUNT).collect();
+    let free = <[u16; COUNT]>::try_from(free).ok();
+    free.with_context(|| format!("too few ports from {begin} to {end} are free"))
 }
 
 pub(crate) fn broker_configuration(
@@ -289,7 +297,7 @@ begin = {begin}
 }
 
 /// A path as a string of TOML.
-fn quoted(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn quoted(path: &Path) -> anyhow::Result<String> {
     match path.to_str() {
         Some(text) if !text.contains(['\'', '\n']) => Ok(format!("'{text}'")),
         _ => bail!(

@@ -14,9 +14,8 @@ use link::Journal;
 use meter_agent::clock::utc_timestamp;
 use provider_agent::Store;
 use provider_agent::store::NetRecord;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use simulation::synthetic::{SyntheticLog, SyntheticMeter};
 use tempfile::TempDir;
 
@@ -25,6 +24,7 @@ use crate::chaos::process::{Process, Role};
 use crate::chaos::setting::{broker_configuration, free_port, provider_configuration, write};
 use crate::policy;
 use crate::system::{self, third_party};
+use crate::tls;
 
 /// Everything that a run needs, but nothing that runs.
 pub struct Setting {
@@ -116,7 +116,7 @@ impl Setting {
             households.push(Household {
                 number: number.into(),
                 meter,
-                tls: tls(&roots, certificate.der(), &pem)?,
+                tls: tls::of(&roots, Some((certificate.der(), &pem)))?,
             });
         }
 
@@ -155,16 +155,4 @@ impl Setting {
             directory,
         })
     }
-}
-
-/// TLS 1.3 with the meter's certificate, without memory for resumption: every handshake is whole.
-fn tls(roots: &RootCertStore, certificate: &[u8], pem: &str) -> anyhow::Result<Arc<ClientConfig>> {
-    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).context("no private key")?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots.clone())
-        .with_client_auth_cert(vec![CertificateDer::from(certificate.to_vec())], key)?;
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
 }

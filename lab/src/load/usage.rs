@@ -6,49 +6,17 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::chaos::process::Process;
-
-/// Of one process.
-#[derive(Clone, Copy, Debug)]
-struct Taken {
-    processor: Duration,
-    /// Resident now, and at most so far, in KiB.
-    resident: u64,
-    highest: u64,
-}
-
-impl Taken {
-    fn of(process: &Process) -> anyhow::Result<Self> {
-        let id = process.id().context("a process has ended")?;
-        let read = |name: &str| {
-            let path = format!("/proc/{id}/{name}");
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
-        };
-        let statistics = read("stat")?;
-        // User and system time are the fields 14 and 15 of proc(5); the name may have spaces.
-        let fields = statistics.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-        let status = read("status")?;
-        let of = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-                .with_context(|| format!("no {key} of a process"))
-        };
-        Ok(Self {
-            processor: Duration::from_millis(
-                ticks * 1000 / rustix::param::clock_ticks_per_second(),
-            ),
-            resident: of("VmRSS:")?,
-            highest: of("VmHWM:")?,
-        })
-    }
-}
+use crate::taken::Taken;
 
 /// Of both.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     broker: Taken,
     provider: Taken,
+}
+
+fn of(process: &Process) -> anyhow::Result<Taken> {
+    Taken::of(process.id().context("a process has ended")?)
 }
 
 impl Usage {
@@ -58,8 +26,8 @@ impl Usage {
     /// One of them has ended.
     pub fn of(broker: &Process, provider: &Process) -> anyhow::Result<Self> {
         Ok(Self {
-            broker: Taken::of(broker)?,
-            provider: Taken::of(provider)?,
+            broker: of(broker)?,
+            provider: of(provider)?,
         })
     }
 

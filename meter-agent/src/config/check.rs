@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use link::permissions::require_private_file;
+use secrets::permissions::require_private_file;
 
 use super::{Config, SourceConfig};
 use crate::page::access::Access;

@@ -1,36 +1,14 @@
-//! The files of the page, in the program itself: it works without any other source.
+//! The files of the household's page.
 
-/// A file.
-pub(super) struct Asset {
-    /// Where it is served.
-    pub(super) path: &'static str,
-    /// Its media type.
-    pub(super) kind: &'static str,
-    /// What is in it.
-    pub(super) content: &'static str,
-}
+use ::page::asset;
+use ::page::assets::Asset;
 
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-
-macro_rules! asset {
-    ($path:literal, $kind:expr, $file:literal) => {
-        Asset {
-            path: $path,
-            kind: $kind,
-            content: include_str!($file),
-        }
-    };
-}
-
-pub(super) const ALL: [Asset; 10] = [
-    asset!("/", "text/html; charset=utf-8", "index.html"),
-    asset!("/page.css", "text/css; charset=utf-8", "page.css"),
-    asset!("/icon.svg", "image/svg+xml", "icon.svg"),
-    asset!("/page.js", SCRIPT, "page.js"),
-    asset!("/status.js", SCRIPT, "status.js"),
-    asset!("/history.js", SCRIPT, "history.js"),
-    asset!("/chart.js", SCRIPT, "chart.js"),
-    asset!("/format.js", SCRIPT, "format.js"),
-    asset!("/dom.js", SCRIPT, "dom.js"),
-    asset!("/get.js", SCRIPT, "get.js"),
+pub(super) const OWN: [Asset; 7] = [
+    asset!("/", "index.html"),
+    asset!("/page.css", "page.css"),
+    asset!("/page.js", "page.js"),
+    asset!("/status.js", "status.js"),
+    asset!("/history.js", "history.js"),
+    asset!("/chart.js", "chart.js"),
+    asset!("/format.js", "format.js"),
 ];

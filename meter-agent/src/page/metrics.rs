@@ -2,23 +2,42 @@
 
 use std::sync::atomic::AtomicU64;
 
-use anyhow::Context;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use ::page::metrics::Metrics;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::status::{CheckState, Status};
+use crate::status::{ChannelView, CheckState, Status};
 
 /// Joules of a milliwatt hour.
 const JOULES: f64 = 3.6;
 
-/// The text of a status and of what the link has counted.
-pub(super) fn text(status: &Status, link: &link::Totals) -> anyhow::Result<String> {
+/// What a figure is of: `channel="import"`.
+type OfChannel = Vec<(&'static str, String)>;
+
+/// The figures of all channels, each family once with a label per channel.
+#[derive(Default)]
+struct Channels {
+    energy: Family<OfChannel, Counter<f64, AtomicU64>>,
+    pulses: Family<OfChannel, Counter>,
+    power: Family<OfChannel, Gauge<f64, AtomicU64>>,
+    power_is_upper_bound: Family<OfChannel, Gauge>,
+    rejected_edges: Family<OfChannel, Counter>,
+    lost_edges: Family<OfChannel, Counter>,
+    line_stuck: Family<OfChannel, Gauge>,
+    input_readings: Family<OfChannel, Counter>,
+    input_faults: Family<OfChannel, Counter>,
+}
+
+/// The figures of a status and what the link has counted.
+pub(super) fn of(status: &Status, link: &link::Totals) -> anyhow::Result<Metrics> {
     let mut registry = Registry::with_prefix("meter_agent");
+    let channels = Channels::default();
     for channel in &status.channels {
-        of_channel(&mut registry, channel);
+        channels.set(channel);
     }
+    channels.register(&mut registry);
     let mut gauge = |name: &str, help: &str, value: i64| {
         registry.register(name, help, ConstGauge::new(value));
     };
@@ -100,59 +119,111 @@ pub(super) fn text(status: &Status, link: &link::Totals) -> anyhow::Result<Strin
     for (name, value) in link.iter() {
         link_metrics.register(name, "Of the link to the broker", ConstCounter::new(value));
     }
-    let mut text = String::new();
-    encode(&mut text, &registry).context("cannot write the metrics")?;
-    Ok(text)
+    Metrics::of(&registry)
 }
 
-fn of_channel(registry: &mut Registry, channel: &crate::status::ChannelView) {
-    let label = ("channel".into(), channel.name.clone().into());
-    let registry = registry.sub_registry_with_label(label);
-    registry.register_with_unit(
-        "energy",
-        "Energy by the register's total",
-        Unit::Joules,
-        ConstCounter::new(channel.energy_mwh as f64 * JOULES),
-    );
-    registry.register(
-        "pulses",
-        "Pulses by the register's total",
-        ConstCounter::new(channel.pulses),
-    );
-    if let Some(power) = channel.power {
-        let gauge: Gauge<f64, AtomicU64> = Gauge::default();
-        gauge.set(power.milliwatts as f64 / 1000.0);
-        registry.register("power_watts", "Power, or the most that it can be", gauge);
+impl Channels {
+    fn set(&self, channel: &ChannelView) {
+        let label = vec![("channel", channel.name.clone())];
+        let count = |family: &Family<OfChannel, Counter>, value: u64| {
+            family.get_or_create(&label).inc_by(value);
+        };
+        let flag = |family: &Family<OfChannel, Gauge>, value: bool| {
+            family.get_or_create(&label).set(i64::from(value));
+        };
+        let joules = channel.energy_mwh as f64 * JOULES;
+        self.energy.get_or_create(&label).inc_by(joules);
+        count(&self.pulses, channel.pulses);
+        if let Some(power) = channel.power {
+            let watts = power.milliwatts as f64 / 1000.0;
+            self.power.get_or_create(&label).set(watts);
+            flag(&self.power_is_upper_bound, power.is_upper_bound);
+        }
+        if let Some(line) = &channel.line {
+            count(&self.rejected_edges, line.rejected);
+            count(&self.lost_edges, line.lost);
+            flag(&self.line_stuck, line.is_stuck);
+        }
+        if let Some(input) = &channel.input {
+            count(&self.input_readings, input.readings);
+            count(&self.input_faults, input.faults.values().sum());
+        }
+    }
+
+    fn register(self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "energy",
+            "Energy by the register's total",
+            Unit::Joules,
+            self.energy,
+        );
+        registry.register("pulses", "Pulses by the register's total", self.pulses);
+        registry.register(
+            "power_watts",
+            "Power, or the most that it can be",
+            self.power,
+        );
         registry.register(
             "power_is_upper_bound",
             "1 while the power may be less, since no pulse has come",
-            ConstGauge::new(i64::from(power.is_upper_bound)),
+            self.power_is_upper_bound,
         );
-    }
-    if let Some(line) = &channel.line {
-        registry.register(
-            "rejected_edges",
-            "Too short",
-            ConstCounter::new(line.rejected),
-        );
-        registry.register("lost_edges", "Missing", ConstCounter::new(line.lost));
-        registry.register(
-            "line_stuck",
-            "1 while active for too long",
-            ConstGauge::new(i64::from(line.is_stuck)),
-        );
-    }
-    if let Some(input) = &channel.input {
+        registry.register("rejected_edges", "Too short", self.rejected_edges);
+        registry.register("lost_edges", "Missing", self.lost_edges);
+        registry.register("line_stuck", "1 while active for too long", self.line_stuck);
         registry.register(
             "input_readings",
             "Totals that were read",
-            ConstCounter::new(input.readings),
+            self.input_readings,
         );
-        let faults: u64 = input.faults.values().sum();
-        registry.register(
-            "input_faults",
-            "What could not be used",
-            ConstCounter::new(faults),
-        );
+        registry.register("input_faults", "What could not be used", self.input_faults);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::LineStatus;
+
+    #[test]
+    fn each_family_is_described_once_however_many_channels_there_are() {
+        let channel = |name: &str, pulses| ChannelView {
+            name: name.to_owned(),
+            impulses_per_kwh: 1000,
+            pulses,
+            energy_mwh: pulses * 1000,
+            reading_mwh: 0,
+            power: None,
+            line: Some(LineStatus {
+                is_active: false,
+                is_stuck: false,
+                pulses,
+                rejected: 2,
+                lost: 0,
+            }),
+            input: None,
+        };
+        let channels = Channels::default();
+        channels.set(&channel("import", 5));
+        channels.set(&channel("export", 7));
+        let mut registry = Registry::with_prefix("meter_agent");
+        channels.register(&mut registry);
+        let metrics = Metrics::of(&registry).unwrap();
+        let lines: Vec<&str> = metrics.as_str().lines().collect();
+        for line in [
+            "meter_agent_pulses_total{channel=\"import\"} 5",
+            "meter_agent_pulses_total{channel=\"export\"} 7",
+            "meter_agent_energy_joules_total{channel=\"export\"} 25200.0",
+            "meter_agent_line_stuck{channel=\"import\"} 0",
+        ] {
+            assert!(lines.contains(&line), "{line}: {lines:#?}");
+        }
+        let mut descriptions: Vec<&&str> =
+            lines.iter().filter(|line| line.starts_with("# ")).collect();
+        let all = descriptions.len();
+        assert!(all > 8, "{lines:#?}");
+        descriptions.sort();
+        descriptions.dedup();
+        assert_eq!(descriptions.len(), all, "{lines:#?}");
     }
 }

@@ -244,12 +244,13 @@ fn get(path: &str, query: &str, state: &mut State) -> Answer {
                 Some("js") => "text/javascript",
                 _ => "image/svg+xml",
             };
-            let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("src/page")
-                .join(name);
-            return match std::fs::read(source) {
-                Ok(content) => ("200 OK", kind, content),
-                Err(_) => {
+            let source = |directory: &str| {
+                let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+                std::fs::read(root.join(directory).join(name)).ok()
+            };
+            return match source("src/page").or_else(|| source("../page/assets")) {
+                Some(content) => ("200 OK", kind, content),
+                None => {
                     state.missing.push(path.to_owned());
                     ("404 Not Found", "text/plain", Vec::new())
                 }

@@ -132,15 +132,9 @@ impl Street {
         bundle.write(&path("broker")).unwrap();
         let (broker, port) = start_broker(directory.path()).await;
         let config = Config {
-            state_directory: path("provider-state"),
-            identity_directory: path("provider"),
-            broker_host: "127.0.0.1".to_owned(),
             broker_port: port,
-            log: "info".to_owned(),
-            minimum_presence_percent: 80,
-            lapse_after_days: 30,
             assume_synchronised: true,
-            page: None,
+            ..Config::new(path("provider-state"), path("provider"), "127.0.0.1")
         };
         let policy = Policy {
             period: period(),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use link::service;
-use provider_agent::config::Retention;
 use provider_agent::{Config, agent};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -15,7 +14,6 @@ use tracing_subscriber::EnvFilter;
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let retention = Retention::load(path)?;
     let filter = EnvFilter::try_from_default_env()
         .or_else(|_| EnvFilter::try_new(&config.log))
         .with_context(|| {
@@ -51,6 +49,6 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        agent::run(&config, retention, stop, look).await
+        agent::run(&config, stop, look).await
     })
 }

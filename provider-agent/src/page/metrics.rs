@@ -2,9 +2,8 @@
 
 use std::sync::atomic::AtomicU64;
 
-use anyhow::Context;
+use ::page::metrics::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -69,11 +68,11 @@ struct Nets {
     alarms: Family<OfNet, Counter>,
 }
 
-/// The text of this moment.
+/// The figures of this moment.
 ///
 /// # Errors
 /// The database cannot be read, or a log does not verify.
-pub(super) fn text(records: &Records, live: &Live) -> anyhow::Result<String> {
+pub(super) fn of(records: &Records, live: &Live) -> anyhow::Result<Metrics> {
     let mut registry = Registry::with_prefix("provider_agent");
     registry.register(
         "connected",
@@ -101,9 +100,7 @@ pub(super) fn text(records: &Records, live: &Live) -> anyhow::Result<String> {
     for (name, value) in live.totals().iter() {
         link.register(name, "Of the link to the broker", ConstCounter::new(value));
     }
-    let mut text = String::new();
-    encode(&mut text, &registry).context("cannot write the metrics")?;
-    Ok(text)
+    Metrics::of(&registry)
 }
 
 fn whole(number: impl TryInto<i64>) -> i64 {
@@ -129,7 +126,9 @@ impl Nets {
             set(&self.last_sum_end, whole(end));
             for (channel, sum) in row.channels.iter().zip(&newest.sums) {
                 let watts = mean_power(*sum, period);
-                self.power.get_or_create(&of(&net, channel)).set(watts);
+                self.power
+                    .get_or_create(&of_channel(&net, channel))
+                    .set(watts);
             }
         }
         let rounds = live.rounds(row.net);
@@ -150,7 +149,9 @@ impl Nets {
     fn count(&self, row: &NetRow, net: &str, counts: &Counts) {
         for (channel, energy) in row.channels.iter().zip(&counts.energy) {
             let joules = energy.0 as f64 * JOULES;
-            self.energy.get_or_create(&of(net, channel)).inc_by(joules);
+            self.energy
+                .get_or_create(&of_channel(net, channel))
+                .inc_by(joules);
         }
         for (outcome, count) in [
             ("final", counts.finals),
@@ -236,7 +237,7 @@ impl Nets {
     }
 }
 
-fn of(net: &str, channel: &str) -> OfChannel {
+fn of_channel(net: &str, channel: &str) -> OfChannel {
     OfChannel {
         net: net.to_owned(),
         channel: channel.to_owned(),

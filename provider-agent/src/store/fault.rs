@@ -44,6 +44,23 @@ impl Fault {
         })
     }
 
+    /// The fault of a disk that takes nothing, which is waited for even before the database was
+    /// open; `None` if a person has to do something about an error, or another process.
+    pub fn of_disk(error: &anyhow::Error) -> Option<Self> {
+        let is_disk = error.chain().any(|cause| {
+            let code = cause
+                .downcast_ref::<rusqlite::Error>()
+                .and_then(rusqlite::Error::sqlite_error_code);
+            let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            matches!(code, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+                || matches!(
+                    kind,
+                    Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                )
+        });
+        Self::of(error).filter(|_| is_disk)
+    }
+
     /// What is wrong with the database in `path`, and what to do.
     pub fn advice(self, path: &Path) -> Advice<'_> {
         Advice { fault: self, path }
@@ -102,9 +119,13 @@ mod tests {
             (rusqlite::ffi::SQLITE_NOTADB, None),
         ] {
             assert_eq!(Fault::of(&sqlite(code)), fault, "{code}");
+            let of_disk = fault.filter(|fault| matches!(fault, Fault::Full | Fault::Failing));
+            assert_eq!(Fault::of_disk(&sqlite(code)), of_disk, "{code}");
         }
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(Fault::of(&full.into()), Some(Fault::Full));
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(Fault::of_disk(&missing.into()), None);
         assert_eq!(Fault::of(&anyhow::anyhow!("round 7 has a roster")), None);
     }
 }

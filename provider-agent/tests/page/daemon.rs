@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use provider_agent::page::access::{self, USER};
+use page::password;
+use provider_agent::page::access::ACCOUNT;
 use serde_json::Value;
 
 use crate::world::{DEADLINE, World};
@@ -68,7 +69,7 @@ impl Daemon {
 
     /// Asks for a path as the operator.
     pub fn get(&self, path: &str) -> Answer {
-        ask(self.page, path, Some((USER, PASSWORD)))
+        ask(self.page, path, Some((ACCOUNT.user, PASSWORD)))
     }
 
     /// The JSON of a path that there has to be.
@@ -111,7 +112,7 @@ impl Drop for Daemon {
 
 /// Sets the password that [`Daemon::get`] uses.
 pub fn set_password(state_directory: &Path) {
-    access::set_password(state_directory, PASSWORD).unwrap();
+    password::set_password(state_directory, PASSWORD).unwrap();
 }
 
 /// A connection on which a path was asked for.

@@ -13,6 +13,17 @@ use crate::world::{DEADLINE, World, policy};
 const METERS: u64 = 5;
 const PERIOD_MS: u64 = 4000;
 
+/// The metrics of the agent that alerts and dashboard name.
+fn watched() -> BTreeSet<&'static str> {
+    let rules = include_str!("../../../monitoring/dcnet.rules.yaml");
+    let dashboard = include_str!("../../../monitoring/dcnet.dashboard.json");
+    let words = [rules, dashboard].map(|text| {
+        text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric())
+            .filter(|word| word.starts_with("provider_agent_"))
+    });
+    words.into_iter().flatten().collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rounds_members_and_sums_of_a_real_net_are_shown_as_they_are() {
     let mut world = World::new();
@@ -73,6 +84,16 @@ async fn rounds_members_and_sums_of_a_real_net_are_shown_as_they_are() {
         "# EOF".to_owned(),
     ] {
         assert!(metrics.contains(&line), "{line} is not in:\n{metrics}");
+    }
+    let served: BTreeSet<&str> = metrics
+        .lines()
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    for name in watched() {
+        // Nothing was refused, and what never happened has no sample.
+        if name != "provider_agent_refused_inputs_total" {
+            assert!(served.contains(name), "{name} is not in:\n{metrics}");
+        }
     }
     assert_eq!(ask(daemon.page, "/health", None).status, 200);
 

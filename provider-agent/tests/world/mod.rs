@@ -54,15 +54,8 @@ impl World {
             .unwrap();
         provider.write(&at("identity")).unwrap();
         let config = Config {
-            state_directory: at("state"),
-            identity_directory: at("identity"),
-            broker_host: "127.0.0.1".to_owned(),
-            broker_port: 8883,
-            log: "info".to_owned(),
-            minimum_presence_percent: 80,
-            lapse_after_days: provider_agent::config::LAPSE_AFTER_DAYS,
             assume_synchronised: true,
-            page: None,
+            ..Config::new(at("state"), at("identity"), "127.0.0.1")
         };
         Self {
             directory,

@@ -1,11 +1,11 @@
 //! Files that hold secrets must be closed to everyone but their owner.
 //!
-//! Every function takes a path and a word on what is kept there (`holds`, such as
-//! "a private key"), which its message names.
+//! Functions that refuse a file take a word on what is kept there (`holds`, such as
+//! "a private key"), which their message names.
 
-use std::fs::{File, Metadata};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -49,8 +49,52 @@ pub fn give_to_owner_of(directory: &Path, file: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Puts a text into a file of mode 0600, which is whole at any time. It belongs to the owner
+/// of `like`, a file or directory: what root makes with a command for a daemon must be the
+/// daemon's.
+///
+/// # Errors
+/// It cannot be written; the process may not give files away.
+pub fn replace_private_file(path: &Path, text: &str, like: &Path) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let write = || -> anyhow::Result<()> {
+        let owner = like.metadata()?;
+        // Never through a link that somebody else made there.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        let now = file.metadata()?;
+        if (owner.uid(), owner.gid()) != (now.uid(), now.gid()) {
+            fchown(&file, Some(owner.uid()), Some(owner.gid())).with_context(|| {
+                let like = like.display();
+                format!("cannot give it to the owner of {like}; run this as that user or as root")
+            })?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        Ok(File::open(directory_of(path))?.sync_all()?)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The directory that a file is in.
+pub fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent();
+    parent
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
 /// Refuses a file that is not a regular file (a symbolic link is none) or that
-/// group or others may use. The file is not opened: see [`crate::database`].
+/// group or others may use. The file is not opened.
 ///
 /// # Errors
 /// Names the file, its mode and the command that mends it.
@@ -62,7 +106,10 @@ pub fn require_private_file(path: &Path, holds: &str) -> anyhow::Result<()> {
 }
 
 /// As [`require_private_file`], of metadata that were read already.
-pub(crate) fn require_private_regular(
+///
+/// # Errors
+/// As [`require_private_file`].
+pub fn require_private_regular(
     path: &Path,
     metadata: &Metadata,
     holds: &str,
@@ -150,6 +197,45 @@ fn require_private(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The owner and the mode of a file.
+    fn owner_and_mode(path: &Path) -> (u32, u32, u32) {
+        let metadata = path.symlink_metadata().unwrap();
+        let mode = metadata.permissions().mode() & 0o777;
+        (metadata.uid(), metadata.gid(), mode)
+    }
+
+    #[test]
+    fn a_file_is_replaced_for_its_owner_alone_and_never_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        let elsewhere = directory.path().join("elsewhere");
+        fs::write(&elsewhere, "not ours").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, directory.path().join("secret.new")).unwrap();
+        let metadata = directory.path().metadata().unwrap();
+        for text in ["first", "second"] {
+            replace_private_file(&path, text, directory.path()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            let owner = (metadata.uid(), metadata.gid(), 0o600);
+            assert_eq!(owner_and_mode(&path), owner);
+        }
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "not ours");
+        let missing = directory.path().join("missing/secret");
+        let refused = replace_private_file(&missing, "", directory.path()).unwrap_err();
+        assert!(format!("{refused:#}").contains("missing/secret"));
+    }
+
+    #[test]
+    fn what_root_writes_is_the_owner_s_of_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        if let Err(error) = chown(directory.path(), Some(4711), Some(4712)) {
+            eprintln!("skipped: only root can give a directory away: {error}");
+            return;
+        }
+        let path = directory.path().join("secret");
+        replace_private_file(&path, "text", directory.path()).unwrap();
+        assert_eq!(owner_and_mode(&path), (4711, 4712, 0o600));
+    }
 
     #[test]
     fn only_files_in_the_directory_of_credentials_are_credentials() {

@@ -4,7 +4,7 @@
 export class Unreachable extends Error {}
 
 // There is no such thing.
-export class Missing extends Error {}
+export class Missing extends Unreachable {}
 
 // What a path gives as JSON, waited for as long as `milliseconds`.
 export async function getJson(path, milliseconds = 20_000) {
