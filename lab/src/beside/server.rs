@@ -149,7 +149,10 @@ impl Servers {
                 self.mosquitto = Some(Running(child));
             }
         }
-        await_listener(self.address(kind, Mode::Tls).port()).await
+        for &mode in Mode::ALL {
+            await_listener(self.address(kind, mode).port()).await?;
+        }
+        Ok(())
     }
 
     /// Stops one.
