@@ -207,7 +207,7 @@ impl Traces {
         context.span().end_with_timestamp(time(at));
     }
 
-    /// Sends what is ready and ends; blocks for at most about [`TIMEOUT`].
+    /// Sends what is ready and ends; blocks for about five seconds at most.
     pub fn stop(self) {
         // Why nothing could be sent is told when it happens.
         let _ = self.spans.shutdown_with_timeout(TIMEOUT);
