@@ -16,82 +16,11 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "rigs"
+sys.path.append(str(Path(__file__).resolve().parent.parent / "packaging"))
+from debian import STARTED, TARGET, Failed, run, step
+
+WORK = TARGET / "rigs"
 GUEST = Path(__file__).resolve().parent / "guest"
-
-
-class Failed(Exception):
-    """The rig cannot say whether the agent is right."""
-
-
-def run(*command, timeout=900, **options):
-    """Runs a command; its output is shown only if it fails."""
-    try:
-        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=timeout, text=True, **options)
-    except subprocess.TimeoutExpired as late:
-        raise Failed(f"{' '.join(map(str, command))}: not done after {late.timeout:.0f} s") from None
-    if done.returncode:
-        raise Failed(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-3000:]}")
-    return done.stdout
-
-
-def step(text):
-    print(f"-- {text} (after {time.monotonic() - STARTED:.0f} s)", flush=True)
-
-
-STARTED = time.monotonic()
-
-
-# Debian packages.
-
-def install(*packages):
-    """Installs packages that are not installed yet."""
-    missing = [name for name in packages if "install ok installed" not in subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Status}", name], capture_output=True, text=True).stdout]
-    if missing:
-        step(f"install {' '.join(missing)}")
-        root = [] if os.geteuid() == 0 else ["sudo"]
-        apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-        run(*apt, "update")
-        run(*apt, "install", "-y", "--no-install-recommends", *missing)
-
-
-def apt(*words):
-    """apt with lists of its own, for packages of both architectures; nothing is installed."""
-    lists = WORK / "apt"
-    (lists / "lists/partial").mkdir(parents=True, exist_ok=True)
-    options = [f"Dir::State::Lists={lists}/lists", f"Dir::Cache={lists}", "APT::Sandbox::User=root",
-               "APT::Architectures::=amd64", "APT::Architectures::=arm64"]
-    fresh = lists / "updated"
-    if words[0] != "update" and not (fresh.exists() and time.time() - fresh.stat().st_mtime < 86_400):
-        apt("update")
-        fresh.touch()
-    command = ["apt-get" if words[0] in ("update", "download") else "apt-cache"]
-    for option in options:
-        command += ["-o", option]
-    return run(*command, *words, cwd=WORK)
-
-
-def unpack(architecture, packages):
-    """Downloads packages and unpacks them below a directory of the architecture, once."""
-    root = WORK / architecture
-    done = root / ".unpacked"
-    wanted = " ".join(packages)
-    if done.exists() and done.read_text() == wanted:
-        return root
-    step(f"download {wanted}")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    for old in WORK.glob("*.deb"):
-        old.unlink()
-    apt("download", *packages)
-    for package in WORK.glob("*.deb"):
-        run("dpkg-deb", "-x", package, root)
-        package.unlink()
-    done.write_text(wanted)
-    return root
 
 
 # The guest.
