@@ -3,6 +3,7 @@ and assertions with deadlines."""
 
 import contextlib
 import pathlib
+import re
 import subprocess
 import time
 
@@ -35,6 +36,17 @@ def until(seconds, what, condition):
         time.sleep(0.1)
     check(found)
     return found
+
+
+def clean_root(root, *options):
+    """Makes a minimal Debian with systemd, of this machine's release, from its own apt sources."""
+    sources = "".join(path.read_text() + "\n" for path in
+                      sorted(pathlib.Path("/etc/apt").glob("sources.list.d/debian.sources"))
+                      or [pathlib.Path("/etc/apt/sources.list")])
+    release = pathlib.Path("/etc/os-release").read_text()
+    suite = re.search(r"^VERSION_CODENAME=(\w+)", release, re.MULTILINE)[1]
+    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd-sysv,dbus",
+                    *options, suite, root, "-"], input=sources, text=True, check=True)
 
 
 class Machine:
