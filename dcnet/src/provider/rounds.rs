@@ -228,6 +228,10 @@ impl Provider {
             ));
         }
         let graph = self.membership.graph();
+        let draw = graph.newest(member, head);
+        let draw = draw.ok_or(Refusal::Rule(
+            "the sender had no draw by the log head it names",
+        ))?;
         // The graph changes far less often than a member submits.
         let found = || (head, graph.neighbours(member, head));
         let known = self.neighbours.entry(member).or_insert_with(found);
@@ -240,9 +244,7 @@ impl Provider {
             .iter()
             .filter_map(|place| neighbours.get(place).copied())
             .collect();
-        let drawn = graph
-            .newest(member, head)
-            .map_or(&[][..], |draw| &draw.neighbours);
+        let drawn = &draw.neighbours;
         let drawn_used = used
             .iter()
             .filter(|peer| drawn.binary_search(peer).is_ok())
@@ -274,24 +276,23 @@ impl Provider {
         }
     }
 
-    /// Whether every submission that can come has come. Who is barred is not waited for,
-    /// and does not count either.
+    /// Whether every submission that is waited for has come; what barred and former members
+    /// sent does not end the window for the others.
     fn all_here(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> bool {
-        let barred = self.barred(round);
-        let not_counted = barred.iter().filter(|member| taken.contains_key(member));
-        taken.len().saturating_sub(not_counted.count()) >= self.expected(&barred)
+        let mut awaited = self.awaited(round);
+        awaited.all(|member| taken.contains_key(&member))
     }
 
-    /// How many submissions can come: members with a draw that owe nothing.
-    fn expected(&self, barred: &BTreeSet<MemberIndex>) -> usize {
-        let members = (0..).zip(self.membership.members());
+    /// Whose submissions are waited for: members with a draw that owe nothing.
+    fn awaited(&self, round: Round) -> impl Iterator<Item = MemberIndex> {
+        let barred = self.barred(round);
         let graph = self.membership.graph();
-        members
-            .filter(|(index, member)| {
-                let drawn = graph.newest(*index, u64::MAX).is_some();
-                member.is_active() && drawn && !barred.contains(index)
-            })
-            .count()
+        let members = (0..).zip(self.membership.members());
+        let awaited = members.filter(move |(index, member)| {
+            let drawn = || graph.newest(*index, u64::MAX).is_some();
+            member.is_active() && !barred.contains(index) && drawn()
+        });
+        awaited.map(|(index, _)| index)
     }
 
     /// The largest set of submissions whose stated minima it meets.

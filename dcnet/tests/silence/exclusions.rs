@@ -1,5 +1,8 @@
 //! Timely submissions that are left out of rosters.
 
+use dcnet::provider::ProviderEvent;
+
+use super::support::leave;
 use super::*;
 
 /// Leaves the victim's submissions out of `count` rosters, one per `every` rounds.
@@ -108,4 +111,64 @@ fn a_late_submission_that_is_left_out_is_no_exclusion() {
         network.last_round().end(network.world.policy.period),
         Timestamp(START.0 + 13 * MINUTE)
     );
+}
+
+/// The members of the newest roster, which must be of the newest round.
+fn rostered(network: &Network) -> Vec<u32> {
+    let roster = network.newest_roster();
+    assert_eq!(roster.round, network.last_round());
+    roster.members().collect()
+}
+
+#[test]
+fn a_member_that_never_drew_does_not_end_the_window_for_the_others() {
+    let mut network = start(world());
+    drop_up(&mut network, 6, Up::Draw);
+    network.run_until(4 * MINUTE + 1);
+    let log = network.provider.membership();
+    let own = network.member(6);
+    assert!(log.graph().newest(own, u64::MAX).is_none());
+    assert_eq!(log.graph().neighbours(own, u64::MAX).len(), 6);
+    let submission = Submission {
+        round: network.last_round(),
+        log_head: log.head().hash,
+        edges: vec![0],
+        ..newest_submission(&network)
+    };
+    let (net, meter) = (network.world.net, network.meters[6].id());
+    let frame = submission.sign(&network.world.meters[6].key, net, at(network.now).utc);
+    let kind = Up::Submission;
+    let topic = Topic::Up { net, meter, kind };
+    network.deliver_up(topic, frame);
+    let reason = Refusal::Rule("the sender had no draw by the log head it names");
+    let refused = ProviderEvent::Refused { topic, reason };
+    assert!(network.provider_events.contains(&refused));
+    network.run_until(4 * MINUTE + 19 * SECOND);
+    let others: Vec<u32> = (0..6).map(|meter| network.member(meter)).collect();
+    assert_eq!(rostered(&network), others);
+}
+
+#[test]
+fn an_exit_in_the_window_does_not_end_it_for_the_slowest() {
+    let mut network = start(world());
+    network.run_until(4 * MINUTE);
+    let round = network.last_round();
+    let submitted = |network: &Network| {
+        let meters = 0..7;
+        let submitted = meters.filter(|meter| network.submitted(*meter, round));
+        submitted.collect::<Vec<usize>>()
+    };
+    while submitted(&network).is_empty() {
+        network.run_until(network.now + 10);
+    }
+    let leaver = submitted(&network)[0];
+    assert!(submitted(&network).len() < 6);
+    leave(&mut network, leaver);
+    network.run_until(network.now + 10);
+    assert_eq!(network.provider.membership().size(), 6);
+    network.run_until(4 * MINUTE + 19 * SECOND);
+    let stayed = (0..7).filter(|meter| *meter != leaver);
+    let stayed: Vec<u32> = stayed.map(|meter| network.member(meter)).collect();
+    assert_eq!(rostered(&network), stayed);
+    network.check_aggregates();
 }
