@@ -571,6 +571,7 @@ impl Meter {
     fn connected(&mut self, now: Now) {
         self.connected_since = Some(now.monotonic);
         if self.stopped.is_some() {
+        self.count_as_timely(now);
             return;
         }
         self.close_windows(now);

@@ -12,7 +12,8 @@ from typing import NamedTuple
 APPEND, AGGREGATE, CHECKS = "membership/append.rs", "aggregate.rs", "meter/checks.rs"
 DRAWS, EDGES, ENTRY = "meter/draws.rs", "meter/edges.rs", "membership/entry.rs"
 EXIT, GRAPH, LOG = "meter/exit.rs", "graph.rs", "meter/log.rs"
-MEMBERSHIP, PAD, READING = "membership.rs", "pad.rs", "reading.rs"
+MEMBERSHIP, METER = "membership.rs", "meter.rs"
+PAD, READING = "pad.rs", "reading.rs"
 REVOCATION, ROSTER, ROUNDS = "revocation.rs", "roster.rs", "meter/rounds.rs"
 SUPERPOSITION = "superposition.rs"
 
@@ -157,6 +158,8 @@ site(ROUNDS, "if roster.previous != Some(hash) {",
 
 # Always.
 guard("exclusions", "always: exclusions counted", ROUNDS, "timely")
+statement("exclusions-when-back", "always: also of submissions that waited for the connection", METER,
+          "self.count_as_timely(now);")
 
 # What is said.
 rule("mask-not-revealed", "reveal contains the self-mask")

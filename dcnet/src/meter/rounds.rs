@@ -12,7 +12,7 @@ use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
 use crate::graph::MemberIndex;
-use crate::membership::Membership;
+use crate::membership::{Membership, Policy};
 use crate::opening::{Opening, PadSum};
 use crate::output::Store;
 use crate::pad::{Pad, RosterHash};
@@ -31,6 +31,13 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Whether the round of a roster has not ended yet. Rosters of rounds to come would only
 /// flush what this meter remembers of the last ones, and leave the rounds in between
 /// without a roster.
+/// Whether the first three quarters of a round's window are not over: whoever gets a
+/// submission by then has the time to put it on the roster.
+fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
+    let late = now.utc.since(round.end(policy.period));
+    late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
+}
+
 fn is_early(roster: &Roster, membership: &Membership, now: Now) -> bool {
     let period = membership.genesis().policy.period;
     roster.round.end(period) > now.utc.plus(CLOCK_SLACK)
@@ -64,8 +71,8 @@ pub(super) enum RoundStage {
         frame: Vec<u8>,
         /// The self-masks.
         masks: Vec<Opening>,
-        /// Whether it was first published over a live connection well within the window.
-        /// A connection that breaks afterwards is no excuse: the broker is the provider's.
+        /// Whether a live connection carried it well within the window. A connection that
+        /// breaks before or afterwards is no excuse: the broker is the provider's.
         timely: bool,
     },
     /// One roster was accepted and answered; the self-masks are erased.
@@ -248,9 +255,7 @@ impl Meter {
         };
         let signed = submission.sign_with_digest(&self.config.key, self.net, now.utc);
         let frame = signed.bytes;
-        let late = now.utc.since(round.end(policy.period));
-        let in_time = late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4);
-        let timely = in_time && self.connected_since.is_some();
+        let timely = self.connected_since.is_some() && is_in_time(round, &policy, now);
         let own_round = OwnRound {
             head_index: head.index,
             drawn,
@@ -648,6 +653,32 @@ impl Meter {
         let too_many_today = today > usize::try_from(floors.exclusions_per_day).unwrap_or(0);
         if too_many_today || u64::try_from(excluded).unwrap_or(u64::MAX) > month_limit.max(1) {
             self.stop(Alarm::Exclusions { excluded });
+        }
+    }
+
+    /// Submissions that waited for the connection go out now. One that still has the time
+    /// to come onto the roster counts as any other: else a broker that lets the meter in
+    /// just after it has submitted could hide that it is left out.
+    pub(super) fn count_as_timely(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if self.clock.check(now).is_err() {
+            return;
+        }
+        let policy = membership.genesis().policy;
+        let mut changed = Vec::new();
+        for (round, own) in &mut self.rounds {
+            if let RoundStage::Submitted { timely, .. } = &mut own.stage
+                && !*timely
+                && is_in_time(*round, &policy, now)
+            {
+                *timely = true;
+                changed.push((*round, own.to_bytes()));
+            }
+        }
+        for (round, value) in changed {
+            self.persist(Store::Net, saved::round_key(round), Some(value));
         }
     }
 

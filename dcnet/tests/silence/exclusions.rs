@@ -113,6 +113,44 @@ fn a_late_submission_that_is_left_out_is_no_exclusion() {
     );
 }
 
+/// Six rounds whose submissions the victim makes without a connection: it is let in again
+/// `back` milliseconds after the end of each. Whether they arrive is left to the filter.
+fn let_in_late(network: &mut Network, back: u64) {
+    for minute in 4..10 {
+        network.run_until(minute * MINUTE - SECOND);
+        network.set_online(VICTIM, false);
+        // All submit within the first half of the window of 20 s.
+        network.run_until(minute * MINUTE + back);
+        network.set_online(VICTIM, true);
+        if minute == 9 {
+            // What was counted is on its disk.
+            network.run_until(minute * MINUTE + 17 * SECOND);
+            network.restart_meter(VICTIM);
+        }
+        network.run_until(minute * MINUTE + 40 * SECOND);
+    }
+}
+
+#[test]
+fn a_connection_that_is_broken_before_each_submission_does_not_hide_exclusions() {
+    // Back within three quarters of the window or not; left out or not.
+    for (back, left_out, stops) in [
+        (12 * SECOND, true, true),
+        (12 * SECOND, false, false),
+        (16 * SECOND, true, false),
+    ] {
+        let mut network = start(world());
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        if left_out {
+            drop_up(&mut network, VICTIM, Up::Submission);
+        }
+        let_in_late(&mut network, back);
+        assert_eq!(stopped_by_exclusions(&network), stops, "{back} {left_out}");
+        let answered = network.revealed(VICTIM, network.last_round());
+        assert_eq!(answered, !left_out, "{back} {left_out}");
+    }
+}
+
 /// The members of the newest roster, which must be of the newest round.
 fn rostered(network: &Network) -> Vec<u32> {
     let roster = network.newest_roster();
