@@ -277,7 +277,7 @@ pub struct Meter {
     erased_before: Day,
     /// Handshakes wait for the clock.
     edges_due: bool,
-    /// Edges that the graph may have no more wait for the rounds that may need them.
+    /// Edges that the graph has no more wait for the rounds that used them.
     edges_dead: bool,
     /// When this meter asked for its draws, by its own clock.
     draw_times: Vec<Timestamp>,

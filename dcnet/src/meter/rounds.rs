@@ -50,7 +50,8 @@ pub(super) struct OwnRound {
     pub(super) head_index: u64,
     /// Members its newest draw named then, ascending: `d` of them.
     pub(super) drawn: Vec<MemberIndex>,
-    /// Edges whose pads are in the submission, by ascending member index.
+    /// Edges whose pads are in the submission, by ascending member index. Their keys are kept
+    /// as long as the round is.
     pub(super) used: Vec<(MemberIndex, EdgeKey)>,
     /// L as stated in the submission.
     pub(super) required: u32,
@@ -520,7 +521,6 @@ impl Meter {
         if let Some(own_round) = self.rounds.get_mut(&round) {
             own_round.stage = stage;
             // Needed for a reveal only, and there is one.
-            own_round.used = Vec::new();
             own_round.drawn = Vec::new();
             let value = own_round.to_bytes();
             self.persist(Store::Net, saved::round_key(round), Some(value));
@@ -682,11 +682,15 @@ impl Meter {
         }
     }
 
-    /// Forgets a round and everything that could still answer for it.
+    /// Forgets a round and everything that could still answer for it, keys of departed
+    /// neighbours too that were kept for it.
     fn forget(&mut self, round: Round) {
         self.rounds.remove(&round);
         self.unsent.remove(&round);
         self.repeats.stop(&Purpose::Submission(round));
+        if self.edges_dead {
+            self.drop_dead_edges();
+        }
         self.repeats.stop(&Purpose::Reveal(round));
         self.persist(Store::Net, saved::round_key(round), None);
     }
@@ -700,9 +704,6 @@ impl Meter {
         };
         if answered {
             self.forget(round);
-            if self.edges_dead {
-                self.drop_dead_edges();
-            }
             let sums = aggregate.sums.iter().map(|sum| sum.energy).collect();
             let included = aggregate.included;
             self.event(MeterEvent::Final {
