@@ -671,6 +671,22 @@ fn a_reveal_for_another_roster_is_refused_and_the_true_one_taken() {
 }
 
 #[test]
+fn who_is_silent_until_a_round_closes_is_on_record() {
+    let mut network = running();
+    let silent = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == silent),
+    ));
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let round = network.last_round();
+    (0..5).for_each(|meter| network.asleep[meter] = true);
+    network.run_until(24 * 60 * MINUTE + 3 * MINUTE);
+    assert_eq!(network.lost, []);
+    network.run_until(24 * 60 * MINUTE + 20 * MINUTE);
+    assert_eq!(network.lost, [(round, vec![silent])]);
+}
+
+#[test]
 fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
     // One mWh less: it decodes, but the meters committed to something else.
     let small = changed_reveal(|reveal| reveal.openings[0].value += Scalar::ONE);
@@ -686,6 +702,7 @@ fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
         let round = network.last_round();
         let alarm = Alarm::Disrupted { round, disruption };
         assert_eq!(provider_alarms(&network), [alarm]);
+        assert_eq!(network.lost, [(round, vec![])], "nobody owed a reveal");
         network.filter = None;
         network.run_until(6 * MINUTE + 30 * SECOND);
         let rounds: BTreeSet<_> = network.aggregates.iter().map(|a| a.round).collect();

@@ -125,6 +125,7 @@ impl Provider {
                 self.persist(ProviderRecord::Lost {
                     round,
                     disruption: Some(disruption),
+                    missing: Vec::new(),
                 });
                 self.event(ProviderEvent::Alarm(Alarm::Disrupted { round, disruption }));
                 return self.event(ProviderEvent::Lost {
@@ -199,6 +200,7 @@ impl Provider {
             self.persist(ProviderRecord::Lost {
                 round,
                 disruption: None,
+                missing: missing.clone(),
             });
             self.event(ProviderEvent::Lost { round, missing });
         }
