@@ -1,6 +1,6 @@
 //! From the roster of a round to its verified aggregate, or to its loss.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{FullEdges, ProviderRound};
@@ -33,8 +33,18 @@ pub(in crate::provider) struct IssuedRoster {
     totals: Vec<Opening>,
     commitments: Vec<Commitment>,
     pub(super) missing: BTreeSet<MemberIndex>,
+    /// What the others revealed.
+    revealed: BTreeMap<MemberIndex, Answer>,
     pub(super) reported: bool,
     pub(super) full_edges: Option<FullEdges>,
+}
+
+/// The reveal of a member that counts: its first one.
+#[derive(Clone, Debug)]
+struct Answer {
+    digest: [u8; 32],
+    /// Whether the operator was told that the member sent another one, too.
+    contradicted: bool,
 }
 
 /// How often a member made others wait within the last day.
@@ -61,6 +71,7 @@ impl Provider {
         frame: Frame,
         now: Now,
     ) -> Result<(), Refusal> {
+        let digest = frame.digest();
         let reveal = Reveal::read(frame, self.net, self.channels())?;
         let round = reveal.round;
         let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
@@ -74,8 +85,14 @@ impl Provider {
             return Err(Refusal::Rule("the reveal answers another roster"));
         }
         if !issued.missing.remove(&member) {
-            return Ok(());
+            return self.compare_with_answer(member, round, &digest);
         }
+        let contradicted = false;
+        let answer = Answer {
+            digest,
+            contradicted,
+        };
+        issued.revealed.insert(member, answer);
         for (total, opening) in issued.totals.iter_mut().zip(&reveal.openings) {
             *total -= *opening;
         }
@@ -86,6 +103,30 @@ impl Provider {
             self.complete(round, now);
         }
         Ok(())
+    }
+
+    /// A reveal after the first one that a member sent for the roster: the same again, or
+    /// not.
+    fn compare_with_answer(
+        &mut self,
+        member: MemberIndex,
+        round: Round,
+        digest: &[u8; 32],
+    ) -> Result<(), Refusal> {
+        let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
+            return Ok(());
+        };
+        let Some(first) = issued.revealed.get_mut(&member) else {
+            return Err(Refusal::Rule("the sender is not on the roster"));
+        };
+        if first.digest == *digest {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut first.contradicted, true) {
+            let (meter, what) = (self.id_of(member), "reveal");
+            self.event(ProviderEvent::Alarm(Alarm::Equivocation { meter, what }));
+        }
+        Err(Refusal::Rule("a second, different reveal"))
     }
 
     fn is_complete(&self, round: Round) -> bool {
@@ -232,6 +273,7 @@ impl IssuedRoster {
             totals,
             commitments,
             missing,
+            revealed: BTreeMap::new(),
             reported: false,
             full_edges: None,
         }
