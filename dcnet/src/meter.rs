@@ -229,9 +229,6 @@ struct DeviceSecrets {
     blinding: BlindingSecret,
 }
 
-/// Rosters remembered for the share of members that must be present.
-const SEEN_ROSTERS: usize = 96;
-
 /// Log entries kept while earlier ones are missing.
 const EARLY_ENTRIES: usize = 1024;
 
@@ -571,10 +568,10 @@ impl Meter {
     fn connected(&mut self, now: Now) {
         self.connected_since = Some(now.monotonic);
         if self.stopped.is_some() {
-        self.count_as_timely(now);
             return;
         }
         self.close_windows(now);
+        self.count_as_timely(now);
         self.unsent.clear();
         self.register(now);
         self.log_request.probe();

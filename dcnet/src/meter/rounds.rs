@@ -5,9 +5,7 @@ use std::time::Duration;
 use chacha20::rand_core::Rng;
 
 use super::checks::{self, Used};
-use super::{
-    BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, SEEN_ROSTERS, saved,
-};
+use super::{BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, saved};
 use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
@@ -18,29 +16,26 @@ use crate::output::Store;
 use crate::pad::{Pad, RosterHash};
 use crate::reading::{BlindingSecret, Boundary, Reading, ReadingError};
 use crate::reveal::Reveal;
-use crate::roster::{Roster, RosterError};
+use crate::roster::{Roster, RosterError, SEEN_ROSTERS};
 use crate::superposition::{Share, ShortDigest, Submission, self_mask, short};
-use crate::time::{DAY_MS, Now, Round};
+use crate::time::{CLOCK_SLACK, DAY_MS, Now, Round};
 use crate::topic::{Topic, Up};
 
 use super::edges::EdgeKey;
 
-/// By how much the provider's clock may be ahead of this meter's.
-const CLOCK_SLACK: Duration = Duration::from_secs(1);
-
 /// Whether the round of a roster has not ended yet. Rosters of rounds to come would only
 /// flush what this meter remembers of the last ones, and leave the rounds in between
 /// without a roster.
+fn is_early(roster: &Roster, membership: &Membership, now: Now) -> bool {
+    let period = membership.genesis().policy.period;
+    roster.round.end(period) > now.utc.plus(CLOCK_SLACK)
+}
+
 /// Whether the first three quarters of a round's window are not over: whoever gets a
 /// submission by then has the time to put it on the roster.
 fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
     let late = now.utc.since(round.end(policy.period));
     late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
-}
-
-fn is_early(roster: &Roster, membership: &Membership, now: Now) -> bool {
-    let period = membership.genesis().policy.period;
-    roster.round.end(period) > now.utc.plus(CLOCK_SLACK)
 }
 
 /// What a meter keeps of a round it submitted in, until it is final or closed.
@@ -106,9 +101,12 @@ impl Meter {
             Err(ReadingError::WentBack(channel)) => {
                 return self.alarm(Alarm::RegisterWentBack { channel });
             }
+            Err(ReadingError::TooMuch(channel)) => {
+                return self.alarm(Alarm::ReadingTooLarge { channel });
+            }
             // The boundaries lie farther apart: an interval was missed. It is never
             // sent later, where it would stand alone.
-            Err(_) => return,
+            Err(ReadingError::NotOneRound | ReadingError::Channels) => return,
         };
         let round = reading.round();
         let checked = checks::in_step(at_start, now).and_then(|()| self.may_submit(round, now));
@@ -688,11 +686,11 @@ impl Meter {
         self.rounds.remove(&round);
         self.unsent.remove(&round);
         self.repeats.stop(&Purpose::Submission(round));
+        self.repeats.stop(&Purpose::Reveal(round));
+        self.persist(Store::Net, saved::round_key(round), None);
         if self.edges_dead {
             self.drop_dead_edges();
         }
-        self.repeats.stop(&Purpose::Reveal(round));
-        self.persist(Store::Net, saved::round_key(round), None);
     }
 
     /// The provider published the aggregate of a roster that this meter answered.

@@ -18,17 +18,14 @@ use crate::identity::DeviceId;
 use crate::membership::{EntryError, HARD_FLOOR, Member};
 use crate::meter::CLOSED_AFTER;
 use crate::pad::RosterHash;
-use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError};
+use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError, SEEN_ROSTERS};
 use crate::superposition::{Submission, short};
-use crate::time::{Now, Round, Timestamp};
+use crate::time::{CLOCK_SLACK, Now, Round, Timestamp};
 use crate::topic::{All, Inbox, Topic};
 
 pub(super) use reveals::{IssuedRoster, Offences};
 
 pub use progress::{FullEdges, Progress};
-
-/// Rosters looked back on for the share of members that must be present.
-const SEEN_ROSTERS: usize = 96;
 
 /// A submission and the edges it states, resolved to members.
 #[derive(Clone, Debug)]
@@ -139,10 +136,8 @@ impl Provider {
         if self.may_have_roster(round) {
             return Err(Refusal::Rule(MAYBE_ROSTERED));
         }
-        let slack = Duration::from_secs(1);
         let newest_end = self.end(round);
-        let too_early = newest_end > now.utc.plus(slack);
-        if too_early {
+        if newest_end > now.utc.plus(CLOCK_SLACK) {
             return Err(Refusal::Round);
         }
         if let Some(ProviderRound::Open(taken)) = self.rounds.get(&round)
