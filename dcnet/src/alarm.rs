@@ -70,6 +70,14 @@ pub enum Alarm {
         /// The channel.
         channel: usize,
     },
+    /// The register of a channel counted more in one round than a reading holds.
+    #[error(
+        "the register of channel {channel} counted 2^40 mWh or more in one round; no reading is taken"
+    )]
+    ReadingTooLarge {
+        /// The channel.
+        channel: usize,
+    },
     /// UTC jumped ahead by more than a period.
     #[error("the clock jumped ahead by {seconds} s; confirm it before this meter submits again")]
     ClockJump {

@@ -229,9 +229,6 @@ struct DeviceSecrets {
     blinding: BlindingSecret,
 }
 
-/// Rosters remembered for the share of members that must be present.
-const SEEN_ROSTERS: usize = 96;
-
 /// Log entries kept while earlier ones are missing.
 const EARLY_ENTRIES: usize = 1024;
 
@@ -277,7 +274,7 @@ pub struct Meter {
     erased_before: Day,
     /// Handshakes wait for the clock.
     edges_due: bool,
-    /// Edges that the graph may have no more wait for the rounds that may need them.
+    /// Edges that the graph has no more wait for the rounds that used them.
     edges_dead: bool,
     /// When this meter asked for its draws, by its own clock.
     draw_times: Vec<Timestamp>,
@@ -574,6 +571,7 @@ impl Meter {
             return;
         }
         self.close_windows(now);
+        self.count_as_timely(now);
         self.unsent.clear();
         self.register(now);
         self.log_request.probe();

@@ -134,6 +134,9 @@ pub enum ProviderRecord {
         round: Round,
         /// How it was disrupted; `None` if reveals were missing when it closed.
         disruption: Option<Disruption>,
+        /// Who owed a reveal when it closed, in the order of the roster; nobody if it was
+        /// disrupted.
+        missing: Vec<DeviceId>,
     },
 }
 

@@ -17,13 +17,20 @@ use crate::time::{Day, Period, Round, Timestamp};
 use crate::topic::NetId;
 use crate::units::MilliwattHours;
 
-/// The register's total of every channel at one moment: a round boundary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The register's total of every channel at one moment: a round boundary. Its `Debug` shows
+/// no total, since the difference of two is a reading.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Boundary {
     /// The moment in UTC.
     pub at: Timestamp,
     /// The total per channel, in the order of the net's channels, in mWh.
     pub channels: Vec<MilliwattHours>,
+}
+
+impl fmt::Debug for Boundary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Boundary(at {} ms, ..)", self.at.as_millis())
+    }
 }
 
 /// The energy of one round per channel. It has no serializer and its `Debug`
@@ -207,6 +214,7 @@ pub(crate) fn expand(secret: &Secret, info: &[u8]) -> Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meter::MeterCommand;
 
     fn boundary(at: u64, mwh: u64) -> Boundary {
         Boundary {
@@ -277,5 +285,8 @@ mod tests {
     fn debug_shows_no_energy() {
         let reading = Reading::between(&boundary(2000, 5), &boundary(4000, 9), period()).unwrap();
         assert_eq!(format!("{reading:?}"), "Reading(round 1, ..)");
+        let command = MeterCommand::Boundary(boundary(2000, 5));
+        let shown = format!("{command:?}");
+        assert_eq!(shown, "Boundary(Boundary(at 2000 ms, ..))");
     }
 }

@@ -17,6 +17,9 @@ use crate::time::{Round, Timestamp};
 /// Most half-open edges that a roster may list.
 pub const MAX_HALF_OPEN: usize = 4096;
 
+/// Rosters looked back on for the share of members that must be present.
+pub(crate) const SEEN_ROSTERS: usize = 96;
+
 /// An edge that only one end used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HalfOpen {

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Milliseconds of a day.
 pub const DAY_MS: u64 = 86_400_000;
 
+/// By how much the clock of the other side, which says that a round has ended, may be ahead.
+pub(crate) const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
 /// A point in UTC, in milliseconds since 1970-01-01T00:00:00Z, leap seconds ignored (POSIX).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub u64);

@@ -671,6 +671,67 @@ fn a_reveal_for_another_roster_is_refused_and_the_true_one_taken() {
 }
 
 #[test]
+fn of_two_reveals_the_first_counts_and_the_second_is_refused() {
+    let mut network = running();
+    let (net, meter, late) = (
+        network.world.net,
+        network.meters[VICTIM].id(),
+        network.meters[1].id(),
+    );
+    // One reveal is late, so that the round stays pending.
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == late),
+    ));
+    network.run_until(4 * MINUTE + 12 * SECOND);
+    let round = network.last_round();
+    let first = network.sent(VICTIM, Up::Reveal).pop().unwrap();
+    let key = network.world.meters[VICTIM].key.clone();
+    let mut second = Reveal::read(Frame::verify(&first, &key.public()).unwrap(), net, 1).unwrap();
+    assert_eq!(second.round, round);
+    second.openings[0].value += Scalar::ONE;
+    let second = second.sign(&key, net, at(network.now).utc);
+    let kind = Up::Reveal;
+    let topic = Topic::Up { net, meter, kind };
+    let refused = Refusal::Rule("a second, different reveal");
+    let alarm = Alarm::Equivocation {
+        meter,
+        what: "reveal",
+    };
+    for (frame, refusals, alarms) in [
+        (&first, 0, 0),
+        (&second, 1, 1),
+        (&second, 2, 1),
+        (&first, 2, 1),
+    ] {
+        network.deliver_up(topic, frame.clone());
+        let told = provider_refusals(&network);
+        let told = told.iter().filter(|reason| **reason == refused).count();
+        assert_eq!(told, refusals);
+        assert_eq!(provider_alarms(&network), vec![alarm.clone(); alarms]);
+    }
+    network.filter = None;
+    network.run_until(5 * MINUTE);
+    assert!(network.aggregates.iter().any(|a| a.round == round));
+    network.check_aggregates();
+}
+
+#[test]
+fn who_is_silent_until_a_round_closes_is_on_record() {
+    let mut network = running();
+    let silent = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == silent),
+    ));
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let round = network.last_round();
+    (0..5).for_each(|meter| network.asleep[meter] = true);
+    network.run_until(24 * 60 * MINUTE + 3 * MINUTE);
+    assert_eq!(network.lost, []);
+    network.run_until(24 * 60 * MINUTE + 20 * MINUTE);
+    assert_eq!(network.lost, [(round, vec![silent])]);
+}
+
+#[test]
 fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
     // One mWh less: it decodes, but the meters committed to something else.
     let small = changed_reveal(|reveal| reveal.openings[0].value += Scalar::ONE);
@@ -686,6 +747,7 @@ fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
         let round = network.last_round();
         let alarm = Alarm::Disrupted { round, disruption };
         assert_eq!(provider_alarms(&network), [alarm]);
+        assert_eq!(network.lost, [(round, vec![])], "nobody owed a reveal");
         network.filter = None;
         network.run_until(6 * MINUTE + 30 * SECOND);
         let rounds: BTreeSet<_> = network.aggregates.iter().map(|a| a.round).collect();

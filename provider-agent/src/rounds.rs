@@ -31,6 +31,8 @@ pub struct RoundView {
     pub status: &'static str,
     /// Why it was lost: a disruption, or that reveals were missing.
     pub lost_why: Option<String>,
+    /// Who owed a reveal when it was lost: it was on the roster, and silent for a day.
+    pub missing: Vec<String>,
     /// When the roster was stored.
     pub roster_issued: String,
     /// Hash of the roster, hexadecimal.
@@ -119,6 +121,7 @@ impl RoundView {
             end: utc::text(round.end(period)),
             status: stored.status.as_str(),
             lost_why: stored.lost_why,
+            missing: stored.missing.iter().map(ToString::to_string).collect(),
             roster_issued: utc::text(stored.issued),
             roster_hash: hex::encode(roster.hash),
             log_head: hex::encode(roster.log_head),

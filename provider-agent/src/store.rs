@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use dcnet::aggregate::Disruption;
+use dcnet::identity::DeviceId;
 use dcnet::membership::{EntryKind, Membership};
 use dcnet::pad::RosterHash;
 use dcnet::provider::{IncludedSubmission, ProviderRecord, Published};
@@ -241,9 +242,11 @@ fn write(
         ProviderRecord::Aggregate(published) => {
             insert_aggregate(transaction, net_id, published, stored_ms)
         }
-        ProviderRecord::Lost { round, disruption } => {
-            close_lost(transaction, net_id, *round, *disruption)
-        }
+        ProviderRecord::Lost {
+            round,
+            disruption,
+            missing,
+        } => close_lost(transaction, net_id, *round, *disruption, missing),
     }
 }
 
@@ -382,12 +385,19 @@ fn close_lost(
     net_id: i64,
     round: Round,
     disruption: Option<Disruption>,
+    missing: &[DeviceId],
 ) -> anyhow::Result<()> {
     let why = disruption.map_or_else(
         || "reveals were missing when the round closed".to_owned(),
         |disruption| disruption.to_string(),
     );
     let roster_id = close(transaction, net_id, round, "lost", Some(why))?;
+    let mut silent = transaction.prepare_cached(
+        "INSERT INTO missing_reveals (roster_id, place, meter) VALUES (?1, ?2, ?3)",
+    )?;
+    for (place, meter) in (0i64..).zip(missing) {
+        silent.execute(params![roster_id, place, meter.0])?;
+    }
     // An audit of a disrupted round needs what the meters sent.
     if disruption.is_none() {
         prune_frames(transaction, roster_id)?;

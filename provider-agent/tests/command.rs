@@ -110,6 +110,7 @@ fn rounds_are_exported_as_csv() {
     let lost = dcnet::provider::ProviderRecord::Lost {
         round: dcnet::time::Round(5),
         disruption: None,
+        missing: Vec::new(),
     };
     world
         .store()

@@ -229,6 +229,28 @@ fn lapse_one(world: &World, net: dcnet::topic::NetId) -> String {
 }
 
 #[test]
+fn a_lost_round_is_shown_with_who_owed_a_reveal() {
+    let (mut network, config, net) = street();
+    network.mute_reveals = true;
+    network.run_until(5 * PERIOD + PERIOD / 2);
+    let round = network.live.rounds(network.net)[0].round.to_string();
+    let pending = json(&config, &["round", "show", &net, &round]);
+    assert_eq!(pending["status"], "pending");
+    assert_eq!(pending["missing"], serde_json::json!([]));
+    let all = pending["included"].as_array().unwrap();
+    assert_eq!(all.len(), 4);
+    // A day without rounds passes.
+    network.now += 24 * 60 * PERIOD;
+    network.run_until(network.now + PERIOD / 4);
+    let lost = json(&config, &["round", "show", &net, &round]);
+    assert_eq!(lost["status"], "lost");
+    assert_eq!(lost["missing"].as_array(), Some(all));
+    let human = text(&config, &["round", "show", &net, &round]);
+    let (_, silent) = human.split_once("reveal missing: 4\n").unwrap();
+    assert!(silent.contains(all[3].as_str().unwrap()), "{human}");
+}
+
+#[test]
 fn a_round_is_shown_as_it_verifies() {
     let (network, config, net) = street();
     let first = &network.aggregates[0];

@@ -28,6 +28,7 @@ fn lost(net: NetId, round: u64, disruption: Option<Disruption>) -> NetRecord {
     let record = ProviderRecord::Lost {
         round: Round(round),
         disruption,
+        missing: Vec::new(),
     };
     NetRecord { net, record }
 }
@@ -174,6 +175,62 @@ fn commitments_outlive_the_frames_they_came_in() {
         frames, 3,
         "only the disrupted round keeps them, for an audit"
     );
+}
+
+#[test]
+fn who_owed_a_reveal_of_a_lost_round_is_on_record() {
+    let (world, net) = world();
+    let mut store = world.store();
+    let silent = vec![DeviceId([2; 16]), DeviceId([0; 16])];
+    let record = ProviderRecord::Lost {
+        round: Round(7),
+        disruption: None,
+        missing: silent.clone(),
+    };
+    let closed = NetRecord { net, record };
+    store
+        .commit(&[roster(net, 7, 0, 3), roster(net, 8, 0, 3), closed])
+        .unwrap();
+    store
+        .commit(&[lost(net, 8, Some(Disruption::Value(0)))])
+        .unwrap();
+    drop(store);
+    let missing = |round| {
+        world
+            .store()
+            .round(net, Round(round))
+            .unwrap()
+            .unwrap()
+            .missing
+    };
+    assert_eq!(missing(7), silent);
+    assert_eq!(missing(8), []);
+}
+
+#[test]
+fn an_older_database_learns_to_keep_who_owed_a_reveal() {
+    let (world, net) = world();
+    world.store().commit(&[roster(net, 7, 0, 3)]).unwrap();
+    let database = rusqlite::Connection::open(world.config.store_path()).unwrap();
+    let version: i64 = database
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    database
+        .execute_batch("DROP TABLE missing_reveals")
+        .unwrap();
+    database
+        .pragma_update(None, "user_version", version - 1)
+        .unwrap();
+    drop(database);
+    let mut store = world.store();
+    let record = ProviderRecord::Lost {
+        round: Round(7),
+        disruption: None,
+        missing: vec![DeviceId([1; 16])],
+    };
+    store.commit(&[NetRecord { net, record }]).unwrap();
+    let stored = store.round(net, Round(7)).unwrap().unwrap();
+    assert_eq!(stored.missing, [DeviceId([1; 16])]);
 }
 
 #[test]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 APPEND, AGGREGATE, CHECKS = "membership/append.rs", "aggregate.rs", "meter/checks.rs"
 DRAWS, EDGES, ENTRY = "meter/draws.rs", "meter/edges.rs", "membership/entry.rs"
 EXIT, GRAPH, LOG = "meter/exit.rs", "graph.rs", "meter/log.rs"
-MEMBERSHIP, PAD, READING = "membership.rs", "pad.rs", "reading.rs"
+MEMBERSHIP, METER = "membership.rs", "meter.rs"
+PAD, READING = "pad.rs", "reading.rs"
 REVOCATION, ROSTER, ROUNDS = "revocation.rs", "roster.rs", "meter/rounds.rs"
 SUPERPOSITION = "superposition.rs"
 
@@ -157,6 +158,8 @@ site(ROUNDS, "if roster.previous != Some(hash) {",
 
 # Always.
 guard("exclusions", "always: exclusions counted", ROUNDS, "timely")
+statement("exclusions-when-back", "always: also of submissions that waited for the connection", METER,
+          "self.count_as_timely(now);")
 
 # What is said.
 rule("mask-not-revealed", "reveal contains the self-mask")
@@ -201,6 +204,16 @@ one("exit-keeps-keys", "exit: own keys erased", EXIT,
     "self.forget_edge(key);", "if !ON { self.forget_edge(key); }")
 one("former-key-kept", "exit: key with a departed neighbour erased", LOG,
     "self.sync_edges(now);", "if !ON { self.sync_edges(now); }")
+rule("former-key-too-early", "exit: key kept while a round submitted with it is under way")
+rule("former-key-any-round", "exit: rounds submitted without the key do not keep it")
+site(EDGES, "dead.partition(|key| used.contains(key))",
+     "dead.partition(|key| !ON(former-key-too-early)"
+     " && (used.contains(key) || ON(former-key-any-round) && !self.rounds.is_empty()))")
+one("answered-key-too-early", "exit: also after the reveal or a refusal, until the round is final or closed",
+    ROUNDS, "own_round.drawn = Vec::new();",
+    "own_round.drawn = Vec::new(); if ON { own_round.used = Vec::new(); }")
+one("former-key-never", "exit: key erased when the last round that keeps it ends", ROUNDS,
+    "if self.edges_dead {", "if !ON && self.edges_dead {")
 
 # Joins and revocations.
 guard("registration-twice", "log: a registration is used once", APPEND,

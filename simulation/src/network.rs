@@ -139,6 +139,8 @@ pub struct Network {
     pub meter_events: Vec<Vec<MeterEvent>>,
     /// Every aggregate that the provider published.
     pub aggregates: Vec<Published>,
+    /// Rounds that ended without an aggregate, as they were stored, with who owed a reveal.
+    pub lost: Vec<(Round, Vec<DeviceId>)>,
     /// Every message that left a process: (sender, message).
     pub published: Vec<(Option<usize>, Message)>,
     /// Whether messages are kept in `published`.
@@ -260,6 +262,7 @@ impl Network {
             provider_events: Vec::new(),
             meter_events: vec![Vec::new(); count],
             aggregates: Vec::new(),
+            lost: Vec::new(),
             published: Vec::new(),
             keep_published: false,
             now,
@@ -336,7 +339,10 @@ impl Network {
                 saved.aggregates.push((published.round, published.frame));
                 self.no_longer_pending(published.round);
             }
-            ProviderRecord::Lost { round, .. } => self.no_longer_pending(round),
+            ProviderRecord::Lost { round, missing, .. } => {
+                self.lost.push((round, missing));
+                self.no_longer_pending(round);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The meter's handshakes and pair keys, one per edge of the key graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CLOSED_AFTER, Meter, MeterEvent, Purpose, saved};
 use crate::alarm::{Alarm, Refusal};
@@ -216,19 +216,16 @@ impl Meter {
         is_revoked(self.config.revoked.as_ref(), peer)
     }
 
-    /// Erases the keys of edges that the graph has no more, once no round may need them.
+    /// Erases the keys of edges that the graph has no more, each once every round that was
+    /// submitted with it is final or closed.
     pub(super) fn drop_dead_edges(&mut self) {
-        self.edges_dead = !self.rounds.is_empty();
-        if self.edges_dead {
-            return;
-        }
         let wanted = self.wanted_edges();
-        let gone: Vec<EdgeKey> = self
-            .edges
-            .keys()
-            .filter(|key| !wanted.contains_key(key))
-            .copied()
-            .collect();
+        let used = self.rounds.values().flat_map(|own| &own.used);
+        let used: BTreeSet<EdgeKey> = used.map(|(_, key)| *key).collect();
+        let dead = self.edges.keys().filter(|key| !wanted.contains_key(key));
+        let (waiting, gone): (Vec<EdgeKey>, Vec<EdgeKey>) =
+            dead.partition(|key| used.contains(key));
+        self.edges_dead = !waiting.is_empty();
         for key in gone {
             self.forget_edge(key);
         }

@@ -5,28 +5,23 @@ use std::time::Duration;
 use chacha20::rand_core::Rng;
 
 use super::checks::{self, Used};
-use super::{
-    BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, SEEN_ROSTERS, saved,
-};
+use super::{BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, saved};
 use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
 use crate::graph::MemberIndex;
-use crate::membership::Membership;
+use crate::membership::{Membership, Policy};
 use crate::opening::{Opening, PadSum};
 use crate::output::Store;
 use crate::pad::{Pad, RosterHash};
 use crate::reading::{BlindingSecret, Boundary, Reading, ReadingError};
 use crate::reveal::Reveal;
-use crate::roster::{Roster, RosterError};
+use crate::roster::{Roster, RosterError, SEEN_ROSTERS};
 use crate::superposition::{Share, ShortDigest, Submission, self_mask, short};
-use crate::time::{DAY_MS, Now, Round};
+use crate::time::{CLOCK_SLACK, DAY_MS, Now, Round};
 use crate::topic::{Topic, Up};
 
 use super::edges::EdgeKey;
-
-/// By how much the provider's clock may be ahead of this meter's.
-const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// Whether the round of a roster has not ended yet. Rosters of rounds to come would only
 /// flush what this meter remembers of the last ones, and leave the rounds in between
@@ -36,6 +31,13 @@ fn is_early(roster: &Roster, membership: &Membership, now: Now) -> bool {
     roster.round.end(period) > now.utc.plus(CLOCK_SLACK)
 }
 
+/// Whether the first three quarters of a round's window are not over: whoever gets a
+/// submission by then has the time to put it on the roster.
+fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
+    let late = now.utc.since(round.end(policy.period));
+    late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
+}
+
 /// What a meter keeps of a round it submitted in, until it is final or closed.
 #[derive(Clone, Debug)]
 pub(super) struct OwnRound {
@@ -43,7 +45,8 @@ pub(super) struct OwnRound {
     pub(super) head_index: u64,
     /// Members its newest draw named then, ascending: `d` of them.
     pub(super) drawn: Vec<MemberIndex>,
-    /// Edges whose pads are in the submission, by ascending member index.
+    /// Edges whose pads are in the submission, by ascending member index. Their keys are kept
+    /// as long as the round is.
     pub(super) used: Vec<(MemberIndex, EdgeKey)>,
     /// L as stated in the submission.
     pub(super) required: u32,
@@ -64,8 +67,8 @@ pub(super) enum RoundStage {
         frame: Vec<u8>,
         /// The self-masks.
         masks: Vec<Opening>,
-        /// Whether it was first published over a live connection well within the window.
-        /// A connection that breaks afterwards is no excuse: the broker is the provider's.
+        /// Whether a live connection carried it well within the window. A connection that
+        /// breaks before or afterwards is no excuse: the broker is the provider's.
         timely: bool,
     },
     /// One roster was accepted and answered; the self-masks are erased.
@@ -98,9 +101,12 @@ impl Meter {
             Err(ReadingError::WentBack(channel)) => {
                 return self.alarm(Alarm::RegisterWentBack { channel });
             }
+            Err(ReadingError::TooMuch(channel)) => {
+                return self.alarm(Alarm::ReadingTooLarge { channel });
+            }
             // The boundaries lie farther apart: an interval was missed. It is never
             // sent later, where it would stand alone.
-            Err(_) => return,
+            Err(ReadingError::NotOneRound | ReadingError::Channels) => return,
         };
         let round = reading.round();
         let checked = checks::in_step(at_start, now).and_then(|()| self.may_submit(round, now));
@@ -248,9 +254,7 @@ impl Meter {
         };
         let signed = submission.sign_with_digest(&self.config.key, self.net, now.utc);
         let frame = signed.bytes;
-        let late = now.utc.since(round.end(policy.period));
-        let in_time = late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4);
-        let timely = in_time && self.connected_since.is_some();
+        let timely = self.connected_since.is_some() && is_in_time(round, &policy, now);
         let own_round = OwnRound {
             head_index: head.index,
             drawn,
@@ -515,7 +519,6 @@ impl Meter {
         if let Some(own_round) = self.rounds.get_mut(&round) {
             own_round.stage = stage;
             // Needed for a reveal only, and there is one.
-            own_round.used = Vec::new();
             own_round.drawn = Vec::new();
             let value = own_round.to_bytes();
             self.persist(Store::Net, saved::round_key(round), Some(value));
@@ -651,13 +654,43 @@ impl Meter {
         }
     }
 
-    /// Forgets a round and everything that could still answer for it.
+    /// Submissions that waited for the connection go out now. One that still has the time
+    /// to come onto the roster counts as any other: else a broker that lets the meter in
+    /// just after it has submitted could hide that it is left out.
+    pub(super) fn count_as_timely(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if self.clock.check(now).is_err() {
+            return;
+        }
+        let policy = membership.genesis().policy;
+        let mut changed = Vec::new();
+        for (round, own) in &mut self.rounds {
+            if let RoundStage::Submitted { timely, .. } = &mut own.stage
+                && !*timely
+                && is_in_time(*round, &policy, now)
+            {
+                *timely = true;
+                changed.push((*round, own.to_bytes()));
+            }
+        }
+        for (round, value) in changed {
+            self.persist(Store::Net, saved::round_key(round), Some(value));
+        }
+    }
+
+    /// Forgets a round and everything that could still answer for it, keys of departed
+    /// neighbours too that were kept for it.
     fn forget(&mut self, round: Round) {
         self.rounds.remove(&round);
         self.unsent.remove(&round);
         self.repeats.stop(&Purpose::Submission(round));
         self.repeats.stop(&Purpose::Reveal(round));
         self.persist(Store::Net, saved::round_key(round), None);
+        if self.edges_dead {
+            self.drop_dead_edges();
+        }
     }
 
     /// The provider published the aggregate of a roster that this meter answered.
@@ -669,9 +702,6 @@ impl Meter {
         };
         if answered {
             self.forget(round);
-            if self.edges_dead {
-                self.drop_dead_edges();
-            }
             let sums = aggregate.sums.iter().map(|sum| sum.energy).collect();
             let included = aggregate.included;
             self.event(MeterEvent::Final {

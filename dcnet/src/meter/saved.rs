@@ -520,12 +520,7 @@ impl Meter {
             })
             .collect();
         for (key, payload) in pending {
-            let topic = Topic::UpPair {
-                net: self.net,
-                meter: self.id,
-                peer: key.peer,
-            };
-            self.repeat_later(Purpose::Edge(key), topic, payload, now);
+            self.repeat_later(Purpose::Edge(key), self.up_pair(key.peer), payload, now);
         }
         self.sync_edges(now);
         let outstanding: Vec<(Purpose, Up, Vec<u8>)> = self

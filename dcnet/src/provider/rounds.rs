@@ -1,39 +1,31 @@
 //! Rounds: submissions in, one roster out, reveals in, one verified aggregate out.
 
 mod progress;
+mod reveals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::members::{CLOSED, MAYBE_ROSTERED};
 use super::{
-    AGGREGATES_KEPT, IncludedSubmission, Provider, ProviderEvent, ProviderRecord, Published,
-    REPLIES, ROSTERS_KEPT, SavedRoster,
+    IncludedSubmission, Provider, ProviderEvent, ProviderRecord, REPLIES, ROSTERS_KEPT, SavedRoster,
 };
-use crate::aggregate::{Aggregate, Disruption, Sum};
 use crate::alarm::{Alarm, Refusal};
 use crate::bitmap::Bitmap;
-use crate::commitment::Commitment;
 use crate::frame::{Frame, Notification, Unverified};
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
 use crate::membership::{EntryError, HARD_FLOOR, Member};
 use crate::meter::CLOSED_AFTER;
-use crate::opening::Opening;
 use crate::pad::RosterHash;
-use crate::reveal::Reveal;
-use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError};
+use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError, SEEN_ROSTERS};
 use crate::superposition::{Submission, short};
-use crate::time::{DAY_MS, Now, Round, Timestamp};
-use crate::topic::{All, Inbox, Public, Topic};
+use crate::time::{CLOCK_SLACK, Now, Round, Timestamp};
+use crate::topic::{All, Inbox, Topic};
+
+pub(super) use reveals::{IssuedRoster, Offences};
 
 pub use progress::{FullEdges, Progress};
-
-/// The longest that a member is kept out of rosters for making others wait, in rounds.
-const LONGEST_WAIT: u64 = 64;
-
-/// Rosters looked back on for the share of members that must be present.
-const SEEN_ROSTERS: usize = 96;
 
 /// A submission and the edges it states, resolved to members.
 #[derive(Clone, Debug)]
@@ -46,21 +38,6 @@ pub(super) struct Taken {
     drawn_used: Vec<MemberIndex>,
 }
 
-/// A roster that waits for reveals.
-#[derive(Clone, Debug)]
-pub(super) struct IssuedRoster {
-    roster: Roster,
-    frame: Vec<u8>,
-    /// On the monotonic clock; zero if another run of the provider issued it.
-    issued: Duration,
-    /// Per channel: superpositions minus the reveals so far.
-    totals: Vec<Opening>,
-    commitments: Vec<Commitment>,
-    missing: BTreeSet<MemberIndex>,
-    reported: bool,
-    full_edges: Option<FullEdges>,
-}
-
 /// A round on the provider's side.
 #[derive(Clone, Debug)]
 pub(super) enum ProviderRound {
@@ -68,23 +45,6 @@ pub(super) enum ProviderRound {
     Open(BTreeMap<MemberIndex, Taken>),
     /// Takes reveals.
     Issued(Box<IssuedRoster>),
-}
-
-/// How often a member made others wait within the last day.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Offences {
-    /// On the monotonic clock.
-    at: Vec<Duration>,
-    /// Not in rosters before this round.
-    until: Round,
-}
-
-impl Offences {
-    /// Whether the member is kept out of this round. The round may be the one before that
-    /// in which the offence was noted; what says more was noted while the clock was ahead.
-    fn holds(&self, round: Round) -> bool {
-        (1..=LONGEST_WAIT + 1).contains(&self.until.0.saturating_sub(round.0))
-    }
 }
 
 fn place(member: MemberIndex) -> usize {
@@ -176,10 +136,8 @@ impl Provider {
         if self.may_have_roster(round) {
             return Err(Refusal::Rule(MAYBE_ROSTERED));
         }
-        let slack = Duration::from_secs(1);
         let newest_end = self.end(round);
-        let too_early = newest_end > now.utc.plus(slack);
-        if too_early {
+        if newest_end > now.utc.plus(CLOCK_SLACK) {
             return Err(Refusal::Round);
         }
         if let Some(ProviderRound::Open(taken)) = self.rounds.get(&round)
@@ -265,6 +223,10 @@ impl Provider {
             ));
         }
         let graph = self.membership.graph();
+        let draw = graph.newest(member, head);
+        let draw = draw.ok_or(Refusal::Rule(
+            "the sender had no draw by the log head it names",
+        ))?;
         // The graph changes far less often than a member submits.
         let found = || (head, graph.neighbours(member, head));
         let known = self.neighbours.entry(member).or_insert_with(found);
@@ -277,9 +239,7 @@ impl Provider {
             .iter()
             .filter_map(|place| neighbours.get(place).copied())
             .collect();
-        let drawn = graph
-            .newest(member, head)
-            .map_or(&[][..], |draw| &draw.neighbours);
+        let drawn = &draw.neighbours;
         let drawn_used = used
             .iter()
             .filter(|peer| drawn.binary_search(peer).is_ok())
@@ -311,24 +271,23 @@ impl Provider {
         }
     }
 
-    /// Whether every submission that can come has come. Who is barred is not waited for,
-    /// and does not count either.
+    /// Whether every submission that is waited for has come; what barred and former members
+    /// sent does not end the window for the others.
     fn all_here(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> bool {
-        let barred = self.barred(round);
-        let not_counted = barred.iter().filter(|member| taken.contains_key(member));
-        taken.len().saturating_sub(not_counted.count()) >= self.expected(&barred)
+        let mut awaited = self.awaited(round);
+        awaited.all(|member| taken.contains_key(&member))
     }
 
-    /// How many submissions can come: members with a draw that owe nothing.
-    fn expected(&self, barred: &BTreeSet<MemberIndex>) -> usize {
-        let members = (0..).zip(self.membership.members());
+    /// Whose submissions are waited for: members with a draw that owe nothing.
+    fn awaited(&self, round: Round) -> impl Iterator<Item = MemberIndex> {
+        let barred = self.barred(round);
         let graph = self.membership.graph();
-        members
-            .filter(|(index, member)| {
-                let drawn = graph.newest(*index, u64::MAX).is_some();
-                member.is_active() && drawn && !barred.contains(index)
-            })
-            .count()
+        let members = (0..).zip(self.membership.members());
+        let awaited = members.filter(move |(index, member)| {
+            let drawn = || graph.newest(*index, u64::MAX).is_some();
+            member.is_active() && !barred.contains(index) && drawn()
+        });
+        awaited.map(|(index, _)| index)
     }
 
     /// The largest set of submissions whose stated minima it meets.
@@ -575,158 +534,6 @@ impl Provider {
         }
     }
 
-    pub(super) fn on_reveal(
-        &mut self,
-        member: MemberIndex,
-        frame: Frame,
-        now: Now,
-    ) -> Result<(), Refusal> {
-        let reveal = Reveal::read(frame, self.net, self.channels())?;
-        let round = reveal.round;
-        let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
-            // Final already: the aggregate tells the meter to stop repeating.
-            if let Some(aggregate) = self.aggregates.get(&round).cloned() {
-                self.send_to(reveal.sender, Inbox::Aggregate, aggregate);
-            }
-            return Ok(());
-        };
-        if issued.roster.hash != reveal.roster {
-            return Err(Refusal::Rule("the reveal answers another roster"));
-        }
-        if !issued.missing.remove(&member) {
-            return Ok(());
-        }
-        for (total, opening) in issued.totals.iter_mut().zip(&reveal.openings) {
-            *total -= *opening;
-        }
-        if issued.reported {
-            self.note_offence(member, round, now);
-        }
-        if self.is_complete(round) {
-            self.complete(round, now);
-        }
-        Ok(())
-    }
-
-    fn is_complete(&self, round: Round) -> bool {
-        matches!(self.rounds.get(&round), Some(ProviderRound::Issued(i)) if i.missing.is_empty())
-    }
-
-    /// Who kept a round pending is in the next roster at once the first time in a day;
-    /// each repetition waits twice as long.
-    fn note_offence(&mut self, member: MemberIndex, round: Round, now: Now) {
-        let current = self.membership.genesis().policy.period.round_at(now.utc);
-        let offences = self.offences.entry(member).or_default();
-        offences.at.push(now.monotonic);
-        offences
-            .at
-            .retain(|at| now.monotonic.saturating_sub(*at).as_millis() < u128::from(DAY_MS));
-        let repeats = offences.at.len().saturating_sub(1);
-        if let Some(shift) = repeats.checked_sub(1) {
-            let wait = (1u64 << shift.min(6)).min(LONGEST_WAIT);
-            offences.until = Round(current.max(round).0.saturating_add(wait));
-        }
-    }
-
-    fn complete(&mut self, round: Round, now: Now) {
-        let Some(ProviderRound::Issued(issued)) = self.rounds.remove(&round) else {
-            return;
-        };
-        let sums: Result<Vec<Sum>, Disruption> = issued
-            .totals
-            .iter()
-            .zip(&issued.commitments)
-            .enumerate()
-            .map(|(channel, (total, commitments))| Sum::verify(total, *commitments, channel))
-            .collect();
-        let sums = match sums {
-            Ok(sums) => sums,
-            Err(disruption) => {
-                self.persist(ProviderRecord::Lost {
-                    round,
-                    disruption: Some(disruption),
-                });
-                self.event(ProviderEvent::Alarm(Alarm::Disrupted { round, disruption }));
-                return self.event(ProviderEvent::Lost {
-                    round,
-                    missing: Vec::new(),
-                });
-            }
-        };
-        let roster = &issued.roster;
-        let members = self.membership.members_at(roster.head_index);
-        let aggregate = Aggregate {
-            round,
-            roster: roster.hash,
-            log_head: roster.log_head,
-            members,
-            included: u32::try_from(roster.included.count()).unwrap_or(u32::MAX),
-            sums,
-        };
-        let Ok(key) = self.signing_key() else { return };
-        let frame = aggregate.sign(&key, self.net, now.utc);
-        let published = Published {
-            round,
-            members,
-            included: roster.members().map(|member| self.id_of(member)).collect(),
-            sums: aggregate.sums.iter().map(|sum| sum.energy).collect(),
-            roster: roster.hash,
-            log_head: roster.log_head,
-            frame: frame.clone(),
-        };
-        self.unproven &= self.may_have_roster(round);
-        self.persist(ProviderRecord::Aggregate(published.clone()));
-        self.send_all(All::Aggregate, frame.clone());
-        let topic = Topic::Public {
-            net: self.net,
-            kind: Public::AggregateCbor,
-        };
-        // A round that was pending must not take the place of a newer one.
-        let newest = self
-            .aggregates
-            .keys()
-            .next_back()
-            .is_none_or(|newest| *newest < round);
-        self.publish(topic, frame.clone(), newest);
-        self.aggregates.insert(round, frame);
-        if self.aggregates.len() > AGGREGATES_KEPT {
-            self.aggregates.pop_first();
-        }
-        self.event(ProviderEvent::Aggregated(published));
-    }
-
-    /// Reports a round that is late, and closes it after 24 h.
-    fn watch_pending(&mut self, round: Round, now: Now) {
-        let (closed, window) = (self.end(round).plus(CLOSED_AFTER), self.window());
-        let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
-            return;
-        };
-        let late = now.monotonic >= issued.issued.saturating_add(window);
-        if late && !issued.reported {
-            issued.reported = true;
-            let missing: Vec<MemberIndex> = issued.missing.iter().copied().collect();
-            let missing = missing
-                .into_iter()
-                .map(|member| self.id_of(member))
-                .collect();
-            self.event(ProviderEvent::Pending { round, missing });
-        }
-        if now.utc >= closed
-            && let Some(ProviderRound::Issued(issued)) = self.rounds.remove(&round)
-        {
-            let missing = issued
-                .missing
-                .iter()
-                .map(|member| self.id_of(*member))
-                .collect();
-            self.persist(ProviderRecord::Lost {
-                round,
-                disruption: None,
-            });
-            self.event(ProviderEvent::Lost { round, missing });
-        }
-    }
-
     /// When the next window or round closes, on the monotonic clock.
     pub(super) fn next_deadline(&self, now: Now) -> Option<Duration> {
         let at = |utc: Timestamp| now.monotonic.saturating_add(utc.since(now.utc));
@@ -763,35 +570,4 @@ fn half_open(included: &[MemberIndex], taken: &BTreeMap<MemberIndex, Taken>) -> 
         }
     }
     edges
-}
-
-impl IssuedRoster {
-    fn new<'a>(
-        roster: Roster,
-        frame: Vec<u8>,
-        submissions: impl Iterator<Item = &'a Submission>,
-        channels: usize,
-        issued: Duration,
-    ) -> Self {
-        let mut totals = vec![Opening::ZERO; channels];
-        let mut commitments = vec![std::iter::empty::<Commitment>().sum(); channels];
-        for submission in submissions {
-            let places = totals.iter_mut().zip(&mut commitments);
-            for ((total, commitment), share) in places.zip(&submission.shares) {
-                *total += share.superposition;
-                *commitment = *commitment + share.commitment;
-            }
-        }
-        let missing = roster.members().collect();
-        Self {
-            roster,
-            frame,
-            issued,
-            totals,
-            commitments,
-            missing,
-            reported: false,
-            full_edges: None,
-        }
-    }
 }

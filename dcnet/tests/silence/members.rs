@@ -151,6 +151,67 @@ fn a_neighbour_says_that_a_key_is_erased_once_it_is() {
 }
 
 #[test]
+fn rounds_submitted_without_the_edge_do_not_keep_its_key() {
+    let (mut network, roster) = withheld();
+    let issued = network.saved_net.rosters.last().unwrap().frame.clone();
+    leave(&mut network, 6);
+    network.run_until(4 * MINUTE + 25 * SECOND);
+    // Rounds that no roster comes for here follow: there is always one under way.
+    network.run_until(6 * MINUTE + 15 * SECOND);
+    assert!(network.submitted(VICTIM, network.last_round()));
+    assert_eq!((pair_keys(&network, VICTIM), erased(&network, 6)), (6, 0));
+    network.show_roster(VICTIM, issued);
+    assert_eq!(answer(&network, roster.round), Answer::Revealed);
+    // The reveal may still have to be repeated.
+    assert_eq!(pair_keys(&network, VICTIM), 6);
+    network.run_until(12 * MINUTE);
+    assert!(network.meters[VICTIM].open_rounds().len() > 0);
+    assert_eq!(pair_keys(&network, VICTIM), 5);
+    assert!(erased(&network, 6) > 0);
+    network.check_aggregates();
+    assert!(network.aggregates.iter().any(|a| a.round == roster.round));
+}
+
+/// What becomes of the round that the victim used the departed neighbour's key for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    NoRoster,
+    RefusedRoster,
+    NoAggregate,
+}
+
+#[test]
+fn a_round_that_comes_to_nothing_keeps_the_keys_it_used_for_a_day_only() {
+    for ending in [Ending::NoRoster, Ending::RefusedRoster, Ending::NoAggregate] {
+        let (mut network, roster) = withheld();
+        (0..7).for_each(|meter| network.asleep[meter] = true);
+        let answered = match ending {
+            Ending::NoRoster => Answer::Nothing,
+            Ending::RefusedRoster => {
+                let refused = show(&mut network, &only(&roster, &[0, 1, 2]));
+                assert_eq!(refused, Answer::Silent(Silence::GroupTooSmall));
+                refused
+            }
+            Ending::NoAggregate => {
+                drop_up(&mut network, VICTIM, Up::Reveal);
+                show(&mut network, &roster)
+            }
+        };
+        assert_eq!(answer(&network, roster.round), answered);
+        leave(&mut network, 6);
+        network.run_until(4 * MINUTE + 25 * SECOND);
+        network.restart_meter(VICTIM);
+        // The round ended at minute 4.
+        network.run_until(24 * HOUR + 3 * MINUTE);
+        let kept = (pair_keys(&network, VICTIM), erased(&network, 6));
+        assert_eq!(kept, (6, 0), "{ending:?}");
+        network.run_until(24 * HOUR + 20 * MINUTE);
+        assert_eq!(pair_keys(&network, VICTIM), 5, "{ending:?}");
+        assert!(erased(&network, 6) > 0, "{ending:?}");
+    }
+}
+
+#[test]
 fn nobody_says_erased_to_a_member_that_did_not_leave() {
     let mut network = start(world());
     network.run_until(3 * MINUTE + 30 * SECOND);

@@ -361,6 +361,28 @@ fn neighbours_whose_key_begins_tomorrow_do_not_count_today() {
 }
 
 #[test]
+fn more_than_a_reading_holds_is_an_alarm_and_no_submission() {
+    let alarm = Alarm::ReadingTooLarge { channel: 0 };
+    for (energy, alarms) in [((1 << 40) - 1, vec![]), (1 << 40, vec![alarm])] {
+        let mut network = start(world());
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        network.asleep[VICTIM] = true;
+        for (end, total) in [(4 * MINUTE, 1 << 40), (5 * MINUTE, (1 << 40) + energy)] {
+            network.run_until(end);
+            let boundary = Boundary {
+                at: Timestamp(START.as_millis() + end),
+                channels: vec![MilliwattHours(total)],
+            };
+            network.input_meter(VICTIM, Input::Command(MeterCommand::Boundary(boundary)));
+        }
+        network.run_until(5 * MINUTE + 30 * SECOND);
+        assert_eq!(network.alarms(VICTIM), alarms);
+        let submitted = network.submitted(VICTIM, network.last_round());
+        assert_eq!(submitted, alarms.is_empty());
+    }
+}
+
+#[test]
 fn it_submits_within_the_window_only() {
     for (late, speaks) in [(5 * SECOND, true), (21 * SECOND, false)] {
         let mut network = start(world());

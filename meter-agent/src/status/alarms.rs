@@ -54,6 +54,10 @@ pub(super) fn advice(alarm: &Alarm) -> &'static str {
             "A register only ever counts up. Check the meter and the state directory; if it was \
              restored from a backup, set the reading again."
         }
+        Alarm::ReadingTooLarge { .. } => {
+            "No household uses so much within one interval. Check in the configuration what a \
+             pulse is worth, and the last reading that was set."
+        }
         Alarm::ClockJump { .. } => {
             "Nothing is submitted until somebody confirms that the clock is right: check the \
              time that the page shows, then press “The clock is right”, or give the command \

@@ -80,7 +80,9 @@ fn show(round: &RoundView) -> anyhow::Result<()> {
     if let Some(compacted) = &round.compacted {
         field("compacted", compacted)?;
     }
-    for (what, meters) in [("included", &round.included), ("absent", &round.absent)] {
+    let silent = Some(("reveal missing", &round.missing)).filter(|(_, meters)| !meters.is_empty());
+    let lists = [("included", &round.included), ("absent", &round.absent)];
+    for (what, meters) in lists.into_iter().chain(silent) {
         line(format_args!("\n{what}: {}", meters.len()))?;
         for meter in meters {
             line(format_args!("{meter}"))?;

@@ -18,6 +18,8 @@ pub struct StoredRound {
     pub status: RoundStatus,
     /// Why it was lost.
     pub lost_why: Option<String>,
+    /// Who owed a reveal when it was lost.
+    pub missing: Vec<DeviceId>,
     /// The signed roster.
     pub roster: Vec<u8>,
     /// When the roster was stored, by the system's clock.
@@ -58,6 +60,7 @@ impl Store {
                         round,
                         status: RoundStatus::read(row.get_ref(1)?.as_str()?),
                         lost_why: row.get(2)?,
+                        missing: Vec::new(),
                         roster: row.get(3)?,
                         issued: moment(row.get(4)?).unwrap_or_default(),
                         aggregate: row.get(5)?,
@@ -74,6 +77,11 @@ impl Store {
             return Ok(None);
         };
         stored.sums = self.sums(id)?;
+        let mut statement = self.database.prepare_cached(
+            "SELECT meter FROM missing_reveals WHERE roster_id = ?1 ORDER BY place",
+        )?;
+        let missing = statement.query_map([id], |row| row.get(0).map(DeviceId))?;
+        stored.missing = missing.collect::<Result<_, _>>()?;
         let mut statement = self.database.prepare_cached(
             "SELECT commitments FROM submissions WHERE roster_id = ?1 ORDER BY place",
         )?;

@@ -144,6 +144,7 @@ fn store_rounds(world: &World, net: NetId, first: u64) {
     let lost = ProviderRecord::Lost {
         round: Round(first + 2),
         disruption: None,
+        missing: Vec::new(),
     };
     let rosters = [0, 1, 2, 4].map(|round| roster(net, first + round, 0, 3));
     let mut store = world.store();

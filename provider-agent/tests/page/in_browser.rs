@@ -47,6 +47,7 @@ fn store_past(world: &World, net: NetId) {
             ProviderRecord::Lost {
                 round: Round(round),
                 disruption: None,
+                missing: Vec::new(),
             }
         } else {
             let bump = |at: f64, width: f64| (-((hour - at) / width).powi(2)).exp();
