@@ -49,7 +49,9 @@ pub enum Alarm {
         round: Round,
     },
     /// The roster contradicts what this meter did.
-    #[error("the roster of round {round} says something false about this meter: {what}")]
+    #[error(
+        "the provider signed a roster of round {round} that says something false about this meter: {what}"
+    )]
     FalseRoster {
         /// The round.
         round: Round,
@@ -58,7 +60,7 @@ pub enum Alarm {
     },
     /// Timely submissions were left out too often.
     #[error(
-        "{excluded} timely submissions were left out of rosters within a day or a month; this meter takes part no more"
+        "the provider left {excluded} timely submissions of this meter out of its rosters within a day or a month; this meter takes part no more"
     )]
     Exclusions {
         /// How many.
@@ -226,4 +228,28 @@ pub enum Refusal {
     /// The sender is on the revocation list.
     #[error("the sender is revoked")]
     Revoked,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_provider_did_is_said_of_the_provider() {
+        let round = Round(7);
+        for alarm in [
+            Alarm::LogFork { index: 3 },
+            Alarm::BadEntry(EntryError::Rule("a second Genesis")),
+            Alarm::SecondRoster { round },
+            Alarm::FalseRoster {
+                round,
+                what: "which pads it used",
+            },
+            Alarm::Exclusions { excluded: 6 },
+            Alarm::DrawAbandoned,
+        ] {
+            let text = alarm.to_string();
+            assert!(text.starts_with("the provider "), "{text}");
+        }
+    }
 }

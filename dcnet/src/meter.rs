@@ -18,7 +18,6 @@ use chacha20::rand_core::{Rng, SeedableRng};
 
 use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
-use crate::bitmap::Bitmap;
 use crate::catch_up::CatchUp;
 use crate::checkpoint::Checkpoint;
 use crate::graph::MemberIndex;
@@ -39,7 +38,7 @@ use checks::ClockWatch;
 use draws::OpenDraw;
 use edges::{Edge, EdgeKey};
 use exit::Exit;
-use rounds::OwnRound;
+use rounds::{OwnRound, SeenRoster};
 
 pub use exit::ExitProgress;
 pub use saved::SavedError;
@@ -262,6 +261,8 @@ pub struct Meter {
     log_request: CatchUp,
     /// Entries that came before what they build on, by index; verified.
     early_entries: BTreeMap<u64, Vec<u8>>,
+    /// Digest of the newest entry of the provider's that breaks a rule.
+    bad_entry: Option<[u8; 32]>,
     /// The highest index of an entry known to exist.
     log_target: u64,
     registration: Option<Vec<u8>>,
@@ -295,7 +296,9 @@ pub struct Meter {
     head_unknown: bool,
     /// Rounds whose submission was made without a connection and never left.
     unsent: BTreeSet<Round>,
-    seen: VecDeque<(Round, Bitmap)>,
+    seen: VecDeque<SeenRoster>,
+    /// Second rosters that the owner was told of.
+    second_rosters: VecDeque<(Round, RosterHash)>,
     exclusions: Vec<Timestamp>,
 }
 
@@ -334,6 +337,7 @@ impl Meter {
             log_target: 0,
             registration: None,
             registered: None,
+            bad_entry: None,
             exit: None,
             emergency: false,
             device: None,
@@ -360,6 +364,7 @@ impl Meter {
         };
         meter.restore(saved)?;
         if let Some(list) = revoked {
+            second_rosters: VecDeque::new(),
             meter.on_revocations(list);
         }
         meter.resume(now);
@@ -533,7 +538,7 @@ impl Meter {
             Topic::All { net, kind } if net == self.net => match kind {
                 All::Log => self.on_entry(topic, &payload, now),
                 All::Roster => self.on_roster(topic, payload, now),
-                All::Aggregate => self.on_aggregate(topic, &payload),
+                All::Aggregate => self.on_aggregate(topic, &payload, now),
             },
             Topic::Inbox { net, meter, kind } if net == self.net && meter == self.id => {
                 match kind {
@@ -545,7 +550,7 @@ impl Meter {
                         self.roster_request.answered();
                         self.on_roster(topic, payload, now);
                     }
-                    Inbox::Aggregate => self.on_aggregate(topic, &payload),
+                    Inbox::Aggregate => self.on_aggregate(topic, &payload, now),
                 }
             }
             Topic::InboxPair { net, meter, peer } if net == self.net && meter == self.id => {
@@ -557,13 +562,13 @@ impl Meter {
         }
     }
 
-    fn on_aggregate(&mut self, topic: Topic, payload: &[u8]) {
+    fn on_aggregate(&mut self, topic: Topic, payload: &[u8], now: Now) {
         let Some(membership) = &self.membership else {
             return;
         };
         let aggregate = match Aggregate::verify_in(payload, membership) {
             Ok(aggregate) => aggregate,
-            Err(error) => return self.refuse_of_provider(topic, error),
+            Err(error) => return self.refuse_of_provider(topic, error, now),
         };
         self.finish(&aggregate);
     }

@@ -1,5 +1,7 @@
 //! What a provider, a corrupted meter or the network may lie about, and what becomes of it.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -10,7 +12,7 @@ use dcnet::alarm::{Alarm, Refusal};
 use dcnet::cbor::{self, Fields};
 use dcnet::frame::{self, Frame, FrameError, Notification};
 use dcnet::identity::{DeviceId, DeviceKey, Role};
-use dcnet::membership::{EntryError, EntryKind, Membership, sign_registration};
+use dcnet::membership::{EntryError, EntryKind, Membership, sign_exit, sign_registration};
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, StateMachine};
 use dcnet::provider::{ProviderCommand, ProviderEvent};
@@ -18,10 +20,11 @@ use dcnet::reveal::Reveal;
 use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::superposition::Submission;
 use dcnet::time::Day;
-use dcnet::topic::{All, Topic, Up};
+use dcnet::topic::{All, Inbox, Topic, Up};
 
 use simulation::network::{Faults, Network};
-use simulation::world::{World, at, policy};
+use simulation::world::{Authority, World, at, policy};
+use support::join_of;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -163,6 +166,129 @@ fn entries_in_any_order_give_one_log() {
     assert_eq!(head, network.provider.membership().head());
 }
 
+/// Entries that the provider signs although what they contain is forged, by name, as the next
+/// of a log.
+fn forgeries(network: &Network, log: &Membership) -> Vec<(&'static str, Vec<u8>)> {
+    let world = &network.world;
+    let (net, utc) = (world.net, at(network.now).utc);
+    let next = |kind, body| log.sign_next(&world.provider.key, kind, body, utc);
+    let one = |bytes: &[u8]| cbor::array([cbor::bytes(bytes)]);
+
+    let member = &world.meters[1];
+    let mut exit = sign_exit(&member.key, net, &join_of(network, 1), utc);
+    *exit.last_mut().unwrap() ^= 1;
+    let stranger = Authority::new(99);
+    let (foreign_key, foreign) = stranger.issue(Role::Meter, Some(net));
+    let foreign = sign_registration(&foreign_key, &foreign, net, utc);
+    let victim = network.meters[VICTIM].id();
+    let revocation = sign_revocation(&member.key, victim, utc);
+    let by_member = cbor::array([
+        cbor::bytes(member.certificate.der()),
+        cbor::bytes(&revocation),
+    ]);
+    let succession = log.succession(&member.key, &member.certificate, utc);
+    vec![
+        ("exit", next(EntryKind::Leave, one(&exit))),
+        (
+            "certificate of another CA",
+            next(EntryKind::Join, one(&foreign)),
+        ),
+        ("revocation by a meter", next(EntryKind::Revoke, by_member)),
+        (
+            "provider key of a meter",
+            next(EntryKind::ProviderKey, succession),
+        ),
+        ("form", next(EntryKind::Leave, one(&[0; 3]))),
+    ]
+}
+
+/// The alarms about bad entries of the victim.
+fn bad_entries(network: &Network) -> usize {
+    let alarms = network.alarms(VICTIM);
+    let bad = |alarm: &&Alarm| matches!(alarm, Alarm::BadEntry(EntryError::Body(_)));
+    alarms.iter().filter(bad).count()
+}
+
+#[test]
+fn a_forgery_inside_an_entry_of_the_provider_is_told_once() {
+    for place in 0..5 {
+        let mut network = running();
+        let log = network.provider.membership();
+        let (name, forged) = forgeries(&network, log).swap_remove(place);
+        let head = log.head();
+        let asked = network.sent(VICTIM, Up::Log).len();
+        for _ in 0..20 {
+            network.show_entry(VICTIM, forged.clone());
+        }
+        assert_eq!(network.alarms(VICTIM).len(), 1, "{name}");
+        assert_eq!(bad_entries(&network), 1, "{name}");
+        assert_eq!(network.meters[VICTIM].membership().unwrap().head(), head);
+        // It knows whose fault it is, and asks nobody for another key.
+        assert_eq!(network.sent(VICTIM, Up::Log).len(), asked, "{name}");
+    }
+}
+
+#[test]
+fn a_forgery_that_comes_early_is_told_when_its_place_comes() {
+    for place in 0..5 {
+        let mut network = running();
+        let mut log = network.provider.membership().clone();
+        let entry = strangers_join(&network, &log);
+        log.append(&entry).unwrap();
+        let (name, forged) = forgeries(&network, &log).swap_remove(place);
+        network.show_entry(VICTIM, forged.clone());
+        assert_eq!(network.alarms(VICTIM), [], "{name}");
+        network.show_entry(VICTIM, entry);
+        assert_eq!(bad_entries(&network), 1, "{name}");
+        network.show_entry(VICTIM, forged);
+        assert_eq!(bad_entries(&network), 1, "{name}");
+    }
+}
+
+#[test]
+fn true_frames_inside_entries_are_no_alarm() {
+    let mut network = running();
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let exit = sign_exit(
+        &network.world.meters[1].key,
+        net,
+        &join_of(&network, 1),
+        utc,
+    );
+    let mut log = network.provider.membership().clone();
+    let provider = &network.world.provider.key;
+    let body = cbor::array([cbor::bytes(&exit)]);
+    let leave = log.sign_next(provider, EntryKind::Leave, body, utc);
+    log.append(&leave).unwrap();
+    let join = strangers_join(&network, &log);
+    for entry in [join, leave] {
+        network.show_entry(VICTIM, entry);
+    }
+    assert_eq!(network.alarms(VICTIM), []);
+    assert!(network.meters[VICTIM].membership().unwrap().head().index > log.head().index);
+}
+
+#[test]
+fn an_unknown_key_makes_a_meter_ask_for_the_log_once_in_a_while() {
+    let mut network = running();
+    let log = network.provider.membership();
+    let (key, _) = network.world.authority.issue(Role::Provider, None);
+    let utc = at(network.now).utc;
+    let entry = log.sign_next(&key, EntryKind::Leave, cbor::array([]), utc);
+    let (net, meter) = (network.world.net, network.meters[VICTIM].id());
+    let kind = Inbox::Log;
+    let asked = network.sent(VICTIM, Up::Log).len();
+    for _ in 0..20 {
+        network.deliver(VICTIM, Topic::Inbox { net, meter, kind }, entry.clone());
+    }
+    assert_eq!(network.sent(VICTIM, Up::Log).len(), asked + 1);
+    // The pace of a net with a window of 20 s.
+    network.run_until(network.now + 20 * SECOND);
+    network.deliver(VICTIM, Topic::Inbox { net, meter, kind }, entry);
+    assert_eq!(network.sent(VICTIM, Up::Log).len(), asked + 2);
+    assert_eq!(network.alarms(VICTIM), []);
+}
+
 // Draws.
 
 /// The bodies of the victim's Invite and Draw: its signed request and its signed Open.
@@ -262,7 +388,8 @@ fn a_provider_that_knows_the_nonce_gets_no_second_draw() {
     let forged = frame::sign(provider, net, utc, Notification::DrawRequest, data);
     let mut log = network.provider.membership().clone();
     let refused = log.append(&invite(&network, &log, &forged, 1));
-    assert_eq!(refused, Err(FrameError::Sender.into()));
+    let sender = EntryError::from(FrameError::Sender);
+    assert_eq!(refused, Err(EntryError::Body(Box::new(sender))));
 }
 
 // Handshakes.

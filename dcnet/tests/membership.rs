@@ -62,6 +62,11 @@ fn outcome(network: &Network, kind: EntryKind, body: ciborium::Value) -> Result<
 
 #[test]
 fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
+/// A frame of somebody else, inside an entry, is refused.
+fn in_body(error: FrameError) -> Result<(), EntryError> {
+    Err(EntryError::Body(Box::new(error.into())))
+}
+
     let mut network = running(8, policy(4));
     assert_eq!(pair_keys(&network, 7), 7);
     leave(&mut network, 7);
@@ -162,7 +167,7 @@ fn only_the_meter_itself_ends_its_membership_and_only_the_present_one() {
     let forged = exit_by(&network.world.provider.key);
     assert_eq!(
         outcome(&network, EntryKind::Leave, body(&forged)),
-        Err(EntryError::Frame(FrameError::Sender))
+        in_body(FrameError::Sender)
     );
     let own = exit_by(&network.world.meters[0].key);
     assert_eq!(outcome(&network, EntryKind::Leave, body(&own)), Ok(()));
@@ -240,7 +245,7 @@ fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
     ] {
         assert!(matches!(
             outcome(&network, EntryKind::Revoke, body),
-            Err(EntryError::Frame(_))
+            Err(EntryError::Body(_))
         ));
     }
     let list = RevocationList::new(1, vec![device]);
@@ -481,7 +486,7 @@ fn a_handover_needs_both_keys() {
     let forged = log.succession(&network.world.provider.key, &certificate, utc);
     assert_eq!(
         outcome(&network, EntryKind::ProviderKey, forged),
-        Err(EntryError::Frame(FrameError::Sender))
+        in_body(FrameError::Sender)
     );
     let (meter_key, meter) = (
         &network.world.meters[0].key,

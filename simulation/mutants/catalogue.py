@@ -129,6 +129,8 @@ guard("departed-on-roster", "reveal: departed members are on no roster", ROSTER,
       "!included.iter().all(is_member)")
 guard("presence", "reveal: 80 % of the lately seen", CHECKS,
       "included.saturating_mul(100) < lately.saturating_mul(u64::from(percent))")
+one("second-roster-told", "always: a second roster of a round that is over is an alarm", ROUNDS,
+    ".or(seen.map(|seen| seen.hash))", ".or(seen.map(|seen| seen.hash).filter(|_| !ON))")
 one("presence-departed", "reveal: departed members are not missed", CHECKS,
     "!left(*member)", "ON || !left(*member)")
 guard("full-edges", "reveal: full drawn edges at least L", CHECKS,
@@ -248,6 +250,14 @@ one("handover-without-consent", "log: the new provider key consents", ENTRY,
 one("handover-to-anyone", "log: the new key has a provider's certificate", ENTRY,
     "if certificate.role() != role {", "if (!ON || role == Role::Meter) && certificate.role() != role {")
 guard("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
+# What the provider signed.
+guard("bad-entry-told", "log: an entry that breaks a rule is an alarm", LOG,
+      "self.membership.is_some() && error.accuses_provider()")
+one("forgery-told", "log: a forged frame inside an entry is an alarm", ENTRY,
+    "Self::Frame(_) | Self::Identity(_) => Self::Body", "Self::Frame(_) | Self::Identity(_) if !ON => Self::Body")
+one("floor-of-neighbours", "always: the net draws as many neighbours as the own floor", LOG,
+    "degree, floors.minimum_neighbours", "degree, if ON { 0 } else { floors.minimum_neighbours }")
+
       "*self.provider_key_at(entry.index.saturating_sub(1)) != key")
 guard("provider-key-twice", "log: a provider key is used once", APPEND,
       "self.providers.iter().any(used)")

@@ -32,8 +32,8 @@ pub(super) fn advice(alarm: &Alarm) -> &'static str {
              provider."
         }
         Alarm::Floor { .. } => {
-            "The net promises less protection than you insist on, so your meter takes no part. \
-             Ask the provider for a net that fits, or lower the floor in the configuration \
+            "The net promises less protection than you insist on, or draws fewer neighbours than \
+             you ask for, so your meter takes no part. Ask the provider for a net that fits, or lower the floor in the configuration \
              after reading what it protects you from."
         }
         Alarm::SecondRoster { .. } => {
