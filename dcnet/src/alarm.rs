@@ -94,9 +94,9 @@ pub enum Alarm {
         /// The member.
         meter: DeviceId,
     },
-    /// The log has a membership of this device that its state knows nothing of.
-    #[error("the state of this meter was lost; it leaves the net and joins anew")]
-    StateLost,
+    /// This meter cannot take part with the state that it has.
+    #[error("{0}; it leaves the net and joins anew")]
+    StateLost(Loss),
     /// Somebody else signed with this device's key.
     #[error(
         "this meter's membership was ended by an exit that it did not sign here: its key is used elsewhere; it takes part no more, enrol it again with a new key"
@@ -132,6 +132,27 @@ pub enum Alarm {
         /// Why.
         reason: &'static str,
     },
+}
+
+/// What a meter lacks that only a new membership brings back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// The log has a membership or an open draw of this device that its state knows nothing of.
+    #[error("the state of this meter was lost")]
+    State,
+    /// Handshakes with drawn neighbours were not answered for a day.
+    #[error(
+        "for a day only {live} of this meter's drawn neighbours have had a key with it, fewer than the {required} that it needs"
+    )]
+    Keys {
+        /// Drawn neighbours with a key.
+        live: u32,
+        /// L: so many are needed.
+        required: u32,
+    },
+    /// The secrets are from more than 400 days ago.
+    #[error("this meter was away for more than 400 days, and its secrets are too old")]
+    Age,
 }
 
 /// Why a meter does not submit or reveal in a round. Each is a rule of

@@ -280,6 +280,9 @@ pub struct Meter {
     edges_due: bool,
     /// Edges that the graph may have no more wait for the rounds that may need them.
     edges_dead: bool,
+    /// How long, connected, it has lacked keys with drawn neighbours, and when it looked last.
+    keyless: Duration,
+    keys_looked: Duration,
     /// When this meter asked for its draws, by its own clock.
     draw_times: Vec<Timestamp>,
 
@@ -334,10 +337,10 @@ impl Meter {
             checkpoint_seen: false,
             log_request: CatchUp::default(),
             early_entries: BTreeMap::new(),
+            bad_entry: None,
             log_target: 0,
             registration: None,
             registered: None,
-            bad_entry: None,
             exit: None,
             emergency: false,
             device: None,
@@ -347,6 +350,8 @@ impl Meter {
             erased_before: Day::default(),
             edges_due: false,
             edges_dead: false,
+            keyless: Duration::ZERO,
+            keys_looked: now.monotonic,
             draw_times: Vec::new(),
             boundary: None,
             due: None,
@@ -359,12 +364,12 @@ impl Meter {
             head_unknown: false,
             unsent: BTreeSet::new(),
             seen: VecDeque::new(),
+            second_rosters: VecDeque::new(),
             exclusions: Vec::new(),
             config,
         };
         meter.restore(saved)?;
         if let Some(list) = revoked {
-            second_rosters: VecDeque::new(),
             meter.on_revocations(list);
         }
         meter.resume(now);
@@ -611,6 +616,7 @@ impl Meter {
         self.erase_old_keys(now);
         self.consider_draw(now);
         self.consider_joining_anew(now);
+        self.consider_missing_keys(now);
         self.finish_exit(now);
         if self.edges_due && self.clock.check(now).is_ok() {
             self.sync_edges(now);

@@ -665,6 +665,94 @@ fn a_first_day_that_is_not_about_today_is_refused() {
     completes(&mut network);
 }
 
+/// The pair key that a meter has stored for its edge to another, if both have proved it.
+fn stored_key(network: &Network, meter: usize, peer: usize) -> Vec<u8> {
+    let peer = network.meters[peer].id();
+    let prefix = format!("edge/{peer}/").into_bytes();
+    let records = network.saved[meter].iter();
+    let mut edges = records.filter(|((_, key), _)| key.starts_with(&prefix));
+    edges.next().unwrap().1.clone()
+}
+
+/// Two meters, the one with the lower id first.
+fn lower_and_higher(network: &Network) -> (usize, usize) {
+    match network.meters[0].id() < network.meters[1].id() {
+        true => (0, 1),
+        false => (1, 0),
+    }
+}
+
+/// Takes the record of an edge from a meter's disk.
+fn forget_edge(network: &mut Network, meter: usize, peer: usize) {
+    let prefix = format!("edge/{}/", network.meters[peer].id()).into_bytes();
+    network.saved[meter].retain(|(_, key), _| !key.starts_with(&prefix));
+}
+
+#[test]
+fn a_key_in_use_is_not_replaced_and_who_lost_it_is_named_once() {
+    let mut network = running();
+    let (lower, higher) = lower_and_higher(&network);
+    let before = stored_key(&network, higher, lower);
+    // A restart alone offers nothing.
+    network.restart_meter(lower);
+    network.run_until(network.now + 3 * MINUTE);
+    assert_eq!(network.alarms(higher), []);
+    forget_edge(&mut network, lower, higher);
+    network.restart_meter(lower);
+    network.run_until(network.now + 20 * MINUTE);
+    let alarm = Alarm::Handshake {
+        meter: network.meters[lower].id(),
+        reason: "it offers another key than the one that is in use",
+    };
+    assert_eq!(network.alarms(higher), [alarm]);
+    assert_eq!(stored_key(&network, higher, lower), before);
+    network.check_aggregates();
+}
+
+#[test]
+fn an_offer_that_nobody_got_for_days_is_made_anew() {
+    let mut network = start();
+    let (lower, higher) = lower_and_higher(&network);
+    let (from, to) = (network.meters[lower].id(), network.meters[higher].id());
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::UpPair { meter, peer, .. } if (*meter, *peer) == (from, to)),
+    ));
+    network.run_until(3 * MINUTE);
+    network.asleep.fill(true);
+    network.run_until(3 * 24 * 60 * MINUTE);
+    assert_eq!(network.meters[higher].live_neighbours().len(), 3);
+    network.filter = None;
+    // An offer is repeated every five minutes at least.
+    network.run_until(network.now + 6 * MINUTE);
+    for (meter, peer) in [(lower, to), (higher, from)] {
+        assert!(network.meters[meter].live_neighbours().contains(&peer));
+    }
+    assert_eq!(refusals(&network, higher), []);
+}
+
+#[test]
+fn an_unproved_key_is_replaced_if_the_other_end_lost_it() {
+    let mut network = start();
+    let (lower, higher) = lower_and_higher(&network);
+    let (from, to) = (network.meters[lower].id(), network.meters[higher].id());
+    // The answer comes, the confirmation does not.
+    network.filter = Some(Box::new(move |topic, _, payload| {
+        let of_pair =
+            matches!(topic, Topic::UpPair { meter, peer, .. } if (*meter, *peer) == (from, to));
+        !of_pair || kind_of(payload) != Notification::Confirm
+    }));
+    network.run_until(10 * SECOND);
+    let unproved = stored_key(&network, higher, lower);
+    forget_edge(&mut network, lower, higher);
+    network.restart_meter(lower);
+    network.filter = None;
+    completes(&mut network);
+    assert!(stored_key(&network, higher, lower) != unproved);
+    for meter in [lower, higher] {
+        assert_eq!(network.alarms(meter), []);
+    }
+}
+
 // Rounds.
 
 #[test]

@@ -204,6 +204,25 @@ one("exit-keeps-keys", "exit: own keys erased", EXIT,
 one("former-key-kept", "exit: key with a departed neighbour erased", LOG,
     "self.sync_edges(now);", "if !ON { self.sync_edges(now); }")
 
+# Keys that are lost.
+one("keys-missing", "exit: a meter that lacks keys for a day joins anew", EXIT,
+    "(live < required && required <= usable)", "(!ON && live < required && required <= usable)")
+one("keys-missing-at-once", "exit: it waits for a day, connected, before that", EXIT,
+    "self.keyless < KEYLESS ||", "!ON && self.keyless < KEYLESS ||")
+one("keys-missing-draws", "exit: it does so only while it may draw", EXIT,
+    "|| !self.has_draws_left(now)", "|| !ON && !self.has_draws_left(now)")
+one("key-replaced", "handshake: a key in use is not replaced", EDGES,
+    "Some(Stage::Established { .. }) => return self.on_second_offer(key),",
+    "Some(Stage::Established { .. }) if !ON => return self.on_second_offer(key),")
+one("second-offer-told", "handshake: another offer for a key in use is an alarm", EDGES,
+    "false => Err(HandshakeFault::Alarm(REASON)),",
+    "false if !ON => Err(HandshakeFault::Alarm(REASON)), false => Err(Refusal::Rule(REASON).into()),")
+guard("age-ignored", "exit: secrets of more than 400 days ago are replaced", EDGES,
+      "blinding.is_some_and(|day| is_outdated(day, oldest))")
+one("old-keys-kept", "pair keys of more than 400 days ago are erased", EDGES,
+    "edges.filter(|(_, edge)| edge.is_outdated(oldest))",
+    "edges.filter(|(_, edge)| !ON && edge.is_outdated(oldest))")
+
 # Joins and revocations.
 guard("registration-twice", "log: a registration is used once", APPEND,
       "self.registrations_used.contains(&registration)")
@@ -231,6 +250,14 @@ site(MEMBERSHIP, "self.is_active_at(index) && !lapsed",
 one("false-lapse", "log: a false lapse is an alarm", LOG,
     "meter.filter(|_| took_part)", "meter.filter(|_| took_part && !ON)")
 
+# What the provider signed.
+guard("bad-entry-told", "log: an entry that breaks a rule is an alarm", LOG,
+      "self.membership.is_some() && error.accuses_provider()")
+one("forgery-told", "log: a forged frame inside an entry is an alarm", ENTRY,
+    "Self::Frame(_) | Self::Identity(_) => Self::Body", "Self::Frame(_) | Self::Identity(_) if !ON => Self::Body")
+one("floor-of-neighbours", "always: the net draws as many neighbours as the own floor", LOG,
+    "degree, floors.minimum_neighbours", "degree, if ON { 0 } else { floors.minimum_neighbours }")
+
 # What is kept and what is erased.
 one("list-not-stored", "a revocation list is stored before it is used", LOG,
     "self.persist(Store::Net, saved::REVOKED.to_vec(), Some(value));",
@@ -250,14 +277,6 @@ one("handover-without-consent", "log: the new provider key consents", ENTRY,
 one("handover-to-anyone", "log: the new key has a provider's certificate", ENTRY,
     "if certificate.role() != role {", "if (!ON || role == Role::Meter) && certificate.role() != role {")
 guard("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
-# What the provider signed.
-guard("bad-entry-told", "log: an entry that breaks a rule is an alarm", LOG,
-      "self.membership.is_some() && error.accuses_provider()")
-one("forgery-told", "log: a forged frame inside an entry is an alarm", ENTRY,
-    "Self::Frame(_) | Self::Identity(_) => Self::Body", "Self::Frame(_) | Self::Identity(_) if !ON => Self::Body")
-one("floor-of-neighbours", "always: the net draws as many neighbours as the own floor", LOG,
-    "degree, floors.minimum_neighbours", "degree, if ON { 0 } else { floors.minimum_neighbours }")
-
       "*self.provider_key_at(entry.index.saturating_sub(1)) != key")
 guard("provider-key-twice", "log: a provider key is used once", APPEND,
       "self.providers.iter().any(used)")

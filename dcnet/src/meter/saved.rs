@@ -242,14 +242,12 @@ impl Edge {
             }
             Stage::Established {
                 key: pair_key,
+                offer,
                 confirm,
-            } => (
-                3,
-                key(pair_key)
-                    .into_iter()
-                    .chain([cbor::bytes(confirm)])
-                    .collect(),
-            ),
+            } => {
+                let rest = [cbor::bytes(offer), cbor::bytes(confirm)];
+                (3, key(pair_key).into_iter().chain(rest).collect())
+            }
         };
         cbor::encode(&cbor::array([
             cbor::bytes(&pair.lower.0),
@@ -293,6 +291,7 @@ impl Edge {
             },
             _ => Stage::Established {
                 key,
+                offer: stage.fixed("offer")?,
                 confirm: stage.bytes("confirm", MAX_ENTRY)?,
             },
         };
