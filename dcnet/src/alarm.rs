@@ -49,7 +49,9 @@ pub enum Alarm {
         round: Round,
     },
     /// The roster contradicts what this meter did.
-    #[error("the roster of round {round} says something false about this meter: {what}")]
+    #[error(
+        "the provider signed a roster of round {round} that says something false about this meter: {what}"
+    )]
     FalseRoster {
         /// The round.
         round: Round,
@@ -58,7 +60,7 @@ pub enum Alarm {
     },
     /// Timely submissions were left out too often.
     #[error(
-        "{excluded} timely submissions were left out of rosters within a day or a month; this meter takes part no more"
+        "the provider left {excluded} timely submissions of this meter out of its rosters within a day or a month; this meter takes part no more"
     )]
     Exclusions {
         /// How many.
@@ -100,9 +102,9 @@ pub enum Alarm {
         /// The member.
         meter: DeviceId,
     },
-    /// The log has a membership of this device that its state knows nothing of.
-    #[error("the state of this meter was lost; it leaves the net and joins anew")]
-    StateLost,
+    /// This meter cannot take part with the state that it has.
+    #[error("{0}; it leaves the net and joins anew")]
+    StateLost(Loss),
     /// Somebody else signed with this device's key.
     #[error(
         "this meter's membership was ended by an exit that it did not sign here: its key is used elsewhere; it takes part no more, enrol it again with a new key"
@@ -138,6 +140,27 @@ pub enum Alarm {
         /// Why.
         reason: &'static str,
     },
+}
+
+/// What a meter lacks that only a new membership brings back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// The log has a membership or an open draw of this device that its state knows nothing of.
+    #[error("the state of this meter was lost")]
+    State,
+    /// Handshakes with drawn neighbours were not answered for a day.
+    #[error(
+        "for a day only {live} of this meter's drawn neighbours have had a key with it, fewer than the {required} that it needs"
+    )]
+    Keys {
+        /// Drawn neighbours with a key.
+        live: u32,
+        /// L: so many are needed.
+        required: u32,
+    },
+    /// The secrets are from more than 400 days ago.
+    #[error("this meter was away for more than 400 days, and its secrets are too old")]
+    Age,
 }
 
 /// Why a meter does not submit or reveal in a round. Each is a rule of
@@ -234,4 +257,28 @@ pub enum Refusal {
     /// The sender is on the revocation list.
     #[error("the sender is revoked")]
     Revoked,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_provider_did_is_said_of_the_provider() {
+        let round = Round(7);
+        for alarm in [
+            Alarm::LogFork { index: 3 },
+            Alarm::BadEntry(EntryError::Rule("a second Genesis")),
+            Alarm::SecondRoster { round },
+            Alarm::FalseRoster {
+                round,
+                what: "which pads it used",
+            },
+            Alarm::Exclusions { excluded: 6 },
+            Alarm::DrawAbandoned,
+        ] {
+            let text = alarm.to_string();
+            assert!(text.starts_with("the provider "), "{text}");
+        }
+    }
 }

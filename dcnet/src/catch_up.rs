@@ -14,6 +14,7 @@ pub(crate) struct CatchUp {
     asked: Option<Duration>,
     answered: usize,
     probe: bool,
+    suspected: Option<Duration>,
 }
 
 impl CatchUp {
@@ -23,7 +24,18 @@ impl CatchUp {
             asked: None,
             answered: 0,
             probe: true,
+            suspected: self.suspected,
         };
+    }
+
+    /// As [`Self::probe`], but at most once per pace: what raised the suspicion may come again
+    /// with the answer.
+    pub(crate) fn suspect(&mut self, now: Duration, pace: Duration) {
+        let due = |at: Duration| now >= at.saturating_add(pace);
+        if self.suspected.is_none_or(due) {
+            self.probe();
+            self.suspected = Some(now);
+        }
     }
 
     /// A part of an answer came.
@@ -91,5 +103,18 @@ mod tests {
         assert!(catch_up.ask(false, at(2), PACE));
         catch_up.answered();
         assert!(!catch_up.ask(false, at(4), PACE));
+    }
+
+    #[test]
+    fn a_suspicion_that_comes_again_with_the_answer_asks_once_per_pace() {
+        let mut catch_up = CatchUp::default();
+        let asked = (0..10).filter(|half_seconds| {
+            let now = Duration::from_millis(half_seconds * 500);
+            catch_up.answered();
+            catch_up.ask(false, now, PACE);
+            catch_up.suspect(now, PACE);
+            catch_up.ask(false, now, PACE)
+        });
+        assert_eq!(asked.collect::<Vec<u64>>(), [0, 4, 8]);
     }
 }

@@ -18,7 +18,6 @@ use chacha20::rand_core::{Rng, SeedableRng};
 
 use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
-use crate::bitmap::Bitmap;
 use crate::catch_up::CatchUp;
 use crate::checkpoint::Checkpoint;
 use crate::graph::MemberIndex;
@@ -39,7 +38,7 @@ use checks::ClockWatch;
 use draws::OpenDraw;
 use edges::{Edge, EdgeKey};
 use exit::Exit;
-use rounds::OwnRound;
+use rounds::{OwnRound, SeenRoster};
 
 pub use exit::ExitProgress;
 pub use saved::SavedError;
@@ -259,6 +258,8 @@ pub struct Meter {
     log_request: CatchUp,
     /// Entries that came before what they build on, by index; verified.
     early_entries: BTreeMap<u64, Vec<u8>>,
+    /// Digest of the newest entry of the provider's that breaks a rule.
+    bad_entry: Option<[u8; 32]>,
     /// The highest index of an entry known to exist.
     log_target: u64,
     registration: Option<Vec<u8>>,
@@ -276,6 +277,9 @@ pub struct Meter {
     edges_due: bool,
     /// Edges that the graph has no more wait for the rounds that used them.
     edges_dead: bool,
+    /// How long, connected, it has lacked keys with drawn neighbours, and when it looked last.
+    keyless: Duration,
+    keys_looked: Duration,
     /// When this meter asked for its draws, by its own clock.
     draw_times: Vec<Timestamp>,
 
@@ -292,7 +296,9 @@ pub struct Meter {
     head_unknown: bool,
     /// Rounds whose submission was made without a connection and never left.
     unsent: BTreeSet<Round>,
-    seen: VecDeque<(Round, Bitmap)>,
+    seen: VecDeque<SeenRoster>,
+    /// Second rosters that the owner was told of.
+    second_rosters: VecDeque<(Round, RosterHash)>,
     exclusions: Vec<Timestamp>,
 }
 
@@ -328,6 +334,7 @@ impl Meter {
             checkpoint_seen: false,
             log_request: CatchUp::default(),
             early_entries: BTreeMap::new(),
+            bad_entry: None,
             log_target: 0,
             registration: None,
             registered: None,
@@ -340,6 +347,8 @@ impl Meter {
             erased_before: Day::default(),
             edges_due: false,
             edges_dead: false,
+            keyless: Duration::ZERO,
+            keys_looked: now.monotonic,
             draw_times: Vec::new(),
             boundary: None,
             due: None,
@@ -352,6 +361,7 @@ impl Meter {
             head_unknown: false,
             unsent: BTreeSet::new(),
             seen: VecDeque::new(),
+            second_rosters: VecDeque::new(),
             exclusions: Vec::new(),
             config,
         };
@@ -530,7 +540,7 @@ impl Meter {
             Topic::All { net, kind } if net == self.net => match kind {
                 All::Log => self.on_entry(topic, &payload, now),
                 All::Roster => self.on_roster(topic, payload, now),
-                All::Aggregate => self.on_aggregate(topic, &payload),
+                All::Aggregate => self.on_aggregate(topic, &payload, now),
             },
             Topic::Inbox { net, meter, kind } if net == self.net && meter == self.id => {
                 match kind {
@@ -542,7 +552,7 @@ impl Meter {
                         self.roster_request.answered();
                         self.on_roster(topic, payload, now);
                     }
-                    Inbox::Aggregate => self.on_aggregate(topic, &payload),
+                    Inbox::Aggregate => self.on_aggregate(topic, &payload, now),
                 }
             }
             Topic::InboxPair { net, meter, peer } if net == self.net && meter == self.id => {
@@ -554,13 +564,13 @@ impl Meter {
         }
     }
 
-    fn on_aggregate(&mut self, topic: Topic, payload: &[u8]) {
+    fn on_aggregate(&mut self, topic: Topic, payload: &[u8], now: Now) {
         let Some(membership) = &self.membership else {
             return;
         };
         let aggregate = match Aggregate::verify_in(payload, membership) {
             Ok(aggregate) => aggregate,
-            Err(error) => return self.refuse_of_provider(topic, error),
+            Err(error) => return self.refuse_of_provider(topic, error, now),
         };
         self.finish(&aggregate);
     }
@@ -604,6 +614,7 @@ impl Meter {
         self.erase_old_keys(now);
         self.consider_draw(now);
         self.consider_joining_anew(now);
+        self.consider_missing_keys(now);
         self.finish_exit(now);
         if self.edges_due && self.clock.check(now).is_ok() {
             self.sync_edges(now);

@@ -1,5 +1,7 @@
 //! What a provider, a corrupted meter or the network may lie about, and what becomes of it.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -10,7 +12,7 @@ use dcnet::alarm::{Alarm, Refusal};
 use dcnet::cbor::{self, Fields};
 use dcnet::frame::{self, Frame, FrameError, Notification};
 use dcnet::identity::{DeviceId, DeviceKey, Role};
-use dcnet::membership::{EntryError, EntryKind, Membership, sign_registration};
+use dcnet::membership::{EntryError, EntryKind, Membership, sign_exit, sign_registration};
 use dcnet::meter::{Meter, MeterCommand, MeterEvent};
 use dcnet::output::{Input, StateMachine};
 use dcnet::provider::{ProviderCommand, ProviderEvent};
@@ -18,10 +20,11 @@ use dcnet::reveal::Reveal;
 use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::superposition::Submission;
 use dcnet::time::Day;
-use dcnet::topic::{All, Topic, Up};
+use dcnet::topic::{All, Inbox, Topic, Up};
 
 use simulation::network::{Faults, Network};
-use simulation::world::{World, at, policy};
+use simulation::world::{Authority, World, at, policy};
+use support::join_of;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -163,6 +166,129 @@ fn entries_in_any_order_give_one_log() {
     assert_eq!(head, network.provider.membership().head());
 }
 
+/// Entries that the provider signs although what they contain is forged, by name, as the next
+/// of a log.
+fn forgeries(network: &Network, log: &Membership) -> Vec<(&'static str, Vec<u8>)> {
+    let world = &network.world;
+    let (net, utc) = (world.net, at(network.now).utc);
+    let next = |kind, body| log.sign_next(&world.provider.key, kind, body, utc);
+    let one = |bytes: &[u8]| cbor::array([cbor::bytes(bytes)]);
+
+    let member = &world.meters[1];
+    let mut exit = sign_exit(&member.key, net, &join_of(network, 1), utc);
+    *exit.last_mut().unwrap() ^= 1;
+    let stranger = Authority::new(99);
+    let (foreign_key, foreign) = stranger.issue(Role::Meter, Some(net));
+    let foreign = sign_registration(&foreign_key, &foreign, net, utc);
+    let victim = network.meters[VICTIM].id();
+    let revocation = sign_revocation(&member.key, victim, utc);
+    let by_member = cbor::array([
+        cbor::bytes(member.certificate.der()),
+        cbor::bytes(&revocation),
+    ]);
+    let succession = log.succession(&member.key, &member.certificate, utc);
+    vec![
+        ("exit", next(EntryKind::Leave, one(&exit))),
+        (
+            "certificate of another CA",
+            next(EntryKind::Join, one(&foreign)),
+        ),
+        ("revocation by a meter", next(EntryKind::Revoke, by_member)),
+        (
+            "provider key of a meter",
+            next(EntryKind::ProviderKey, succession),
+        ),
+        ("form", next(EntryKind::Leave, one(&[0; 3]))),
+    ]
+}
+
+/// The alarms about bad entries of the victim.
+fn bad_entries(network: &Network) -> usize {
+    let alarms = network.alarms(VICTIM);
+    let bad = |alarm: &&Alarm| matches!(alarm, Alarm::BadEntry(EntryError::Body(_)));
+    alarms.iter().filter(bad).count()
+}
+
+#[test]
+fn a_forgery_inside_an_entry_of_the_provider_is_told_once() {
+    for place in 0..5 {
+        let mut network = running();
+        let log = network.provider.membership();
+        let (name, forged) = forgeries(&network, log).swap_remove(place);
+        let head = log.head();
+        let asked = network.sent(VICTIM, Up::Log).len();
+        for _ in 0..20 {
+            network.show_entry(VICTIM, forged.clone());
+        }
+        assert_eq!(network.alarms(VICTIM).len(), 1, "{name}");
+        assert_eq!(bad_entries(&network), 1, "{name}");
+        assert_eq!(network.meters[VICTIM].membership().unwrap().head(), head);
+        // It knows whose fault it is, and asks nobody for another key.
+        assert_eq!(network.sent(VICTIM, Up::Log).len(), asked, "{name}");
+    }
+}
+
+#[test]
+fn a_forgery_that_comes_early_is_told_when_its_place_comes() {
+    for place in 0..5 {
+        let mut network = running();
+        let mut log = network.provider.membership().clone();
+        let entry = strangers_join(&network, &log);
+        log.append(&entry).unwrap();
+        let (name, forged) = forgeries(&network, &log).swap_remove(place);
+        network.show_entry(VICTIM, forged.clone());
+        assert_eq!(network.alarms(VICTIM), [], "{name}");
+        network.show_entry(VICTIM, entry);
+        assert_eq!(bad_entries(&network), 1, "{name}");
+        network.show_entry(VICTIM, forged);
+        assert_eq!(bad_entries(&network), 1, "{name}");
+    }
+}
+
+#[test]
+fn true_frames_inside_entries_are_no_alarm() {
+    let mut network = running();
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let exit = sign_exit(
+        &network.world.meters[1].key,
+        net,
+        &join_of(&network, 1),
+        utc,
+    );
+    let mut log = network.provider.membership().clone();
+    let provider = &network.world.provider.key;
+    let body = cbor::array([cbor::bytes(&exit)]);
+    let leave = log.sign_next(provider, EntryKind::Leave, body, utc);
+    log.append(&leave).unwrap();
+    let join = strangers_join(&network, &log);
+    for entry in [join, leave] {
+        network.show_entry(VICTIM, entry);
+    }
+    assert_eq!(network.alarms(VICTIM), []);
+    assert!(network.meters[VICTIM].membership().unwrap().head().index > log.head().index);
+}
+
+#[test]
+fn an_unknown_key_makes_a_meter_ask_for_the_log_once_in_a_while() {
+    let mut network = running();
+    let log = network.provider.membership();
+    let (key, _) = network.world.authority.issue(Role::Provider, None);
+    let utc = at(network.now).utc;
+    let entry = log.sign_next(&key, EntryKind::Leave, cbor::array([]), utc);
+    let (net, meter) = (network.world.net, network.meters[VICTIM].id());
+    let kind = Inbox::Log;
+    let asked = network.sent(VICTIM, Up::Log).len();
+    for _ in 0..20 {
+        network.deliver(VICTIM, Topic::Inbox { net, meter, kind }, entry.clone());
+    }
+    assert_eq!(network.sent(VICTIM, Up::Log).len(), asked + 1);
+    // The pace of a net with a window of 20 s.
+    network.run_until(network.now + 20 * SECOND);
+    network.deliver(VICTIM, Topic::Inbox { net, meter, kind }, entry);
+    assert_eq!(network.sent(VICTIM, Up::Log).len(), asked + 2);
+    assert_eq!(network.alarms(VICTIM), []);
+}
+
 // Draws.
 
 /// The bodies of the victim's Invite and Draw: its signed request and its signed Open.
@@ -262,7 +388,8 @@ fn a_provider_that_knows_the_nonce_gets_no_second_draw() {
     let forged = frame::sign(provider, net, utc, Notification::DrawRequest, data);
     let mut log = network.provider.membership().clone();
     let refused = log.append(&invite(&network, &log, &forged, 1));
-    assert_eq!(refused, Err(FrameError::Sender.into()));
+    let sender = EntryError::from(FrameError::Sender);
+    assert_eq!(refused, Err(EntryError::Body(Box::new(sender))));
 }
 
 // Handshakes.
@@ -536,6 +663,94 @@ fn a_first_day_that_is_not_about_today_is_refused() {
         [Refusal::Rule(_)]
     ));
     completes(&mut network);
+}
+
+/// The pair key that a meter has stored for its edge to another, if both have proved it.
+fn stored_key(network: &Network, meter: usize, peer: usize) -> Vec<u8> {
+    let peer = network.meters[peer].id();
+    let prefix = format!("edge/{peer}/").into_bytes();
+    let records = network.saved[meter].iter();
+    let mut edges = records.filter(|((_, key), _)| key.starts_with(&prefix));
+    edges.next().unwrap().1.clone()
+}
+
+/// Two meters, the one with the lower id first.
+fn lower_and_higher(network: &Network) -> (usize, usize) {
+    match network.meters[0].id() < network.meters[1].id() {
+        true => (0, 1),
+        false => (1, 0),
+    }
+}
+
+/// Takes the record of an edge from a meter's disk.
+fn forget_edge(network: &mut Network, meter: usize, peer: usize) {
+    let prefix = format!("edge/{}/", network.meters[peer].id()).into_bytes();
+    network.saved[meter].retain(|(_, key), _| !key.starts_with(&prefix));
+}
+
+#[test]
+fn a_key_in_use_is_not_replaced_and_who_lost_it_is_named_once() {
+    let mut network = running();
+    let (lower, higher) = lower_and_higher(&network);
+    let before = stored_key(&network, higher, lower);
+    // A restart alone offers nothing.
+    network.restart_meter(lower);
+    network.run_until(network.now + 3 * MINUTE);
+    assert_eq!(network.alarms(higher), []);
+    forget_edge(&mut network, lower, higher);
+    network.restart_meter(lower);
+    network.run_until(network.now + 20 * MINUTE);
+    let alarm = Alarm::Handshake {
+        meter: network.meters[lower].id(),
+        reason: "it offers another key than the one that is in use",
+    };
+    assert_eq!(network.alarms(higher), [alarm]);
+    assert_eq!(stored_key(&network, higher, lower), before);
+    network.check_aggregates();
+}
+
+#[test]
+fn an_offer_that_nobody_got_for_days_is_made_anew() {
+    let mut network = start();
+    let (lower, higher) = lower_and_higher(&network);
+    let (from, to) = (network.meters[lower].id(), network.meters[higher].id());
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::UpPair { meter, peer, .. } if (*meter, *peer) == (from, to)),
+    ));
+    network.run_until(3 * MINUTE);
+    network.asleep.fill(true);
+    network.run_until(3 * 24 * 60 * MINUTE);
+    assert_eq!(network.meters[higher].live_neighbours().len(), 3);
+    network.filter = None;
+    // An offer is repeated every five minutes at least.
+    network.run_until(network.now + 6 * MINUTE);
+    for (meter, peer) in [(lower, to), (higher, from)] {
+        assert!(network.meters[meter].live_neighbours().contains(&peer));
+    }
+    assert_eq!(refusals(&network, higher), []);
+}
+
+#[test]
+fn an_unproved_key_is_replaced_if_the_other_end_lost_it() {
+    let mut network = start();
+    let (lower, higher) = lower_and_higher(&network);
+    let (from, to) = (network.meters[lower].id(), network.meters[higher].id());
+    // The answer comes, the confirmation does not.
+    network.filter = Some(Box::new(move |topic, _, payload| {
+        let of_pair =
+            matches!(topic, Topic::UpPair { meter, peer, .. } if (*meter, *peer) == (from, to));
+        !of_pair || kind_of(payload) != Notification::Confirm
+    }));
+    network.run_until(10 * SECOND);
+    let unproved = stored_key(&network, higher, lower);
+    forget_edge(&mut network, lower, higher);
+    network.restart_meter(lower);
+    network.filter = None;
+    completes(&mut network);
+    assert!(stored_key(&network, higher, lower) != unproved);
+    for meter in [lower, higher] {
+        assert_eq!(network.alarms(meter), []);
+    }
 }
 
 // Rounds.

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use dcnet::alarm::{Alarm, Silence};
+use dcnet::alarm::{Alarm, Loss, Silence};
 use dcnet::cbor;
 use dcnet::frame::{FrameError, Notification};
 use dcnet::identity::{DeviceId, Role};
@@ -14,13 +14,15 @@ use dcnet::meter::{ExitProgress, MeterEvent, Stopped};
 use dcnet::output::{Input, Store};
 use dcnet::provider::{ProviderCommand, ProviderEvent};
 use dcnet::revocation::{RevocationList, sign_revocation};
+use dcnet::time::Period;
 use dcnet::topic::{All, Topic, Up};
 use simulation::network::{Faults, Network};
 use simulation::world::{World, at, policy};
 use support::{append, entry, join_of, leave, pair_keys};
 
 const MINUTE: u64 = 60_000;
-const DAY: u64 = 86_400_000;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
 
 fn running(meters: usize, policy: Policy) -> Network {
     let mut network = Network::new(
@@ -58,6 +60,11 @@ fn included_after(network: &mut Network, minutes: u64) -> Vec<usize> {
 /// What the provider would get for an entry of its own making.
 fn outcome(network: &Network, kind: EntryKind, body: ciborium::Value) -> Result<(), EntryError> {
     entry(network, kind, body).map(drop)
+}
+
+/// A frame of somebody else, inside an entry, is refused.
+fn in_body(error: FrameError) -> Result<(), EntryError> {
+    Err(EntryError::Body(Box::new(error.into())))
 }
 
 #[test]
@@ -162,7 +169,7 @@ fn only_the_meter_itself_ends_its_membership_and_only_the_present_one() {
     let forged = exit_by(&network.world.provider.key);
     assert_eq!(
         outcome(&network, EntryKind::Leave, body(&forged)),
-        Err(EntryError::Frame(FrameError::Sender))
+        in_body(FrameError::Sender)
     );
     let own = exit_by(&network.world.meters[0].key);
     assert_eq!(outcome(&network, EntryKind::Leave, body(&own)), Ok(()));
@@ -190,11 +197,122 @@ fn a_meter_that_lost_its_state_leaves_and_joins_anew() {
     network.saved[3].clear();
     network.restart_meter(3);
     assert_eq!(included_after(&mut network, 4).len(), 7);
-    assert_eq!(network.alarms(3), [Alarm::StateLost]);
+    assert_eq!(network.alarms(3), [Alarm::StateLost(Loss::State)]);
     let log = network.provider.membership();
     assert_eq!((log.members().len(), log.size()), (places + 1, 7));
     for meter in (0..7).filter(|meter| *meter != 3) {
         assert_eq!(network.alarms(meter), [], "meter {meter}");
+    }
+}
+
+/// Takes so many pair keys from a meter's disk, and starts it again.
+fn forget_keys(network: &mut Network, meter: usize, count: usize) {
+    let records = network.saved[meter].keys();
+    let edges = records.filter(|(_, key)| key.starts_with(b"edge/"));
+    for record in edges.take(count).cloned().collect::<Vec<_>>() {
+        network.saved[meter].remove(&record);
+    }
+    network.restart_meter(meter);
+}
+
+/// Lets hours pass in which nobody has a reading.
+fn sleep(network: &mut Network, hours: u64) {
+    network.asleep.fill(true);
+    network.run_until(network.now + hours * HOUR);
+    network.asleep.fill(false);
+}
+
+/// Places of a meter in the log: one for each of its memberships.
+fn memberships(network: &Network, meter: usize) -> usize {
+    let places = network.provider.membership().members().iter();
+    let id = network.meters[meter].id();
+    places.filter(|place| place.id == id).count()
+}
+
+#[test]
+fn a_meter_that_lacks_keys_with_too_many_neighbours_for_a_day_joins_anew() {
+    // Of six drawn neighbours four must have a key.
+    let lost = Alarm::StateLost(Loss::Keys {
+        live: 3,
+        required: 4,
+    });
+    for (keys, again) in [(2, false), (3, true)] {
+        let mut network = running(7, policy(4));
+        forget_keys(&mut network, 3, keys);
+        sleep(&mut network, 23);
+        assert_eq!(network.alarms(3), [], "less than a day has passed");
+        sleep(&mut network, 2);
+        assert_eq!(included_after(&mut network, 4).len(), 7);
+        let alarms = network.alarms(3);
+        assert_eq!(alarms == [lost.clone()], again, "{alarms:?}");
+        assert_eq!(memberships(&network, 3), 1 + usize::from(again));
+    }
+}
+
+#[test]
+fn a_meter_waits_for_keys_while_it_is_connected() {
+    let mut network = running(7, policy(4));
+    forget_keys(&mut network, 3, 3);
+    for (online, hours) in [(true, 10), (false, 20), (true, 12)] {
+        network.set_online(3, online);
+        sleep(&mut network, hours);
+        assert_eq!(network.alarms(3), []);
+    }
+    sleep(&mut network, 4);
+    assert_eq!(network.alarms(3).len(), 1);
+}
+
+#[test]
+fn a_provider_that_blocks_handshakes_gets_no_more_draws_than_any_other() {
+    let mut network = Network::new(World::new(7, policy(4), &["import"]), Faults::default(), 7);
+    let victim = network.meters[3].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::UpPair { meter, peer, .. } if victim == *meter || victim == *peer),
+    ));
+    network.run_until(5 * MINUTE);
+    sleep(&mut network, 8 * 24);
+    assert_eq!(memberships(&network, 3), 4);
+    assert_eq!(draws(&network, 3), 4);
+    // It has a draw that it can take part with.
+    network.filter = None;
+    assert_eq!(included_after(&mut network, 10).len(), 7);
+    assert_eq!(memberships(&network, 3), 4);
+}
+
+#[test]
+fn a_meter_that_was_away_for_more_than_400_days_joins_anew_with_new_secrets() {
+    let six_hours = Policy {
+        period: Period::from_secs(21_600).unwrap(),
+        ..policy(4)
+    };
+    let day = 24 * 60;
+    for (days, again) in [(399, false), (403, true)] {
+        let world = World::new(6, six_hours, &["import"]);
+        let mut network = Network::new(world, Faults::default(), 7);
+        assert_eq!(included_after(&mut network, day).len(), 6);
+        let before: Vec<_> = [b"edge/".as_slice(), b"device"]
+            .into_iter()
+            .flat_map(|prefix| stored_strings(&network, 5, prefix))
+            .collect();
+        assert_eq!(before.len(), 5 + 1);
+        // Off, until it starts again from the same disk.
+        let disk = network.saved[5].clone();
+        network.set_online(5, false);
+        sleep(&mut network, days * 24);
+        network.restore_disk(5, disk);
+        network.set_online(5, true);
+        assert_eq!(included_after(&mut network, 2 * day).len(), 6);
+        let old = Alarm::StateLost(Loss::Age);
+        assert_eq!(network.alarms(5) == [old], again, "{days} days");
+        assert_eq!(memberships(&network, 5), 1 + usize::from(again));
+        for meter in 0..5 {
+            assert_eq!(network.alarms(meter), [], "{days} days");
+        }
+        let now: Vec<_> = stored_strings(&network, 5, b"").concat();
+        for record in &before {
+            let gone = record.iter().filter(|string| !now.contains(string));
+            assert!(gone.count() > 0, "a record keeps every key");
+        }
     }
 }
 
@@ -240,7 +358,7 @@ fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
     ] {
         assert!(matches!(
             outcome(&network, EntryKind::Revoke, body),
-            Err(EntryError::Frame(_))
+            Err(EntryError::Body(_))
         ));
     }
     let list = RevocationList::new(1, vec![device]);
@@ -481,7 +599,7 @@ fn a_handover_needs_both_keys() {
     let forged = log.succession(&network.world.provider.key, &certificate, utc);
     assert_eq!(
         outcome(&network, EntryKind::ProviderKey, forged),
-        Err(EntryError::Frame(FrameError::Sender))
+        in_body(FrameError::Sender)
     );
     let (meter_key, meter) = (
         &network.world.meters[0].key,

@@ -130,6 +130,8 @@ guard("departed-on-roster", "reveal: departed members are on no roster", ROSTER,
       "!included.iter().all(is_member)")
 guard("presence", "reveal: 80 % of the lately seen", CHECKS,
       "included.saturating_mul(100) < lately.saturating_mul(u64::from(percent))")
+one("second-roster-told", "always: a second roster of a round that is over is an alarm", ROUNDS,
+    ".or(seen.map(|seen| seen.hash))", ".or(seen.map(|seen| seen.hash).filter(|_| !ON))")
 one("presence-departed", "reveal: departed members are not missed", CHECKS,
     "!left(*member)", "ON || !left(*member)")
 guard("full-edges", "reveal: full drawn edges at least L", CHECKS,
@@ -215,6 +217,25 @@ one("answered-key-too-early", "exit: also after the reveal or a refusal, until t
 one("former-key-never", "exit: key erased when the last round that keeps it ends", ROUNDS,
     "if self.edges_dead {", "if !ON && self.edges_dead {")
 
+# Keys that are lost.
+one("keys-missing", "exit: a meter that lacks keys for a day joins anew", EXIT,
+    "(live < required && required <= usable)", "(!ON && live < required && required <= usable)")
+one("keys-missing-at-once", "exit: it waits for a day, connected, before that", EXIT,
+    "self.keyless < KEYLESS ||", "!ON && self.keyless < KEYLESS ||")
+one("keys-missing-draws", "exit: it does so only while it may draw", EXIT,
+    "|| !self.has_draws_left(now)", "|| !ON && !self.has_draws_left(now)")
+one("key-replaced", "handshake: a key in use is not replaced", EDGES,
+    "Some(Stage::Established { .. }) => return self.on_second_offer(key),",
+    "Some(Stage::Established { .. }) if !ON => return self.on_second_offer(key),")
+one("second-offer-told", "handshake: another offer for a key in use is an alarm", EDGES,
+    "false => Err(HandshakeFault::Alarm(REASON)),",
+    "false if !ON => Err(HandshakeFault::Alarm(REASON)), false => Err(Refusal::Rule(REASON).into()),")
+guard("age-ignored", "exit: secrets of more than 400 days ago are replaced", EDGES,
+      "blinding.is_some_and(|day| is_outdated(day, oldest))")
+one("old-keys-kept", "pair keys of more than 400 days ago are erased", EDGES,
+    "edges.filter(|(_, edge)| edge.is_outdated(oldest))",
+    "edges.filter(|(_, edge)| !ON && edge.is_outdated(oldest))")
+
 # Joins and revocations.
 guard("registration-twice", "log: a registration is used once", APPEND,
       "self.registrations_used.contains(&registration)")
@@ -241,6 +262,14 @@ site(MEMBERSHIP, "self.is_active_at(index) && !lapsed",
      " && (ON(lapsed-drawn) || !lapsed)")
 one("false-lapse", "log: a false lapse is an alarm", LOG,
     "meter.filter(|_| took_part)", "meter.filter(|_| took_part && !ON)")
+
+# What the provider signed.
+guard("bad-entry-told", "log: an entry that breaks a rule is an alarm", LOG,
+      "self.membership.is_some() && error.accuses_provider()")
+one("forgery-told", "log: a forged frame inside an entry is an alarm", ENTRY,
+    "Self::Frame(_) | Self::Identity(_) => Self::Body", "Self::Frame(_) | Self::Identity(_) if !ON => Self::Body")
+one("floor-of-neighbours", "always: the net draws as many neighbours as the own floor", LOG,
+    "floors.minimum_neighbours,", "if ON { 0 } else { floors.minimum_neighbours },")
 
 # What is kept and what is erased.
 one("list-not-stored", "a revocation list is stored before it is used", LOG,

@@ -248,8 +248,7 @@ impl Fault {
             13 if choice.percent(50) => Self::Revocation {
                 meter: cast.anybody(choice),
             },
-            // Lies are signed with one key throughout.
-            13 | 14 if !hostile => Self::KeyChange,
+            13 | 14 => Self::KeyChange,
             9 => Self::ClockStep {
                 meter: cast.anybody(choice),
                 ahead: draw_step(choice),

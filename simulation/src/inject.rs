@@ -198,6 +198,7 @@ impl Injector {
             Fault::Withhold { meters, what, .. } => {
                 let ids = meters.iter().map(|meter| network.meters[*meter].id());
                 let kept = (ids.collect(), *what);
+                watch.harm.handshakes |= matches!(what, Withheld::Handshakes | Withheld::Log);
                 self.withheld.borrow_mut().insert(number, kept);
             }
             Fault::Replay { to, frames } => {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcnet::cbor::{self, Fields};
 use dcnet::membership::Member;
 use dcnet::output::Store;
 use dcnet::provider::ProviderEvent;
@@ -43,7 +42,7 @@ pub fn expected(
             None => drop(expected.meters.insert(meter)),
         }
     }
-    drop_lonely(network, harm, &mut expected);
+    drop_lonely(network, &mut expected);
     let log = network.provider.membership();
     let here = |meter: &usize| log.active(&network.meters[*meter].id()).is_some();
     let lately = rosters.iter().rev().take(96).flatten().copied();
@@ -119,15 +118,8 @@ pub fn is_away(network: &Network, meter: usize) -> bool {
 const DRAWS: usize = 4;
 
 /// Takes out, to a fixed point, who lacks neighbours to reveal with.
-fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {
+fn drop_lonely(network: &Network, expected: &mut Expected) {
     let log = network.provider.membership();
-    let live = |a: usize, b: usize| {
-        // An edge with a disk that forgot may never get a key again; all others must.
-        if !harm.forgetful.contains(&a) && !harm.forgetful.contains(&b) {
-            return true;
-        }
-        established(network, a, b) && established(network, b, a)
-    };
     loop {
         let lonely: Vec<usize> = expected
             .meters
@@ -136,9 +128,7 @@ fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {
             .filter(|meter| {
                 let drawn = drawn(network, *meter);
                 let Some(drawn) = drawn else { return false };
-                let full = drawn
-                    .iter()
-                    .filter(|peer| expected.meters.contains(peer) && live(*meter, **peer));
+                let full = drawn.iter().filter(|peer| expected.meters.contains(peer));
                 let policy = log.genesis().policy.minimum_neighbours;
                 full.count() < required(drawn.len(), policy)
             })
@@ -166,29 +156,4 @@ fn drawn(network: &Network, meter: usize) -> Option<Vec<usize>> {
             .filter_map(|peer| network.meter_of(&log.member(*peer)?.id))
             .collect(),
     )
-}
-
-/// Whether a meter's records hold a key of both ends for its present edge to another.
-fn established(network: &Network, meter: usize, peer: usize) -> bool {
-    let log = network.provider.membership();
-    let (own, other) = (network.meters[meter].id(), network.meters[peer].id());
-    let ends = log.index_of(&own).zip(log.index_of(&other));
-    let Some(origin) = ends.and_then(|(own, other)| log.graph().origin(own, other)) else {
-        return false;
-    };
-    let key = format!("edge/{other}/{origin:016x}").into_bytes();
-    let record = network.saved[meter].get(&(Store::Net, key));
-    record.and_then(|record| stage(record)) == Some(ESTABLISHED)
-}
-
-/// The number of the stage that an edge is in when both ends have proved their key.
-const ESTABLISHED: u32 = 3;
-
-fn stage(record: &[u8]) -> Option<u32> {
-    let mut fields = Fields::of(cbor::decode(record).ok()?, "edge").ok()?;
-    for end in ["lower", "higher"] {
-        fields.fixed::<16>(end).ok()?;
-    }
-    fields.fixed::<32>("origin").ok()?;
-    fields.u32("stage").ok()
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcnet::alarm::Alarm;
+use dcnet::alarm::{Alarm, Loss};
 use dcnet::bitmap::Bitmap;
 use dcnet::cbor::{self, Fields};
 use dcnet::commitment::commit;
 use dcnet::frame::Frame;
 use dcnet::meter::MeterEvent;
 use dcnet::opening::Opening;
+use dcnet::output::Store;
 use dcnet::pad::RosterHash;
 use dcnet::provider::{ProviderEvent, Published};
 use dcnet::reading::{BlindingSecret, Reading};
@@ -21,7 +22,7 @@ use dcnet::topic::{All, Topic, Up};
 
 use crate::history::{AggregateSeen, History, RevealSeen, RosterSeen, SubmissionSeen};
 use crate::invariant::Invariant;
-use crate::network::{Interval, Network, Traced};
+use crate::network::{Interval, Network, Skew, Traced};
 
 /// What was done to the meters, and so explains what they say.
 #[derive(Clone, Debug, Default)]
@@ -36,12 +37,23 @@ pub struct Harm {
     pub provider_clock: bool,
     /// Whether the provider marked meters as lapsed that were here.
     pub false_lapses: bool,
+    /// Whether handshakes were withheld, or the log that tells of edges.
+    pub handshakes: bool,
     /// Meters that were shown a roster that is not the provider's one.
     pub false_rosters: BTreeSet<usize>,
     /// Meters that were shown a second log.
     pub forked: BTreeSet<usize>,
     /// Meters that once owed a reveal after the window.
     pub late: BTreeSet<usize>,
+}
+
+/// Whether a meter may answer nobody's handshake now.
+fn is_unwell(network: &Network, meter: usize) -> bool {
+    let stopped = (Store::Net, b"stopped".to_vec());
+    network.saved[meter].contains_key(&stopped)
+        || !network.online[meter]
+        || network.cut[meter]
+        || network.skews[meter] != Skew::default()
 }
 
 /// The observer of one run.
@@ -337,7 +349,12 @@ impl Watch {
             Alarm::FalseLapse { .. } => {
                 harm.false_lapses || harm.provider_clock || is_in(&harm.wrong_clock)
             }
-            Alarm::StateLost | Alarm::KeyUsedElsewhere => is_in(&harm.forgetful),
+            Alarm::StateLost(Loss::State) | Alarm::KeyUsedElsewhere => is_in(&harm.forgetful),
+            Alarm::StateLost(Loss::Keys { .. }) => {
+                let mut meters = 0..network.meters.len();
+                let lost = harm.handshakes || !harm.forgetful.is_empty();
+                lost || meters.any(|meter| is_unwell(network, meter))
+            }
             Alarm::Revoked => is_in(&harm.revoked),
             // Who left, for whatever reason, may leave others with too few neighbours.
             Alarm::Emergency { .. } => {

@@ -6,6 +6,12 @@
 //! rosters would each be answered by themselves: what keeps a single reading hidden is
 //! only that a meter answers one roster, the same after every crash. The pads are treated
 //! as unknowns and eliminated, as in the privacy oracle.
+//!
+//! The meter here is the model's own (`Round::judge`, `Round::step`), since dcnet's judges
+//! signed frames and keeps keys, of which there are too many states. What is shown is that the
+//! rules suffice; that dcnet keeps them is for `dcnet/tests/silence`, `dcnet/tests/restart.rs`
+//! and the mutants of the same rules (`answer-not-stored`, `two-rosters`,
+//! `refused-not-stored`, `unbound-reveal-pads`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,7 +132,8 @@ impl Round {
         rosters
     }
 
-    /// What a meter does with a roster (`docs/protocol.md`, "What a meter checks").
+    /// What the model's meter does with a roster: of the rules before a reveal those that do
+    /// not look at keys or time (`docs/protocol.md`, "What a meter checks").
     fn judge(&self, meter: u8, stage: Stage, roster: Roster) -> Option<Stage> {
         let mask = match stage {
             Stage::Submitted { mask } => mask,

@@ -23,7 +23,8 @@ impl Membership {
     /// # Errors
     /// [`EntryError`]; the log is unchanged then. [`EntryError::Known`] and
     /// [`EntryError::Gap`] are no faults of anyone; [`EntryError::Fork`] is proof
-    /// that the provider signed two logs.
+    /// that the provider signed two logs; [`EntryError::Rule`], [`EntryError::Unsupported`]
+    /// and [`EntryError::Body`] that it signed what no log may contain.
     pub fn append(&mut self, input: &[u8]) -> Result<Applied, EntryError> {
         if input.len() > MAX_ENTRY {
             return Err(FrameError::TooLong.into());
@@ -52,20 +53,10 @@ impl Membership {
         if entry.previous != Some(head.hash) {
             return Err(EntryError::Fork { index: entry.index });
         }
-        let (at, index) = (entry.at, entry.index);
-        let applied = match entry.kind {
-            EntryKind::Genesis => return Err(EntryError::Rule("a second Genesis")),
-            EntryKind::Join => self.join(entry.body, at, index)?,
-            EntryKind::Invite => self.invite(entry.body, entry.hash, index)?,
-            EntryKind::Draw => self.draw(entry.body, at, index)?,
-            EntryKind::Leave => self.leave(entry.body, index)?,
-            EntryKind::Revoke => self.revoke(entry.body, at, index)?,
-            EntryKind::Lapsed => self.lapse(entry.body, index)?,
-            EntryKind::ProviderKey => self.change_provider(entry.body, at, index)?,
-            kind @ EntryKind::Tariff => return Err(EntryError::Unsupported(kind)),
-        };
-        self.hashes.push(entry.hash);
-        self.by_hash.insert(entry.hash, index);
+        let (hash, index) = (entry.hash, entry.index);
+        let applied = self.apply(entry).map_err(EntryError::in_body)?;
+        self.hashes.push(hash);
+        self.by_hash.insert(hash, index);
         let members = self.size();
         let members = match applied {
             Applied::Joined(_) => members.saturating_add(1),
@@ -77,6 +68,22 @@ impl Membership {
             members,
         });
         Ok(applied)
+    }
+
+    /// Does what an entry says that is the provider's and comes next.
+    fn apply(&mut self, entry: Entry) -> Result<Applied, EntryError> {
+        let (at, index) = (entry.at, entry.index);
+        match entry.kind {
+            EntryKind::Genesis => Err(EntryError::Rule("a second Genesis")),
+            EntryKind::Join => self.join(entry.body, at, index),
+            EntryKind::Invite => self.invite(entry.body, entry.hash, index),
+            EntryKind::Draw => self.draw(entry.body, at, index),
+            EntryKind::Leave => self.leave(entry.body, index),
+            EntryKind::Revoke => self.revoke(entry.body, at, index),
+            EntryKind::Lapsed => self.lapse(entry.body, index),
+            EntryKind::ProviderKey => self.change_provider(entry.body, at, index),
+            kind @ EntryKind::Tariff => Err(EntryError::Unsupported(kind)),
+        }
     }
 
     fn join(&mut self, body: Value, at: Timestamp, index: u64) -> Result<Applied, EntryError> {

@@ -86,6 +86,26 @@ pub enum EntryError {
     /// It breaks a rule of the log.
     #[error("{0}")]
     Rule(&'static str),
+    /// The provider signed it as the next entry, but a frame or certificate of somebody else
+    /// in it, or its form, is refused.
+    #[error("what it contains is refused: {0}")]
+    Body(Box<EntryError>),
+}
+
+impl EntryError {
+    /// The same fault, of what stands inside an entry that the provider signed.
+    pub(super) fn in_body(self) -> Self {
+        match self {
+            Self::Frame(_) | Self::Identity(_) => Self::Body(Box::new(self)),
+            error => error,
+        }
+    }
+
+    /// Whether [`Membership::append`](super::Membership::append) says by it that the provider,
+    /// whose signature was verified, broke a rule of the log.
+    pub(crate) fn accuses_provider(&self) -> bool {
+        matches!(self, Self::Rule(_) | Self::Unsupported(_) | Self::Body(_))
+    }
 }
 
 pub(super) fn sign(
@@ -115,7 +135,11 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn read(frame: Frame, net: NetId) -> Result<Self, EntryError> {
         let (hash, at) = (frame.digest(), frame.header().timestamp);
-        let mut fields = frame.open(net, Notification::Entry)?;
+        let fields = frame.open(net, Notification::Entry)?;
+        Self::read_fields(fields, hash, at).map_err(EntryError::in_body)
+    }
+
+    fn read_fields(mut fields: Fields, hash: [u8; 32], at: Timestamp) -> Result<Self, EntryError> {
         let index = fields.uint("index", u64::MAX)?;
         let previous = fields.fixed_or_null("previous")?;
         let kind = fields.uint("kind", u64::MAX)?;

@@ -16,7 +16,7 @@ pub struct Policy {
     pub window_ms: u32,
     /// Fewest included meters of a roster, and fewest candidates of a draw; at least 3.
     pub minimum_group: u32,
-    /// Fewest full drawn edges of a meter in a roster; at least 3.
+    /// Fewest full drawn edges of a meter in a roster; at least 3, and no more than are drawn.
     pub minimum_neighbours: u32,
     /// Neighbours that a draw draws.
     pub degree: u32,
@@ -41,10 +41,10 @@ impl Policy {
             Err("window")
         } else if !(HARD_FLOOR..=members).contains(&self.minimum_group) {
             Err("minimum group")
-        } else if !(HARD_FLOOR..=1024).contains(&self.minimum_neighbours) {
-            Err("minimum neighbours")
         } else if !(HARD_FLOOR..=1024).contains(&self.degree) {
             Err("degree")
+        } else if !(HARD_FLOOR..=self.degree).contains(&self.minimum_neighbours) {
+            Err("minimum neighbours")
         } else {
             Ok(())
         }
@@ -75,4 +75,24 @@ pub(super) fn read(item: Value) -> Result<Policy, FrameError> {
     fields.end()?;
     policy.check().map_err(FrameError::Bound)?;
     Ok(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_full_edges_are_asked_for_than_are_drawn() {
+        let policy = |minimum_neighbours, degree| Policy {
+            period: Period::from_secs(60).unwrap(),
+            window_ms: 1000,
+            minimum_group: 3,
+            minimum_neighbours,
+            degree,
+        };
+        assert_eq!(policy(6, 6).check(), Ok(()));
+        assert_eq!(policy(7, 6).check(), Err("minimum neighbours"));
+        assert_eq!(policy(3, 2).check(), Err("degree"));
+        assert_eq!(policy(1024, 1025).check(), Err("degree"));
+    }
 }

@@ -111,10 +111,7 @@ impl Meter {
                 let emergency = u32::try_from(left).unwrap_or(u32::MAX) < floor;
                 doubled || too_few || old || shrunk || emergency || lapsed
             });
-        let month = Duration::from_millis(DAY_MS.saturating_mul(30));
-        let asked = self.draw_times.iter().filter(|at| at.plus(month) > now.utc);
-        let recent = asked.count();
-        if !needed || recent >= DRAWS_PER_MONTH {
+        if !needed || !self.has_draws_left(now) {
             return;
         }
         let nonce = self.random_secret();
@@ -134,6 +131,13 @@ impl Meter {
         self.persist(Store::Net, saved::DRAW.to_vec(), Some(draw.to_bytes()));
         self.publish_until_answered(Purpose::Draw, self.up(Up::Draw), draw.request.clone(), now);
         self.draw = Some(draw);
+    }
+
+    /// Whether it has asked for fewer draws than it may within 30 days, in all its memberships.
+    pub(super) fn has_draws_left(&self, now: Now) -> bool {
+        let month = Duration::from_millis(DAY_MS.saturating_mul(30));
+        let asked = self.draw_times.iter().filter(|at| at.plus(month) > now.utc);
+        asked.count() < DRAWS_PER_MONTH
     }
 
     /// Continues an open draw: the request until it is invited, then the opened nonce,

@@ -12,6 +12,7 @@ use crate::identity::DeviceId;
 use crate::membership::Membership;
 use crate::output::Store;
 use crate::pad::{PadKeys, PairKey};
+use crate::reading::{BlindingSecret, MAX_SKIP_DAYS};
 use crate::revocation::RevocationList;
 use crate::time::{Day, Now, Round};
 use crate::topic::{Topic, Up};
@@ -47,7 +48,11 @@ pub(super) enum Stage {
     },
     /// Both ends have proved that they have the key. The higher end repeats its
     /// confirmation when it is asked again.
-    Established { key: PairKey, confirm: Vec<u8> },
+    Established {
+        key: PairKey,
+        offer: [u8; 32],
+        confirm: Vec<u8>,
+    },
 }
 
 /// An edge and its key.
@@ -59,6 +64,8 @@ pub(super) struct Edge {
     index: Option<MemberIndex>,
     /// Pad keys of the days in use; derived again when needed.
     pads: BTreeMap<Day, PadKeys>,
+    /// Whether the owner was told that the neighbour has lost the key.
+    second_offer: bool,
 }
 
 impl Edge {
@@ -77,6 +84,7 @@ impl Edge {
             stage,
             index: None,
             pads: BTreeMap::new(),
+            second_offer: false,
         }
     }
 
@@ -99,6 +107,14 @@ impl Edge {
         let established = matches!(self.stage, Stage::Established { .. });
         let usable = established && !is_revoked(revoked, &key.peer);
         self.index.filter(|_| usable)
+    }
+
+    /// Whether it has a key that lies too far back to get to a day.
+    fn is_outdated(&self, day: Day) -> bool {
+        match &self.stage {
+            Stage::Established { key, .. } => is_outdated(key.day(), day),
+            _ => false,
+        }
     }
 
     /// Forgets the keys of days before `day`; true if the stored key changed.
@@ -181,7 +197,8 @@ impl Meter {
     pub(super) fn sync_edges(&mut self, now: Now) {
         self.find_edges_in_graph();
         self.edges_due = self.clock.check(now).is_err();
-        if !self.edges_due {
+        // Who leaves begins nothing.
+        if !self.edges_due && !self.is_leaving() {
             for (key, origin) in self.wanted_edges() {
                 let revoked = self.is_revoked(&key.peer);
                 if !self.edges.contains_key(&key) && self.id < key.peer && !revoked {
@@ -212,7 +229,7 @@ impl Meter {
         }
     }
 
-    fn is_revoked(&self, peer: &DeviceId) -> bool {
+    pub(super) fn is_revoked(&self, peer: &DeviceId) -> bool {
         is_revoked(self.config.revoked.as_ref(), peer)
     }
 
@@ -334,9 +351,10 @@ impl Meter {
                 return Ok(());
             }
             // The offer was repeated before the lower end saw the answer.
-            Some(Stage::Established { .. }) => return Ok(()),
-            Some(_) => return Err(HandshakeFault::Alarm("a second, different offer")),
-            None => {}
+            Some(Stage::Established { offer, .. }) if *offer == half.digest => return Ok(()),
+            Some(Stage::Established { .. }) => return self.on_second_offer(key),
+            // The lower end has lost its state before it proved a key: none has hidden anything.
+            Some(_) | None => {}
         }
         if !self.wanted_edges().contains_key(&key) {
             return Err(Refusal::Edge.into());
@@ -368,6 +386,18 @@ impl Meter {
         self.save_edge(key);
         self.publish(self.up_pair(key.peer), answer);
         Ok(())
+    }
+
+    /// The lower end has lost the key that both had. It stays in use here: its pads may be in
+    /// submissions, and a second key for one edge would hide less than either.
+    fn on_second_offer(&mut self, key: EdgeKey) -> Result<(), HandshakeFault> {
+        const REASON: &str = "it offers another key than the one that is in use";
+        let edge = self.edges.get_mut(&key).ok_or(Refusal::Edge)?;
+        let told = std::mem::replace(&mut edge.second_offer, true);
+        match told {
+            true => Err(Refusal::Rule(REASON).into()),
+            false => Err(HandshakeFault::Alarm(REASON)),
+        }
     }
 
     fn on_answer(
@@ -431,6 +461,7 @@ impl Meter {
                 let confirm = pair.sign_confirm(&self.config.key, &own, now.utc);
                 Stage::Established {
                     key: pair_key.clone(),
+                    offer: *offer,
                     confirm,
                 }
             }
@@ -445,6 +476,7 @@ impl Meter {
                 }
                 Stage::Established {
                     key: pair_key.clone(),
+                    offer: *offer,
                     confirm: Vec::new(),
                 }
             }
@@ -496,7 +528,10 @@ impl Meter {
     }
 
     /// The live edges to members among `drawn`, which ascends.
-    fn live_of(&self, drawn: &[MemberIndex]) -> impl Iterator<Item = (EdgeKey, MemberIndex)> {
+    pub(super) fn live_of(
+        &self,
+        drawn: &[MemberIndex],
+    ) -> impl Iterator<Item = (EdgeKey, MemberIndex)> {
         self.live_edges()
             .map(|(key, index, _)| (key, index))
             .filter(|(_, index)| drawn.binary_search(index).is_ok())
@@ -555,6 +590,7 @@ impl Meter {
             return;
         }
         self.erased_before = oldest;
+        self.replace_outdated(oldest, now);
         let mut changed = Vec::new();
         for (key, edge) in &mut self.edges {
             if edge.erase_before(oldest) {
@@ -564,6 +600,7 @@ impl Meter {
         for key in changed {
             self.save_edge(key);
         }
+        self.renew_offers(now);
         if let Some(device) = &mut self.device
             && device.blinding.day() < oldest
             && let Some(later) = device.blinding.on(oldest)
@@ -574,6 +611,45 @@ impl Meter {
         }
     }
 
+    /// Replaces secrets that lie too far back to get to `oldest`, so that they are erased,
+    /// too. The neighbours' ends of the pair keys have gone on without this meter.
+    fn replace_outdated(&mut self, oldest: Day, now: Now) {
+        let blinding = self.device.as_ref().map(|device| device.blinding.day());
+        if blinding.is_some_and(|day| is_outdated(day, oldest)) {
+            // Stored before anything is erased: who dies in between leaves all the same.
+            self.leave_outdated(now);
+            let blinding = BlindingSecret::new(oldest, self.random_secret());
+            if let Some(device) = &mut self.device {
+                device.blinding = blinding;
+                let value = device.to_bytes();
+                self.persist(Store::Net, saved::DEVICE.to_vec(), Some(value));
+            }
+        }
+        let edges = self.edges.iter();
+        let outdated = edges.filter(|(_, edge)| edge.is_outdated(oldest));
+        for key in outdated.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.forget_edge(key);
+        }
+    }
+
+    /// Offers anew where an offer was not answered for so long that its first day is no more
+    /// about today: it would be refused.
+    fn renew_offers(&mut self, now: Now) {
+        if self.stopped.is_some() {
+            return;
+        }
+        let Day(today) = now.utc.day();
+        let stale = |edge: &Edge| match edge.stage {
+            Stage::Offered { first_day, .. } => first_day.0.abs_diff(today) > 1,
+            _ => false,
+        };
+        let edges = self.edges.iter().filter(|(_, edge)| stale(edge));
+        for key in edges.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.forget_edge(key);
+        }
+        self.sync_edges(now);
+    }
+
     /// The day whose keys a round uses.
     pub(super) fn day_of(&self, round: Round) -> Option<Day> {
         Some(round.day(self.membership.as_ref()?.genesis().policy.period))
@@ -582,6 +658,11 @@ impl Meter {
 
 fn lives(membership: &Membership, own: MemberIndex, peer: MemberIndex, key: &EdgeKey) -> bool {
     membership.graph().origin(own, peer) == Some(key.origin)
+}
+
+/// Whether a secret of `day` is too old to be ratcheted to `wanted`.
+fn is_outdated(day: Day, wanted: Day) -> bool {
+    wanted.0.saturating_sub(day.0) > MAX_SKIP_DAYS
 }
 
 fn is_revoked(list: Option<&RevocationList>, peer: &DeviceId) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Meter, MeterEvent, Purpose, saved};
-use crate::alarm::{Alarm, Refusal};
+use crate::alarm::{Alarm, Loss, Refusal};
 use crate::cbor;
 use crate::frame::{self, Frame, Notification};
 use crate::graph::MemberIndex;
@@ -18,6 +18,12 @@ use crate::topic::{Topic, Up};
 /// Former neighbours that have not confirmed are waited for this long: by then every
 /// round that they submitted with the edge is closed.
 const CONFIRMATIONS: Duration = Duration::from_millis(2 * DAY_MS);
+
+/// Who, connected, lacks keys with drawn neighbours for so long leaves and joins anew.
+const KEYLESS: Duration = Duration::from_millis(DAY_MS);
+
+/// Time between two looks at whether keys are missing.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// An exit under way, or done.
 #[derive(Clone, Debug)]
@@ -127,9 +133,67 @@ impl Meter {
             return;
         }
         if let Some(join) = self.join_of(other) {
-            self.alarm(Alarm::StateLost);
+            self.alarm(Alarm::StateLost(Loss::State));
             self.ask_to_leave(join, true, now);
         }
+    }
+
+    /// A meter that was away for longer than its secrets can be ratcheted leaves and joins
+    /// anew: it has no key with any neighbour any more.
+    pub(super) fn leave_outdated(&mut self, now: Now) {
+        if self.stopped.is_some() || self.is_leaving() {
+            return;
+        }
+        let join = self.active_index().and_then(|own| self.join_of(own));
+        if let Some(join) = join {
+            self.alarm(Alarm::StateLost(Loss::Age));
+            self.ask_to_leave(join, true, now);
+        }
+    }
+
+    /// A meter that has lost some of its pair keys, or never got them, waits for a handshake
+    /// that may never come: the other end has a key already, which it does not replace. After
+    /// a day it leaves and joins anew, if it may then draw.
+    pub(super) fn consider_missing_keys(&mut self, now: Now) {
+        let passed = now.monotonic.saturating_sub(self.keys_looked);
+        if passed < LOOK {
+            return;
+        }
+        let last = std::mem::replace(&mut self.keys_looked, now.monotonic);
+        let Some(loss) = self.missing_keys(now) else {
+            self.keyless = Duration::ZERO;
+            return;
+        };
+        if self.connected_since.is_some_and(|since| since <= last) {
+            self.keyless = self.keyless.saturating_add(passed);
+        }
+        if self.keyless < KEYLESS || !self.has_draws_left(now) || !self.rounds.is_empty() {
+            return;
+        }
+        let join = self.active_index().and_then(|own| self.join_of(own));
+        if let Some(join) = join {
+            self.keyless = Duration::ZERO;
+            self.alarm(Alarm::StateLost(loss));
+            self.ask_to_leave(join, true, now);
+        }
+    }
+
+    /// What keeps a member with a finished draw from taking part, if that is handshakes alone.
+    fn missing_keys(&self, now: Now) -> Option<Loss> {
+        let waits = self.stopped.is_some() || self.is_leaving() || self.draw.is_some();
+        if waits || self.clock.check(now).is_err() || self.active_index().is_none() {
+            return None;
+        }
+        let membership = self.membership.as_ref()?;
+        let drawn = self.drawn();
+        let live = u32::try_from(self.live_of(&drawn).count()).unwrap_or(u32::MAX);
+        let required = self.required(drawn.len());
+        let usable = drawn.iter().filter(|peer| {
+            let peer = membership.member(**peer);
+            peer.is_some_and(|peer| !self.is_revoked(&peer.id))
+        });
+        let usable = u32::try_from(usable.count()).unwrap_or(u32::MAX);
+        (live < required && required <= usable).then_some(Loss::Keys { live, required })
     }
 
     fn knows_its_draw(&self, own: MemberIndex) -> bool {
@@ -182,6 +246,7 @@ impl Meter {
         if self.draw.take().is_some() {
             self.persist(Store::Net, saved::DRAW.to_vec(), None);
         }
+        self.drop_dead_edges();
     }
 
     /// Tells former neighbours that do not know yet, until they confirm (notification 3).

@@ -19,11 +19,19 @@ impl Meter {
         if self.stopped.is_some() {
             return;
         }
+        if self.try_entry(topic, payload, now) {
+            self.take_early_entries(topic, now);
+            self.retry_buffered_rosters(now);
+        }
+        self.check_checkpoint();
+    }
+
+    /// Applies an entry, or says what is wrong with it; true if the log has grown.
+    fn try_entry(&mut self, topic: Topic, payload: &[u8], now: Now) -> bool {
         match self.apply_entry(payload) {
             Ok(applied) => {
                 self.take_entry(applied, payload, now);
-                self.take_early_entries(now);
-                self.retry_buffered_rosters(now);
+                return true;
             }
             Err(EntryError::Known) => {}
             Err(EntryError::Gap { index, .. }) => {
@@ -31,31 +39,42 @@ impl Meter {
                 self.keep_early_entry(index, payload);
             }
             Err(EntryError::Fork { index }) => self.stop(Alarm::LogFork { index }),
-            Err(error @ (EntryError::Rule(_) | EntryError::Unsupported(_))) => {
-                self.alarm(Alarm::BadEntry(error.clone()));
-                self.refuse(topic, error);
-            }
             Err(error) => {
+                // What opens a log is read before its signature is verified.
+                if self.membership.is_some() && error.accuses_provider() {
+                    self.accuse_of_entry(payload, &error);
+                }
                 if let EntryError::Frame(frame) = &error {
-                    self.suspect_new_key(frame);
+                    self.suspect_new_key(frame, now);
                 }
                 self.refuse(topic, error);
             }
         }
-        self.check_checkpoint();
+        false
+    }
+
+    /// The log cannot go on after such an entry. It comes again with every answer, and is
+    /// told once.
+    fn accuse_of_entry(&mut self, payload: &[u8], error: &EntryError) {
+        let digest = frame::digest_of(payload).ok();
+        if self.bad_entry != digest {
+            self.bad_entry = digest;
+            self.alarm(Alarm::BadEntry(error.clone()));
+        }
     }
 
     /// Refuses what claims to be the provider's.
-    pub(super) fn refuse_of_provider(&mut self, topic: Topic, error: FrameError) {
-        self.suspect_new_key(&error);
+    pub(super) fn refuse_of_provider(&mut self, topic: Topic, error: FrameError, now: Now) {
+        self.suspect_new_key(&error, now);
         self.refuse(topic, error);
     }
 
     /// A signature that does not verify may be by a key that took over in an entry that
     /// this meter has missed, so it asks for the log.
-    fn suspect_new_key(&mut self, error: &FrameError) {
+    fn suspect_new_key(&mut self, error: &FrameError, now: Now) {
         if matches!(error, FrameError::Signature | FrameError::Sender) {
-            self.log_request.probe();
+            let pace = self.pace();
+            self.log_request.suspect(now.monotonic, pace);
         }
     }
 
@@ -86,7 +105,7 @@ impl Meter {
         }
     }
 
-    fn take_early_entries(&mut self, now: Now) {
+    fn take_early_entries(&mut self, topic: Topic, now: Now) {
         while self.stopped.is_none() {
             let next = self
                 .membership
@@ -96,10 +115,8 @@ impl Meter {
             let Some(payload) = self.early_entries.remove(&next) else {
                 return;
             };
-            match self.apply_entry(&payload) {
-                Ok(applied) => self.take_entry(applied, &payload, now),
-                Err(EntryError::Fork { index }) => self.stop(Alarm::LogFork { index }),
-                Err(error) => return self.alarm(Alarm::BadEntry(error)),
+            if !self.try_entry(topic, &payload, now) {
+                return;
             }
         }
     }
@@ -134,13 +151,23 @@ impl Meter {
         self.clock.set_period(policy.period);
         self.membership = Some(membership);
         let floors = self.config.floors;
-        if policy.period.as_secs() < floors.minimum_period {
-            let (policy, floor) = (policy.period.as_secs(), floors.minimum_period);
-            self.stop(Alarm::Floor {
-                what: "period in seconds",
-                policy,
-                floor,
-            });
+        let (period, degree) = (policy.period.as_secs(), policy.degree);
+        for (what, policy, floor) in [
+            ("period in seconds", period, floors.minimum_period),
+            // Only drawn neighbours count, and a draw names no more than that.
+            (
+                "number of drawn neighbours",
+                degree,
+                floors.minimum_neighbours,
+            ),
+        ] {
+            if policy < floor {
+                self.stop(Alarm::Floor {
+                    what,
+                    policy,
+                    floor,
+                });
+            }
         }
         self.event(MeterEvent::NetOpened {
             policy,
@@ -192,9 +219,9 @@ impl Meter {
         };
         let period = membership.genesis().policy.period;
         let place = usize::try_from(member).unwrap_or(usize::MAX);
-        let took_part = self.seen.iter().any(|(round, included)| {
-            let end = round.end(period).plus(SHORTEST_LAPSE);
-            included.contains(place) && end > now.utc
+        let took_part = self.seen.iter().any(|seen| {
+            let end = seen.round.end(period).plus(SHORTEST_LAPSE);
+            seen.included.contains(place) && end > now.utc
         });
         let meter = membership.member(member).map(|meter| meter.id);
         if let Some(meter) = meter.filter(|_| took_part) {

@@ -82,6 +82,14 @@ pub(super) enum RoundStage {
     Refused,
 }
 
+/// A roster of the chain, as far as it is remembered.
+#[derive(Clone, Debug)]
+pub(super) struct SeenRoster {
+    pub(super) round: Round,
+    pub(super) included: Bitmap,
+    pub(super) hash: RosterHash,
+}
+
 impl Meter {
     pub(super) fn on_boundary(&mut self, boundary: Boundary, now: Now) {
         let Some(membership) = &self.membership else {
@@ -325,7 +333,7 @@ impl Meter {
                 self.head_unknown = true;
                 return self.buffer_roster(payload);
             }
-            Err(RosterError::Frame(error)) => return self.refuse_of_provider(topic, error),
+            Err(RosterError::Frame(error)) => return self.refuse_of_provider(topic, error, now),
         };
         if self.clock.check(now).is_err() {
             // Whether the round is closed cannot be told now.
@@ -354,17 +362,30 @@ impl Meter {
             RoundStage::Revealed { roster, frame } => Some((*roster, frame.clone())),
             _ => None,
         });
-        let known = match (&answer, self.last_roster) {
-            (Some((hash, _)), _) => Some(*hash),
-            (None, Some((last, hash))) if last == round => Some(hash),
-            _ => None,
-        };
+        let seen = self.seen.iter().find(|seen| seen.round == round);
+        let last = self.last_roster.filter(|(last, _)| *last == round);
+        let answered = answer.as_ref().map(|(hash, _)| *hash);
+        let known = answered
+            .or(seen.map(|seen| seen.hash))
+            .or(last.map(|(_, hash)| hash));
         if known.is_some_and(|hash| hash != roster.hash) {
-            return self.alarm(Alarm::SecondRoster { round });
+            return self.accuse_of_second_roster(round, roster.hash);
         }
         if let Some((_, frame)) = answer {
             self.publish(self.up(Up::Reveal), frame);
         }
+    }
+
+    /// Told once, however often it comes.
+    fn accuse_of_second_roster(&mut self, round: Round, hash: RosterHash) {
+        if self.second_rosters.contains(&(round, hash)) {
+            return;
+        }
+        self.second_rosters.push_back((round, hash));
+        if self.second_rosters.len() > SEEN_ROSTERS {
+            self.second_rosters.pop_front();
+        }
+        self.alarm(Alarm::SecondRoster { round });
     }
 
     /// Repeats no submission whose window is long over, and forgets those that never
@@ -526,12 +547,16 @@ impl Meter {
     }
 
     fn remember_seen(&mut self, roster: &Roster) {
-        let value = saved::seen_bytes(&roster.included);
+        let value = saved::seen_bytes(&roster.included, &roster.hash);
         self.persist(Store::Net, saved::seen_key(roster.round), Some(value));
-        self.seen.push_back((roster.round, roster.included.clone()));
+        self.seen.push_back(SeenRoster {
+            round: roster.round,
+            included: roster.included.clone(),
+            hash: roster.hash,
+        });
         while self.seen.len() > SEEN_ROSTERS {
-            if let Some((round, _)) = self.seen.pop_front() {
-                self.persist(Store::Net, saved::seen_key(round), None);
+            if let Some(oldest) = self.seen.pop_front() {
+                self.persist(Store::Net, saved::seen_key(oldest.round), None);
             }
         }
     }
@@ -562,7 +587,7 @@ impl Meter {
             return Err(Silence::GroupTooSmall);
         }
         let percent = self.config.floors.minimum_presence;
-        let lately = self.seen.iter().map(|(_, included)| included);
+        let lately = self.seen.iter().map(|seen| &seen.included);
         let left = |place: usize| {
             let member = membership.members().get(place);
             member.is_some_and(|member| !member.is_active_at(roster.head_index))

@@ -7,7 +7,7 @@ use ciborium::Value;
 use super::draws::OpenDraw;
 use super::edges::{Edge, EdgeKey, Stage};
 use super::exit::Exit;
-use super::rounds::{OwnRound, RoundStage};
+use super::rounds::{OwnRound, RoundStage, SeenRoster};
 use super::{DeviceSecrets, Meter, Purpose, Stopped};
 use crate::bitmap::Bitmap;
 use crate::cbor::{self, Fields};
@@ -80,12 +80,13 @@ pub(super) fn roster_bytes(round: Round, hash: &RosterHash) -> Vec<u8> {
     cbor::encode(&cbor::array([cbor::uint(round.0), cbor::bytes(hash)]))
 }
 
-pub(super) fn seen_bytes(included: &Bitmap) -> Vec<u8> {
+pub(super) fn seen_bytes(included: &Bitmap, hash: &RosterHash) -> Vec<u8> {
     let trimmed = included.trimmed();
     let length = u64::try_from(trimmed.length()).unwrap_or(0);
     cbor::encode(&cbor::array([
         cbor::uint(length),
         cbor::bytes(trimmed.as_bytes()),
+        cbor::bytes(hash),
     ]))
 }
 
@@ -241,14 +242,12 @@ impl Edge {
             }
             Stage::Established {
                 key: pair_key,
+                offer,
                 confirm,
-            } => (
-                3,
-                key(pair_key)
-                    .into_iter()
-                    .chain([cbor::bytes(confirm)])
-                    .collect(),
-            ),
+            } => {
+                let rest = [cbor::bytes(offer), cbor::bytes(confirm)];
+                (3, key(pair_key).into_iter().chain(rest).collect())
+            }
         };
         cbor::encode(&cbor::array([
             cbor::bytes(&pair.lower.0),
@@ -292,6 +291,7 @@ impl Edge {
             },
             _ => Stage::Established {
                 key,
+                offer: stage.fixed("offer")?,
                 confirm: stage.bytes("confirm", MAX_ENTRY)?,
             },
         };
@@ -489,8 +489,13 @@ impl Meter {
             let mut fields = Fields::of(cbor::decode(value)?, "seen")?;
             let bound = u64::try_from(MAX_MEMBERS).unwrap_or(0);
             let length = usize::try_from(fields.uint("length", bound)?).unwrap_or(0);
-            let bitmap = Bitmap::from_bytes(fields.bytes("seen", MAX_MEMBERS)?, length, "seen")?;
-            self.seen.push_back((Round(number(round)?), bitmap));
+            let included = Bitmap::from_bytes(fields.bytes("seen", MAX_MEMBERS)?, length, "seen")?;
+            self.seen.push_back(SeenRoster {
+                round: Round(number(round)?),
+                included,
+                hash: fields.fixed("hash")?,
+            });
+            fields.end()?;
         } else {
             return Err(FrameError::Field("key"));
         }

@@ -319,7 +319,7 @@ fn a_revocation_is_signed_with_an_administrators_certificate() {
     let provider = &network.world.provider;
     let own = sign_revocation(&provider.key, device, utc);
     let by_provider = body(&provider.certificate, &own);
-    let sender = Err(EntryError::Frame(FrameError::Sender));
+    let sender = Err(EntryError::Body(Box::new(FrameError::Sender.into())));
     assert_eq!(append(&mut network, EntryKind::Revoke, by_provider), sender);
     let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
     let right = body(&administrator, &sign_revocation(&key, device, utc));

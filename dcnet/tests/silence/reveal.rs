@@ -434,6 +434,30 @@ fn a_second_roster_after_a_refused_one_is_not_answered() {
     }
 }
 
+#[test]
+fn a_second_roster_of_a_round_that_is_long_over_is_told_once() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    let old = network.newest_roster();
+    network.run_until(6 * MINUTE + 30 * SECOND);
+    assert!(network.newest_roster().round.0 > old.round.0 + 1);
+    let issued = network.saved_net.rosters.iter().rev();
+    let issued = issued.map(|saved| saved.frame.clone()).collect::<Vec<_>>();
+    for frame in issued {
+        network.show_roster(VICTIM, frame);
+    }
+    assert_eq!(network.alarms(VICTIM), []);
+    network.restart_meter(VICTIM);
+    let alarm = Alarm::SecondRoster { round: old.round };
+    for (number, members) in (1..).zip([&[0, 1, 2, 3, 4, 5][..], &[0, 1, 2, 3, 4, 6]]) {
+        let second = network.sign_roster(&only(&old, members));
+        for _ in 0..3 {
+            network.show_roster(VICTIM, second.clone());
+        }
+        assert_eq!(network.alarms(VICTIM), vec![alarm.clone(); number]);
+    }
+}
+
 /// Two rosters for one round come while the clock is not synchronised; then it is.
 fn two_while_waiting() -> (Network, Round) {
     let (mut network, roster) = withheld();

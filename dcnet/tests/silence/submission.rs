@@ -319,6 +319,33 @@ fn a_period_below_its_floor_keeps_it_out() {
 }
 
 #[test]
+fn a_floor_of_neighbours_above_what_the_net_draws_keeps_it_out() {
+    let drawn = Policy {
+        degree: 6,
+        ..policy(4)
+    };
+    for (floor, speaks) in [(6, true), (7, false)] {
+        let mut world = World::new(7, drawn, &["import"]);
+        world.meters[VICTIM].floors.minimum_neighbours = floor;
+        let mut network = start(world);
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        let round = network.last_round();
+        assert_eq!(network.submitted(VICTIM, round), speaks);
+        let alarm = Alarm::Floor {
+            what: "number of drawn neighbours",
+            policy: 6,
+            floor,
+        };
+        // It never calls that an emergency that a new draw could end.
+        let alarms = network.alarms(VICTIM);
+        assert_eq!(alarms == [alarm], !speaks, "{alarms:?}");
+        assert_eq!(network.sent(VICTIM, Up::Draw).is_empty(), !speaks);
+        let silent = network.silences(VICTIM, round);
+        assert_eq!(silent == [Silence::Stopped], !speaks);
+    }
+}
+
+#[test]
 fn drawn_neighbours_count_whether_or_not_their_handshake_succeeded() {
     // Three of six established would be enough by the floor of 3, but L = ⌈0.6·6⌉ = 4.
     for (blocked, speaks) in [(&[1, 2][..], true), (&[1, 2, 3], false)] {

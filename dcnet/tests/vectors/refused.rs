@@ -4,7 +4,7 @@ use dcnet::aggregate::Aggregate;
 use dcnet::checkpoint::Checkpoint;
 use dcnet::frame::Frame;
 use dcnet::identity::PublicKey;
-use dcnet::membership::{Membership, verify_registration};
+use dcnet::membership::{EntryError, Membership, verify_registration};
 use dcnet::reveal::Reveal;
 use dcnet::revocation::{RevocationList, verify_revocation};
 use dcnet::roster::Roster;
@@ -93,9 +93,13 @@ fn judge(world: &World, case: &Vector) -> String {
         "entry" => {
             let mut log = log(case.get("after").number().try_into().unwrap());
             let head = log.head();
-            let error = log.append(&input).err().map(|e| format!("{e:?}"));
+            // The vectors name what is wrong, wherever in the entry it stands.
+            let error = log.append(&input).err().map(|error| match error {
+                EntryError::Body(inside) => *inside,
+                error => error,
+            });
             assert_eq!(log.head(), head, "a refused entry leaves the log as it is");
-            error
+            error.map(|e| format!("{e:?}"))
         }
         "genesis" => {
             let opened = Membership::open(&input, &world.provider.1, &world.ca);

@@ -1,6 +1,6 @@
 //! What an alarm means for the household, and what it can do.
 
-use dcnet::alarm::Alarm;
+use dcnet::alarm::{Alarm, Loss};
 use serde::Serialize;
 
 /// An alarm, explained.
@@ -32,9 +32,9 @@ pub(super) fn advice(alarm: &Alarm) -> &'static str {
              provider."
         }
         Alarm::Floor { .. } => {
-            "The net promises less protection than you insist on, so your meter takes no part. \
-             Ask the provider for a net that fits, or lower the floor in the configuration \
-             after reading what it protects you from."
+            "The net promises less protection than you insist on, or draws fewer neighbours than \
+             you ask for, so your meter takes no part. Ask the provider for a net that fits, or \
+             lower the floor in the configuration after reading what it protects you from."
         }
         Alarm::SecondRoster { .. } => {
             "Two rosters for one round, answered both, would show your reading as their \
@@ -71,9 +71,19 @@ pub(super) fn advice(alarm: &Alarm) -> &'static str {
             "A member that was there was marked as gone. Your meter goes on counting it, so \
              your protection is the same. Tell the provider."
         }
-        Alarm::StateLost => {
+        Alarm::StateLost(Loss::State) => {
             "Your meter's keys were lost, probably with a disk or a backup. It leaves and joins \
              anew by itself; set the reading if the register was lost, too."
+        }
+        Alarm::StateLost(Loss::Keys { .. }) => {
+            "Either your meter lost secrets that it shares with its neighbours, with a disk or a \
+             backup, or they or the provider do not answer. Nothing of yours was revealed. It \
+             leaves and joins anew by itself, and so gets new neighbours; if it happens again, \
+             tell the provider."
+        }
+        Alarm::StateLost(Loss::Age) => {
+            "Secrets are renewed every day, and after more than 400 days yours fit no neighbour's \
+             any more. Your meter leaves and joins anew by itself; nothing is to be done."
         }
         Alarm::KeyUsedElsewhere => {
             "Somebody else has the private key of this meter, or a copy of its disk was in use. \
@@ -96,8 +106,10 @@ pub(super) fn advice(alarm: &Alarm) -> &'static str {
              was learnt; the next round is a new one."
         }
         Alarm::Handshake { .. } => {
-            "Your meter does not use that neighbour's secret and tries again. Nothing is to be \
-             done unless it concerns many neighbours: then tell the provider."
+            "The message was refused: a secret that both already share stays in use, and without \
+             one your meter waits for a right message. Nothing is to be done: if too few \
+             neighbours share a secret with it for a day, it leaves and joins anew by itself. \
+             If it concerns many neighbours, tell the provider."
         }
     }
 }
