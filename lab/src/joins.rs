@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_join_costs_as_many_handshakes_as_a_draw_names_and_an_exit_none() {
         let joins = JoinsArguments {
-            meters: 200,
+            meters: 60,
             degree: 8,
         };
         let outcome = joins.play();
