@@ -26,7 +26,7 @@ use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 
 use super::{Batch, Channel, second_after};
-use crate::clock::STEP;
+use crate::clock::{SLEW, STEP, timestamp};
 use crate::energy::Kwh;
 
 /// Readings further apart are not joined by a straight line. The slowest devices send
@@ -40,9 +40,6 @@ pub const INSISTENT: u32 = 3;
 /// A device may always rise by this much: there are displays of whole kWh, such as that of an
 /// SML meter whose PIN was not entered.
 const COARSEST_STEP: u64 = 1_000_000;
-
-/// The largest part of itself by which a clock is slewed: 1/2000 (RFC 5905, section 11.3, 500 PPM).
-const SLEW: u32 = 2000;
 
 /// A total energy that a device showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +215,7 @@ impl Totals {
             energy,
             at: reading.at,
         };
-        let utc = millis(utc_now.saturating_sub(monotonic_now.saturating_sub(reading.at)));
+        let utc = timestamp(utc_now.saturating_sub(monotonic_now.saturating_sub(reading.at)));
         match self.last {
             None => self.first(shown, point, utc),
             Some((last, last_utc)) => self.further(shown, (last, last_utc), (point, utc)),
@@ -393,10 +390,6 @@ impl Totals {
         let energy = (u128::from(pulses.0) * 1_000_000).div_ceil(u128::from(self.constant.get()));
         MilliwattHours(u64::try_from(energy).unwrap_or(u64::MAX))
     }
-}
-
-fn millis(utc: Duration) -> Timestamp {
-    Timestamp(u64::try_from(utc.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
