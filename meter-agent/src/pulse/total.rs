@@ -303,14 +303,14 @@ impl Totals {
             start: from,
             end: until,
         } = utc;
-        let (before, after) = (last.energy, point.energy);
+        let before = u128::from(last.energy);
         let length = u128::from(until.as_millis().saturating_sub(from.as_millis()).max(1));
-        let rise = u128::from(after.saturating_sub(before));
+        let rise = u128::from(point.energy.saturating_sub(last.energy));
         let per_kwh = u128::from(self.constant.get());
         // Below 2⁶⁴ mWh · 2²³ ms · 2¹⁷ imp/kWh, so within 128 bits.
         let pulses_at = |at: Timestamp| {
             let into = u128::from(at.as_millis().saturating_sub(from.as_millis()));
-            (u128::from(before) * length + rise * into) * per_kwh / (1_000_000 * length)
+            (before * length + rise * into) * per_kwh / (1_000_000 * length)
         };
         let elapsed = point.at.saturating_sub(last.at).as_nanos();
         let monotonic_at = |at: Timestamp| {
@@ -318,14 +318,26 @@ impl Totals {
             // Within [`LONGEST_GAP`].
             last.at + Duration::from_nanos(u64::try_from(elapsed * into / length).unwrap_or(0))
         };
+        // When they had become so many; `None` while nothing is used.
+        let became = |pulses: u128| {
+            let into = (pulses * 1_000_000).saturating_sub(before * per_kwh);
+            // Below 2⁴³ ns · 2⁶⁴ mWh · 2¹⁷ imp/kWh.
+            let nanos = (elapsed * into).checked_div(rise * per_kwh)?;
+            Some(last.at + Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+        };
         let mut start = from;
         while start < until {
             let end = until.min(second_after(start));
             let count = pulses_at(end).saturating_sub(pulses_at(start));
             let pulses = Pulses(u64::try_from(count).unwrap_or(u64::MAX));
             let monotonic = monotonic_at(start)..monotonic_at(end);
-            self.batches
-                .extend(Batch::new(self.channel, start..end, monotonic, pulses));
+            let last_pulse = became(pulses_at(end)).filter(|_| count > 0);
+            let batch = Batch::new(self.channel, start..end, monotonic, pulses)
+                .map(|batch| batch.with_last_pulse(last_pulse));
+            self.batches.extend(match end == until {
+                true => batch.map(Batch::ending_a_reading),
+                false => batch,
+            });
             start = end;
         }
     }
@@ -342,7 +354,8 @@ impl Totals {
             point.at..point.at,
             Pulses(missed),
         );
-        self.batches.extend(batch.map(Batch::catching_up));
+        let batch = batch.map(|batch| batch.catching_up().ending_a_reading());
+        self.batches.extend(batch);
         self.settle(point, until);
     }
 
