@@ -11,6 +11,7 @@ pub mod ask;
 pub mod clock;
 pub mod config;
 pub mod count;
+mod diagnosis;
 pub mod doctor;
 pub mod energy;
 pub mod history;

@@ -16,9 +16,10 @@
 //!
 //! **A total that goes back**, or rises by more than the household can draw, is refused
 //! and counted. Time goes on uncovered until the device agrees with itself again; if it
-//! insists, the error says what to write into the configuration.
+//! insists, the error says so, and the household is shown what to write into the configuration.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -70,14 +71,15 @@ impl Default for TotalOptions {
 }
 
 /// Why a reading is not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// As text it is for the log and has no figures; [`Refused::figures`] has them, for the household
+/// alone.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Below what was counted already, by the register or since the start.
     #[error(
-        "the device shows {} kWh{}, but {} kWh were counted already; nothing is counted until it \
-         shows more. Was the meter swapped or reset? Then write offset_kwh = {} and restart \
-         the agent",
-        Kwh::from(*shown), offset_note(*offset), Kwh::from(*counted), Kwh(*advice)
+        "the device shows less than was counted already; nothing is counted until it shows more. \
+         Was the meter swapped or reset? Then correct offset_kwh and restart the agent"
     )]
     Back {
         /// What the device shows.
@@ -91,10 +93,9 @@ pub enum Refused {
     },
     /// More than the household can have used since the reading before.
     #[error(
-        "the device's total rose from {} to {} kWh within {} s, which is more than maximum_kw = \
-         {maximum_kw} allows; it is not counted. If the device is right, restart the agent, which \
-         then takes over its total; if the meter was swapped, write offset_kwh = {} first",
-        Kwh::from(*counted), Kwh::from(*total), within.as_secs_f64().ceil(), Kwh(*advice)
+        "the device's total rose by more than maximum_kw = {maximum_kw} allows; it is not counted. \
+         If the device is right, restart the agent, which then takes over its total; if the meter \
+         was swapped, correct offset_kwh first"
     )]
     Jump {
         /// The total so far.
@@ -109,11 +110,7 @@ pub enum Refused {
         advice: i128,
     },
     /// With the offset it is below zero or past 2⁶⁴ mWh.
-    #[error(
-        "the device shows {} kWh, which with offset_kwh = {} is no possible total; correct \
-         offset_kwh",
-        Kwh::from(*shown), Kwh(i128::from(*offset))
-    )]
+    #[error("with offset_kwh the device's total is no possible one; correct offset_kwh")]
     Offset {
         /// What the device shows.
         shown: MilliwattHours,
@@ -122,10 +119,65 @@ pub enum Refused {
     },
 }
 
-fn offset_note(offset: i64) -> String {
-    match offset {
-        0 => String::new(),
-        offset => format!(" (and offset_kwh = {})", Kwh(i128::from(offset))),
+impl Refused {
+    /// Under which name such refusals are counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Back { .. } => "total went back",
+            Self::Jump { .. } => "total jumped",
+            Self::Offset { .. } => "impossible offset",
+        }
+    }
+
+    /// What was read and what to write, in one line.
+    pub fn figures(&self) -> String {
+        match self {
+            Self::Back {
+                shown,
+                offset,
+                counted,
+                advice,
+            } => {
+                let offset = match offset {
+                    0 => String::new(),
+                    offset => format!(" (and offset_kwh = {})", Kwh(i128::from(*offset))),
+                };
+                format!(
+                    "the device shows {} kWh{offset}, but {} kWh were counted already; if it was \
+                     swapped or reset, write offset_kwh = {}",
+                    Kwh::from(*shown),
+                    Kwh::from(*counted),
+                    Kwh(*advice)
+                )
+            }
+            Self::Jump {
+                counted,
+                total,
+                within,
+                maximum_kw,
+                advice,
+            } => format!(
+                "the device's total rose from {} to {} kWh within {} s, which is more than \
+                 maximum_kw = {maximum_kw} allows; if it is right, restart the agent; if the meter \
+                 was swapped, write offset_kwh = {} first",
+                Kwh::from(*counted),
+                Kwh::from(*total),
+                within.as_secs_f64().ceil(),
+                Kwh(*advice)
+            ),
+            Self::Offset { shown, offset } => format!(
+                "the device shows {} kWh, which with offset_kwh = {} is no possible total",
+                Kwh::from(*shown),
+                Kwh(i128::from(*offset))
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for Refused {
+    /// Without figures.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
     }
 }
 
@@ -235,10 +287,8 @@ impl Totals {
             return Err(self.back(shown, point, counted));
         }
         if self.register.is_some() {
-            let missed = self.constant.energy(Pulses(reached - register.0));
             tracing::info!(
                 channel = self.channel.0,
-                kwh = %Kwh::from(missed.unwrap_or_default()),
                 "the register follows the device's total; what it counted unseen is in no round"
             );
         }

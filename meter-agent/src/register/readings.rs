@@ -47,10 +47,10 @@ impl Readings {
             Err(cause) => return Err(RegisterError::Read { path, cause }),
         };
         let mut newest = BTreeMap::new();
-        for line in text.lines().filter(|line| !line.is_empty()) {
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
             match decode(line) {
                 Some((channel, set)) => drop(newest.insert(channel.to_owned(), set)),
-                None => tracing::warn!(line, "{} has a damaged line", path.display()),
+                None => tracing::warn!(line = index + 1, "{} has a damaged line", path.display()),
             }
         }
         Ok(Self { path, newest })
