@@ -82,7 +82,10 @@ impl Listener {
         let (shortest, longest) = RETRY;
         let (mut retry, mut told) = (shortest, String::new());
         loop {
-            let (subscribed, trouble) = self.connection(client, events).await;
+            let (subscribed, trouble) = match self.topic.broker.is_not_the_providers().await {
+                Ok(()) => self.connection(client, events).await,
+                Err(refused) => (false, format!("{refused:#}")),
+            };
             if subscribed {
                 (retry, told) = (shortest, String::new());
             }
