@@ -19,6 +19,7 @@ use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 
 use super::RegisterError;
+use super::file::give_what_root_made;
 
 const NAME: &str = "readings.log";
 
@@ -47,7 +48,11 @@ impl Readings {
             Err(cause) => return Err(RegisterError::Read { path, cause }),
         };
         let mut newest = BTreeMap::new();
-        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
+        for (index, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty())
+        {
             match decode(line) {
                 Some((channel, set)) => drop(newest.insert(channel.to_owned(), set)),
                 None => tracing::warn!(line = index + 1, "{} has a damaged line", path.display()),
@@ -95,6 +100,7 @@ impl Readings {
             .append(true)
             .mode(0o600)
             .open(&self.path)?;
+        give_what_root_made(&file, &self.path)?;
         // A line before that was torn must not swallow this one.
         file.write_all(format!("\n{line}\n").as_bytes())?;
         file.sync_all()?;
