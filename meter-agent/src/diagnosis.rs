@@ -146,14 +146,8 @@ impl Input {
 
     /// Nothing could be read in a time.
     pub(crate) fn no_reading(&self, time: Duration) -> String {
-        let (source, seconds) = (&self.source, seconds(time));
-        match &self.trouble {
-            Some(trouble) => format!("no reading of {source} in {seconds} s: {trouble}"),
-            None => format!(
-                "no reading of {source} in {seconds} s{}: {}",
-                self.faults(),
-                self.advice
-            ),
-        }
+        let why = self.trouble.as_ref().unwrap_or(&self.advice);
+        let (source, seconds, faults) = (&self.source, seconds(time), self.faults());
+        format!("no reading of {source} in {seconds} s{faults}: {why}")
     }
 }

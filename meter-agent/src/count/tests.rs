@@ -138,7 +138,7 @@ fn an_input_is_shown_with_its_readings_and_faults() {
     ends.input
         .send_modify(|input| input.trouble = Some("it is gone".to_owned()));
     let hint = channel.hint(60 * SECOND).unwrap();
-    assert!(hint.ends_with("in 60 s: it is gone"), "{hint}");
+    assert!(hint.ends_with("in 60 s, parity: 5: it is gone"), "{hint}");
     ends.input.send_replace(InputStatistics {
         readings: 7,
         faults: BTreeMap::from([("total went back", 2)]),

@@ -241,7 +241,7 @@ mod tests {
         });
         assert_eq!(verdict, Verdict::Problem);
         assert!(
-            text.ends_with("1.8.0 in 36 s: it is not plugged in"),
+            text.ends_with("1.8.0 in 36 s, parity: 12: it is not plugged in"),
             "{text}"
         );
 
