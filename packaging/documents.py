@@ -11,6 +11,8 @@ DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 CONFIG = {
     "install-pi.md": "--config /etc/dcnet/meter/meter-agent.toml",
     "operating.md": "--config /etc/dcnet/meter/meter-agent.toml",
+    "wiring.md": "--config /etc/dcnet/meter/meter-agent.toml",
+    "home-assistant.md": "--config /etc/dcnet/meter/meter-agent.toml",
     "operating-provider.md": "--config /etc/dcnet/provider/provider-agent.toml",
 }
 
@@ -21,8 +23,6 @@ ELSEWHERE = {
     "sudo nano /etc/dcnet/meter/meter-agent.toml": "an editor; enrol() writes what is in the file",
     "sudo apt-get install ./dcnet-meter-agent_0.1.0-1_arm64.deb": "install()",
     "sudo apt-get install ./dcnet-meter-agent_0.1.1-1_arm64.deb": "upgrade()",
-    "sudo install -m 644 *.pem checkpoint.cbor /etc/dcnet/meter/": "enrol()",
-    "sudo install -m 600 key.pem /etc/dcnet/meter/": "enrol()",
     "sudo apt-get purge --yes dcnet-meter-agent": "remove()",
 }
 
@@ -39,6 +39,11 @@ def commands(document):
         elif fenced and (command := re.sub(r"\s+#.*", "", line).strip()):
             found.setdefault(heading, []).append(command.replace(" CONFIG", f" {CONFIG[document]}"))
     return found
+
+
+def file_of(document):
+    """The first part of a configuration that a document shows."""
+    return re.search(r"^```toml\n(.*?)^```", (DOCS / document).read_text(), re.M | re.S)[1]
 
 
 def follow(machine, document, headings, placeholders=(), standard_input=""):

@@ -106,6 +106,11 @@ impl Connection {
         })
     }
 
+    /// Whom it trusts, and how it proves who we are: for a look at the broker outside the link.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.tls)
+    }
+
     pub(crate) fn mqtt_options(&self) -> MqttOptions {
         let mut options = MqttOptions::new(&self.client_id, &self.host, self.port);
         // rumqttc panics below one second, and the field on the wire has 16 bits.

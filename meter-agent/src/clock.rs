@@ -15,6 +15,10 @@ use dcnet::time::Timestamp;
 /// larger ones are steps (NTP steps the clock from 128 ms, RFC 5905, section 11.2.3).
 pub const STEP: Duration = Duration::from_millis(100);
 
+/// The largest part of itself by which the UTC clock is slewed: 1/2000 (RFC 5905, section 11.3,
+/// 500 PPM).
+pub const SLEW: u32 = 2000;
+
 /// The UTC clock, as a duration since the epoch; zero before 1970.
 pub fn utc() -> Duration {
     SystemTime::now()

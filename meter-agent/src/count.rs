@@ -5,7 +5,6 @@
 //! whatever goes wrong, once.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::config::Config;
-use crate::doctor::MANY_REJECTED;
+use crate::diagnosis::{Input, Trouble, no_pulse, seconds, watts};
 use crate::power::PowerMeter;
 use crate::pulse::input::InputStatistics;
 use crate::pulse::{self, Batch, LineView, PulseError, PulseSource};
@@ -120,6 +119,8 @@ pub struct Row {
     name: String,
     constant: ImpulsesPerKwh,
     pulses: u64,
+    /// The time of which it is known how many there were.
+    covered: Duration,
     power: PowerMeter,
     line: Option<watch::Receiver<LineView>>,
     input: Option<watch::Receiver<InputStatistics>>,
@@ -128,28 +129,36 @@ pub struct Row {
 impl Row {
     /// A channel that is counted from now on, of this source.
     pub fn new(name: String, constant: ImpulsesPerKwh, source: &dyn PulseSource) -> Self {
+        let input = source.input();
         Self {
             name,
             constant,
             pulses: 0,
-            power: PowerMeter::new(constant, clock::monotonic()),
+            covered: Duration::ZERO,
+            power: match input {
+                Some(_) => PowerMeter::of_readings(constant),
+                None => PowerMeter::new(constant, clock::monotonic()),
+            },
             line: source.line(),
-            input: source.input(),
+            input,
         }
     }
 
     fn count(&mut self, batch: &Batch) {
+        let time = batch.monotonic();
         self.pulses = self.pulses.saturating_add(batch.pulses().0);
-        let at = batch.last_pulse().unwrap_or(batch.monotonic().end);
-        self.power.count(batch.pulses(), at);
+        self.covered += time.end.saturating_sub(time.start);
+        self.power.observe(batch);
     }
 
     fn line(&self) -> Option<LineView> {
         self.line.as_ref().map(|line| *line.borrow())
     }
 
-    fn input(&self) -> Option<InputStatistics> {
-        self.input.as_ref().map(|input| input.borrow().clone())
+    fn input(&self) -> Option<Input> {
+        self.input
+            .as_ref()
+            .map(|input| Input::from(&*input.borrow()))
     }
 
     /// How it stands at a moment of the monotonic clock, in one line.
@@ -171,35 +180,42 @@ impl Row {
 
     /// What came of the counting, in one line.
     fn summary(&self, elapsed: Duration) -> String {
-        let seconds = (elapsed.as_secs_f64() * 10.0).round() / 10.0;
-        let per_pulse = 3.6e6 / f64::from(self.constant.get());
-        // As precise as what is written.
-        let watts = |pulses: u64| pulses as f64 * per_pulse / seconds.max(0.1);
         let (name, pulses) = (&self.name, self.pulses);
-        let average = watts(pulses);
-        let health = self.health();
-        format!("{name}: {pulses} pulses in {seconds} s, {average:.0} W on average{health}")
+        let (elapsed, health) = (seconds(elapsed), self.health());
+        let observed = self.observed(Duration::from_secs_f64(elapsed));
+        let average = match observed.is_zero() {
+            // Before a second reading.
+            true => String::new(),
+            false => format!(
+                ", {:.0} W on average",
+                watts(pulses, observed, self.constant)
+            ),
+        };
+        format!("{name}: {pulses} pulses in {elapsed} s{average}{health}")
+    }
+
+    /// The time that the pulses came in: all of it, or what lies between readings.
+    fn observed(&self, elapsed: Duration) -> Duration {
+        match self.input {
+            Some(_) => self.covered,
+            None => elapsed.max(Duration::from_millis(100)),
+        }
     }
 
     /// What to do if there was nothing to count.
     fn hint(&self, elapsed: Duration) -> Option<String> {
-        if self.pulses > 0 {
-            return None;
-        }
-        let seconds = elapsed.as_secs_f64().round().max(1.0);
         let name = &self.name;
-        if self.input().is_some_and(|input| input.readings == 0) {
-            return Some(format!(
-                "{name}: no reading in {seconds} s; look with `meter-agent doctor`"
-            ));
+        match self.input() {
+            Some(input) if input.readings == 0 => {
+                Some(format!("{name}: {}", input.no_reading(elapsed)))
+            }
+            Some(Input { refused, .. }) => refused.map(|refused| format!("{name}: {refused}")),
+            None if self.pulses > 0 => None,
+            None => {
+                let elapsed = elapsed.max(Duration::from_secs(1));
+                Some(format!("{name}: {}", no_pulse(elapsed, self.constant)))
+            }
         }
-        let watts = 3.6e6 / (f64::from(self.constant.get()) * seconds);
-        Some(format!(
-            "{name}: no pulse in {seconds} s: at {} imp/kWh that is less than {} W; look with \
-             `meter-agent doctor`",
-            self.constant.get(),
-            watts.ceil()
-        ))
     }
 
     /// Counters of what may go wrong, as the rest of a line, and what does.
@@ -214,10 +230,7 @@ impl Row {
             }
         }
         if let Some(input) = self.input() {
-            text += &format!(", {} readings", input.readings);
-            for (kind, times) in &input.faults {
-                text += &format!(", {kind}: {times}");
-            }
+            text += &format!(", {} readings{}", input.readings, input.faults());
         }
         for trouble in self.troubles() {
             text += &format!("; {}", trouble.word());
@@ -226,52 +239,7 @@ impl Row {
     }
 
     fn troubles(&self) -> Vec<Trouble> {
-        let line = self.line().unwrap_or_default();
-        let seen = line.statistics;
-        let found = [
-            (Trouble::Stuck, line.is_stuck),
-            (
-                Trouble::Bouncing,
-                seen.rejected > MANY_REJECTED.max(seen.pulses / 10),
-            ),
-            (Trouble::Lost, seen.lost > 0),
-        ];
-        let found = found.into_iter().filter(|(_, is_so)| *is_so);
-        found.map(|(trouble, _)| trouble).collect()
-    }
-}
-
-/// What is wrong with a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Trouble {
-    Stuck,
-    Bouncing,
-    Lost,
-}
-
-impl Trouble {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Stuck => "STUCK",
-            Self::Bouncing => "BOUNCING",
-            Self::Lost => "EDGES LOST",
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stuck => {
-                "the line stays active: a short circuit, S0+ and S0- swapped, or the wrong \
-                 `active` level"
-            }
-            Self::Bouncing => {
-                "many edges are rejected as too short: a long wire, a missing pull-up of 1 to \
-                 4.7 kOhm, or a relay nearby; see docs/wiring.md"
-            }
-            Self::Lost => "edges got lost: the machine is too busy",
-        })
+        self.line().map_or_else(Vec::new, |line| Trouble::of(&line))
     }
 }
 

@@ -2,30 +2,27 @@
 //! one after the other; whatever is wrong says what to do.
 
 use std::fmt;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
 use dcnet::time::DAY_MS;
-use dcnet::units::ImpulsesPerKwh;
-use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
 use crate::config::check::check;
-use crate::config::{ChannelConfig, Config, SourceConfig};
+use crate::config::{Config, SourceConfig};
 use crate::energy::Kwh;
 use crate::identity::Identity;
-use crate::pulse::{self, LineView, PulseError};
 use crate::register::{Register, RegisterError};
 
-/// For the broker to take a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+mod broker;
+mod channels;
+mod rights;
+mod running;
+
 /// Certificates that end sooner are told.
 const CERTIFICATE_DAYS: u64 = 60;
 /// Less room than this for the state is told, in bytes.
 const ROOM: u64 = 100 * 1024 * 1024;
-/// A share of rejected edges above this looks like interference.
-pub(crate) const MANY_REJECTED: u64 = 4;
 
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +59,8 @@ impl fmt::Display for Finding {
 }
 
 /// Looks at everything a configuration names, and counts for `duration`. Each finding is
-/// handed to `tell` as soon as it is there.
+/// handed to `tell` as soon as it is there. An agent that runs is asked, and nothing of what it
+/// uses is opened beside it.
 pub async fn examine(path: &Path, duration: Duration, mut tell: impl FnMut(Finding)) {
     let mut say = |verdict, text: String| tell(Finding { verdict, text });
     let report = check(path);
@@ -79,9 +77,20 @@ pub async fn examine(path: &Path, duration: Duration, mut tell: impl FnMut(Findi
     board(&config, &mut say);
     time(&config, &mut say);
     identity(&config, &mut say);
-    state(&config, &mut say);
-    broker(&config, &mut say).await;
-    count(config.channels, duration, &mut say).await;
+    rights::look(path, &config, &mut say);
+    match state(&config, &mut say) {
+        Held::ByNobody => {
+            broker::look(&config, &mut say).await;
+            channels::count(&config.channels, duration, &mut say).await;
+        }
+        Held::ByAgent => running::ask(&config, duration, &mut say).await,
+    }
+}
+
+/// Who has the register.
+enum Held {
+    ByNobody,
+    ByAgent,
 }
 
 /// The model that the firmware names.
@@ -146,6 +155,17 @@ fn identity(config: &Config, say: &mut impl FnMut(Verdict, String)) {
                 identity.key.id(),
                 identity.checkpoint.net
             );
+            let list = identity.revoked.as_ref();
+            if let Some(list) = list.filter(|list| list.contains(&identity.key.id())) {
+                say(
+                    Verdict::Problem,
+                    format!(
+                        "list {} of revoked devices names this meter: ask the gateway \
+                         administrator, and enrol it again with a new key",
+                        list.number()
+                    ),
+                );
+            }
             if left < u128::from(CERTIFICATE_DAYS) {
                 say(
                     Verdict::Warning,
@@ -159,7 +179,7 @@ fn identity(config: &Config, say: &mut impl FnMut(Verdict, String)) {
     }
 }
 
-fn state(config: &Config, say: &mut impl FnMut(Verdict, String)) {
+fn state(config: &Config, say: &mut impl FnMut(Verdict, String)) -> Held {
     let directory = &config.state_directory;
     // Of the nearest directory that exists.
     let room = directory.ancestors().find_map(|path| {
@@ -177,9 +197,21 @@ fn state(config: &Config, say: &mut impl FnMut(Verdict, String)) {
             ),
         );
     }
-    let register = directory.join("register");
-    if !register.exists() {
-        return;
+    let register = config.register_directory();
+    match register.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Held::ByNobody,
+        Err(error) => {
+            say(
+                Verdict::Warning,
+                format!(
+                    "{} cannot be looked into ({error}), so nobody knows whether the agent runs: \
+                     use `sudo`",
+                    directory.display()
+                ),
+            );
+            return Held::ByNobody;
+        }
     }
     match Register::open(&register, config.register_channels()) {
         Ok(register) => {
@@ -196,206 +228,8 @@ fn state(config: &Config, say: &mut impl FnMut(Verdict, String)) {
                 );
             }
         }
-        Err(RegisterError::InUse { .. }) => say(
-            Verdict::Note,
-            "the agent runs: it holds the register".to_owned(),
-        ),
+        Err(RegisterError::InUse { .. }) => return Held::ByAgent,
         Err(error) => say(Verdict::Problem, error.to_string()),
     }
-}
-
-async fn broker(config: &Config, say: &mut impl FnMut(Verdict, String)) {
-    let (host, port) = (config.broker_host.clone(), config.broker_port);
-    let connecting = tokio::task::spawn_blocking(move || {
-        let mut last = "it has no address".to_owned();
-        for address in (host.as_str(), port)
-            .to_socket_addrs()
-            .map_err(|error| format!("its name cannot be resolved: {error}"))?
-        {
-            match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(_) => return Ok(()),
-                Err(error) => last = format!("{address}: {error}"),
-            }
-        }
-        Err(last)
-    });
-    let broker = format!("the broker {}:{}", config.broker_host, config.broker_port);
-    match connecting.await {
-        Ok(Ok(())) => say(Verdict::Good, format!("{broker} takes connections")),
-        Ok(Err(error)) => say(
-            Verdict::Warning,
-            format!(
-                "{broker} cannot be reached ({error}): pulses are counted, but nothing is submitted. \
-                 Check broker.host, broker.port, the network and any firewall"
-            ),
-        ),
-        Err(error) => say(Verdict::Warning, format!("{broker} was not tried: {error}")),
-    }
-}
-
-async fn count(
-    channels: Vec<ChannelConfig>,
-    duration: Duration,
-    say: &mut impl FnMut(Verdict, String),
-) {
-    // One after the other, so that one that is wrong does not hide the rest.
-    for channel in channels {
-        let name = format!("channel {}", channel.name);
-        let opened = pulse::open(std::slice::from_ref(&channel), None);
-        let mut source = match opened.map(|mut sources| sources.pop()) {
-            Ok(Some(source)) => source,
-            Ok(None) => continue,
-            Err(error) if is_held_by_agent(&error) => {
-                say(
-                    Verdict::Note,
-                    format!("{name}: the running agent reads it; stop it to look at the line"),
-                );
-                continue;
-            }
-            Err(error) => {
-                say(Verdict::Problem, format!("{name}: {error}"));
-                continue;
-            }
-        };
-        let line = source.line();
-        let at_start = line.as_ref().map(|line| line.borrow().is_active);
-        let end = Instant::now() + duration;
-        let mut pulses = 0_u64;
-        let failed = loop {
-            match timeout_at(end, source.next()).await {
-                Ok(Ok(batch)) => pulses = pulses.saturating_add(batch.pulses().0),
-                Ok(Err(error)) => break Some(error),
-                Err(_) => break None,
-            }
-        };
-        if let Some(error) = failed {
-            say(Verdict::Problem, format!("{name}: {error}"));
-            continue;
-        }
-        let view = line.map(|line| *line.borrow());
-        let (verdict, text) = judge(pulses, duration, channel.constant, at_start, view);
-        say(verdict, format!("{name}: {text}"));
-    }
-}
-
-fn is_held_by_agent(error: &PulseError) -> bool {
-    matches!(error, PulseError::Gpio { problem, .. } if problem.contains("\"meter-agent\""))
-}
-
-/// What a stretch of counting says about the wiring.
-fn judge(
-    pulses: u64,
-    duration: Duration,
-    constant: ImpulsesPerKwh,
-    at_start: Option<bool>,
-    view: Option<LineView>,
-) -> (Verdict, String) {
-    let seconds = duration.as_secs_f64();
-    let watts = |pulses: u64| pulses as f64 * 3.6e6 / (f64::from(constant.get()) * seconds);
-    let view = view.unwrap_or_default();
-    let statistics = view.statistics;
-    if view.is_stuck || (at_start == Some(true) && view.is_active && pulses == 0) {
-        return (
-            Verdict::Problem,
-            "the line is active all the time: S0+ and S0- swapped, a short circuit, or the wrong \
-             `active` level"
-                .to_owned(),
-        );
-    }
-    if statistics.rejected > MANY_REJECTED.max(pulses / 10) {
-        return (
-            Verdict::Warning,
-            format!(
-                "{} edges were rejected as too short beside {pulses} pulses: a long wire, a missing \
-                 pull-up of 1 to 4.7 kOhm, or a relay nearby; see docs/wiring.md",
-                statistics.rejected
-            ),
-        );
-    }
-    if statistics.lost > 0 {
-        return (
-            Verdict::Warning,
-            format!(
-                "{} edges got lost: the machine is too busy",
-                statistics.lost
-            ),
-        );
-    }
-    if pulses == 0 {
-        return (
-            Verdict::Note,
-            format!(
-                "no pulse in {seconds} s, so less than {:.0} W; look for longer with \
-                 `meter-agent count --seconds 600`. If the meter's LED blinks: wiring, polarity, \
-                 or another pin",
-                watts(1)
-            ),
-        );
-    }
-    let width = statistics.last_width.map_or_else(String::new, |width| {
-        format!(", the last one {} ms wide", width.as_millis())
-    });
-    (
-        Verdict::Good,
-        format!(
-            "{pulses} pulses in {seconds} s{width}: {:.0} W",
-            watts(pulses)
-        ),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pulse::edge::EdgeStatistics;
-
-    fn judged(pulses: u64, at_start: bool, view: LineView) -> (Verdict, String) {
-        judge(
-            pulses,
-            Duration::from_secs(36),
-            ImpulsesPerKwh::new(1000).unwrap(),
-            Some(at_start),
-            Some(view),
-        )
-    }
-
-    #[test]
-    fn each_way_of_wiring_it_wrong_is_told_apart() {
-        let statistics = EdgeStatistics {
-            last_width: Some(Duration::from_millis(90)),
-            ..EdgeStatistics::default()
-        };
-        let view = LineView {
-            statistics,
-            ..LineView::default()
-        };
-        let (verdict, text) = judged(5, false, view);
-        assert_eq!(verdict, Verdict::Good);
-        assert!(
-            text.contains("90 ms wide") && text.contains("500 W"),
-            "{text}"
-        );
-        let (verdict, text) = judged(0, false, view);
-        assert_eq!(verdict, Verdict::Note);
-        assert!(text.contains("less than 100 W"), "{text}");
-        let active = LineView {
-            is_active: true,
-            ..view
-        };
-        let (verdict, text) = judged(0, true, active);
-        assert_eq!(verdict, Verdict::Problem);
-        assert!(text.contains("swapped"), "{text}");
-        let (verdict, _) = judged(1, true, active);
-        assert_eq!(verdict, Verdict::Good, "a pulse went on at either end");
-        let noisy = LineView {
-            statistics: EdgeStatistics {
-                rejected: 40,
-                ..statistics
-            },
-            ..view
-        };
-        let (verdict, text) = judged(30, false, noisy);
-        assert_eq!(verdict, Verdict::Warning);
-        assert!(text.contains("pull-up"), "{text}");
-    }
+    Held::ByNobody
 }

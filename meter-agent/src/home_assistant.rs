@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
-use crate::home_broker::{HomeBroker, RETRY, trouble};
+use crate::home_broker::{HomeBroker, RETRY, addresses, trouble};
 use crate::register::counting::Counted;
 use crate::standing::Standing;
 
@@ -248,6 +248,7 @@ impl Publisher {
         let reading = tokio::task::spawn_blocking(move || {
             let id = Identifier::load(&directory)?;
             let topics = Topics::new(&options, &id);
+            options.broker.refuse_providers(addresses)?;
             let mut connection = options.broker.prepare()?;
             // Always the same one, so that the broker says the last will of a connection
             // that broke before the next one is up, not after it.

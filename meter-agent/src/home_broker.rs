@@ -1,15 +1,17 @@
 //! The household's own MQTT broker: how the agent gets there.
 //!
-//! A connection to it has nothing to do with that to the provider's broker, and the
-//! configuration refuses to let the two be the same.
+//! A connection to it has nothing to do with that to the provider's broker. The configuration
+//! refuses the provider's host by name, and before each connection the addresses of both are
+//! compared: an address, or another name of that host, is refused too.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rumqttc::{ConnectionError, MqttOptions, TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -38,6 +40,8 @@ pub struct HomeBroker {
     pub tls: Option<Trust>,
     /// Who the agent is there.
     pub login: Option<Login>,
+    /// Host of the provider's broker, which this one must not be.
+    pub provider: String,
 }
 
 impl fmt::Display for HomeBroker {
@@ -90,6 +94,46 @@ impl HomeBroker {
         }
         Ok(options)
     }
+
+    /// Refuses the provider's host under another name. `resolve` gives the addresses of a name.
+    /// What has none is not refused: there is no connection to it, and without the internet the
+    /// household's own network goes on.
+    ///
+    /// # Errors
+    /// Both names lead to one address other than loopback.
+    pub fn refuse_providers(
+        &self,
+        resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>>,
+    ) -> anyhow::Result<()> {
+        let (Ok(own), Ok(providers)) = (resolve(&self.host), resolve(&self.provider)) else {
+            return Ok(());
+        };
+        let own = own.iter().map(IpAddr::to_canonical);
+        let mut beyond_this_machine = own.filter(|address| !address.is_loopback());
+        let is_providers =
+            |own: &IpAddr| providers.iter().any(|other| other.to_canonical() == *own);
+        match beyond_this_machine.find(is_providers) {
+            Some(address) => bail!(
+                "{} is at {address}, as is {}, the host of the provider's broker; nothing of the \
+                 household's own belongs there: write the household's own broker as `host`",
+                self.host,
+                self.provider
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Self::refuse_providers`], with the addresses that the system knows.
+    pub(crate) async fn is_not_the_providers(&self) -> anyhow::Result<()> {
+        let broker = self.clone();
+        tokio::task::spawn_blocking(move || broker.refuse_providers(addresses)).await?
+    }
+}
+
+/// The addresses of a name. Blocks.
+pub(crate) fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
+    let found = (name, 0).to_socket_addrs()?;
+    Ok(found.map(|address| address.ip()).collect())
 }
 
 impl Login {
@@ -162,5 +206,69 @@ pub(crate) fn trouble(error: &ConnectionError) -> String {
                 .to_owned()
         }
         error => format!("no connection to the household's broker: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(host: &str) -> Option<String> {
+        let broker = HomeBroker {
+            host: host.to_owned(),
+            port: 1883,
+            tls: None,
+            login: None,
+            provider: "broker.example.net".to_owned(),
+        };
+        let known = |name: &str| {
+            let addresses: &[&str] = match name {
+                "broker.example.net" => &["203.0.113.7", "2001:db8::7", "127.0.0.1"],
+                "alias.example.org" => &["192.168.1.9", "2001:db8::7"],
+                "203.0.113.7" => &["203.0.113.7"],
+                "mapped.example.org" => &["::ffff:203.0.113.7"],
+                "homeassistant.local" => &["192.168.1.4", "fe80::4"],
+                "localhost" => &["127.0.0.1", "::1"],
+                _ => return Err(io::Error::other("no such name")),
+            };
+            Ok(addresses.iter().map(|text| text.parse().unwrap()).collect())
+        };
+        let refusal = broker.refuse_providers(known).err();
+        refusal.map(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_providers_host_is_refused_by_whatever_name_it_has() {
+        for (host, address) in [
+            ("alias.example.org", "2001:db8::7"),
+            ("203.0.113.7", "203.0.113.7"),
+            ("mapped.example.org", "203.0.113.7"),
+        ] {
+            let told = refused(host).unwrap();
+            assert!(
+                told.starts_with(&format!("{host} is at {address}, ")),
+                "{told}"
+            );
+            assert!(told.contains("broker.example.net"), "{told}");
+        }
+        for host in ["homeassistant.local", "localhost", "nowhere.example.org"] {
+            assert_eq!(refused(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn without_the_providers_address_the_household_s_broker_is_used() {
+        let broker = HomeBroker {
+            host: "homeassistant.local".to_owned(),
+            port: 1883,
+            tls: None,
+            login: None,
+            provider: "broker.example.net".to_owned(),
+        };
+        let offline = |name: &str| match name {
+            "homeassistant.local" => Ok(vec!["192.168.1.4".parse().unwrap()]),
+            _ => Err(io::Error::other("the internet is not there")),
+        };
+        assert!(broker.refuse_providers(offline).is_ok());
     }
 }

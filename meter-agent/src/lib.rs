@@ -6,11 +6,13 @@
 //! on disk and takes its value at every boundary of a round; the agent makes
 //! readings of those values and hands nothing else on.
 
+mod accounts;
 pub mod agent;
 pub mod ask;
 pub mod clock;
 pub mod config;
 pub mod count;
+mod diagnosis;
 pub mod doctor;
 pub mod energy;
 pub mod history;

@@ -57,6 +57,7 @@ pub struct Batch {
     pulses: Pulses,
     last_pulse: Option<Duration>,
     is_catching_up: bool,
+    ends_a_reading: bool,
 }
 
 impl Batch {
@@ -81,6 +82,7 @@ impl Batch {
             pulses,
             last_pulse: None,
             is_catching_up: false,
+            ends_a_reading: false,
         })
     }
 
@@ -96,6 +98,21 @@ impl Batch {
     /// Whether its pulses came at any time before its end.
     pub fn is_catching_up(&self) -> bool {
         self.is_catching_up
+    }
+
+    /// The same batch, at whose end a reading of the device's total was taken.
+    #[must_use]
+    pub fn ending_a_reading(self) -> Self {
+        Self {
+            ends_a_reading: true,
+            ..self
+        }
+    }
+
+    /// Whether a reading of the device's total was taken at its end: of what the device counts
+    /// from there on nothing is known before the next one.
+    pub fn ends_a_reading(&self) -> bool {
+        self.ends_a_reading
     }
 
     /// The same batch, with the monotonic time at which its last pulse began, if that is

@@ -20,7 +20,7 @@ use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::pulse::Batch;
 
 mod boundaries;
@@ -63,12 +63,16 @@ impl Register {
     pub fn open(directory: &Path, channels: Vec<RegisterChannel>) -> Result<Self, RegisterError> {
         let files = Files::open(directory)?;
         let totals = files.read(&channels)?;
+        let mut readings = Readings::open(directory)?;
+        for (channel, total) in channels.iter().zip(&totals) {
+            readings.begin(&channel.name, channel.constant, *total);
+        }
         Ok(Self {
             boundaries: Boundaries::new(channels.len()),
             channels,
             totals,
             files,
-            readings: Readings::open(directory)?,
+            readings,
             unsaved: 0,
         })
     }
@@ -131,6 +135,10 @@ impl Register {
     pub fn save(&mut self) -> Result<(), RegisterError> {
         self.files.write(&self.channels, &self.totals)?;
         self.unsaved = 0;
+        // The totals are safe, and a reading is not worth a round: the next save tries again.
+        if let Err(error) = self.readings.save(clock::utc_timestamp()) {
+            tracing::warn!(%error);
+        }
         Ok(())
     }
 

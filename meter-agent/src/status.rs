@@ -21,6 +21,7 @@ use crate::clock;
 use crate::power::Power;
 use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
+use crate::pulse::total::Refused;
 use crate::register::RegisterChannel;
 use crate::register::counting::Counted;
 use crate::standing::Standing;
@@ -129,17 +130,29 @@ pub struct LineStatus {
 /// What has come from a device that shows a total.
 #[derive(Clone, Debug, Serialize)]
 pub struct InputView {
+    /// The port, or broker and topic.
+    pub source: String,
+    /// What to look at when nothing comes.
+    pub advice: &'static str,
     /// Totals that were read.
     pub readings: u64,
     /// What could not be used, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Why nothing can come at present.
+    pub trouble: Option<String>,
+    /// Why the newest total was not taken, with its figures.
+    pub refused: Option<String>,
 }
 
 impl From<&InputStatistics> for InputView {
     fn from(statistics: &InputStatistics) -> Self {
         Self {
+            source: statistics.source.to_string(),
+            advice: statistics.advice,
             readings: statistics.readings,
             faults: statistics.faults.clone(),
+            trouble: statistics.trouble.clone(),
+            refused: statistics.refused.as_ref().map(Refused::figures),
         }
     }
 }

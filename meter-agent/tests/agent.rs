@@ -625,7 +625,7 @@ async fn the_owner_sees_what_comes_from_a_device() {
     let mut options = meter_options(&office, &home, deaf_port());
     let constant = options.channels[0].constant;
     let totals = Totals::new(Channel(0), constant, TotalOptions::default());
-    let (source, readings) = TotalSource::new("a device", totals);
+    let (source, readings) = TotalSource::new("a device", "is it there?", totals);
     options.sources = vec![Box::new(source)];
     let agent = Agent::start(options).await.unwrap();
     assert_eq!(agent.control.lines().len(), 1);

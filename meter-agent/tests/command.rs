@@ -93,6 +93,38 @@ fn a_password_that_root_sets_is_the_agent_s() {
     assert_eq!(file.mode() & 0o777, 0o600);
 }
 
+/// Before the first start of the agent, and after it.
+#[test]
+fn a_reading_that_root_sets_is_the_agent_s() {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "[channel.simulated]\nseed = 1\n");
+    let state = directory.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    if let Err(error) = chown(&state, Some(4711), Some(4712)) {
+        eprintln!("skipped: only root can give a directory away: {error}");
+        return;
+    }
+    let register = state.join("register");
+    let config = path.to_str().unwrap();
+    for reading in ["12345.6", "12346"] {
+        let output = run(&["set-reading", "--config", config, "import", reading]);
+        assert!(output.status.success(), "{output:?}");
+        let mut made = vec![register.clone()];
+        let files = std::fs::read_dir(&register).unwrap();
+        made.extend(files.map(|file| file.unwrap().path()));
+        assert!(made.contains(&register.join("readings.log")), "{made:?}");
+        for file in made {
+            let metadata = file.metadata().unwrap();
+            let owner = (metadata.uid(), metadata.gid());
+            assert_eq!(owner, (4711, 4712), "{}", file.display());
+        }
+        // As an older agent left it.
+        chown(register.join("readings.log"), Some(0), Some(0)).unwrap();
+    }
+}
+
 #[cfg(feature = "gpiocdev")]
 #[test]
 fn the_example_passes() {

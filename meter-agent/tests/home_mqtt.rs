@@ -45,6 +45,7 @@ fn topic(port: u16) -> HomeTopic {
             port,
             tls: None,
             login: None,
+            provider: "203.0.113.7".to_owned(),
         },
         topic: "tele/plug/SENSOR".to_owned(),
         pointer: Some("/ENERGY/Total".parse().unwrap()),
@@ -190,6 +191,18 @@ async fn a_user_with_a_password_file_is_let_in_over_tls() {
 fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn the_providers_broker_is_not_connected_to_and_that_is_told() {
+    let mut topic = topic(1883);
+    topic.broker.host = topic.broker.provider.clone();
+    let source = open(&topic);
+    let mut input = source.input().unwrap();
+    let told = input.wait_for(|input| input.trouble.is_some());
+    let told = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    let told = told.unwrap().trouble.clone().unwrap();
+    assert!(told.contains("the host of the provider's broker"), "{told}");
 }
 
 #[tokio::test]

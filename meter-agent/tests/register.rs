@@ -157,6 +157,39 @@ fn a_reading_that_was_set_goes_on_with_what_is_counted_and_leaves_the_total_alon
     assert!(kept.starts_with(&text), "nothing is overwritten");
 }
 
+/// As the handbook tells who gets a meter with another constant.
+#[test]
+fn a_reading_of_a_register_that_was_moved_away_is_left_out_for_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut register = open(directory.path()).unwrap();
+    record(&mut register, &batch(0, 0, 1000, 100)).unwrap();
+    let old = MilliwattHours(12_345_600_000);
+    register.set_reading("import", old, Timestamp(0)).unwrap();
+    register.save().unwrap();
+    register.save().unwrap();
+    drop(register);
+    for name in ["register.0", "register.1"] {
+        std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    let mut register = open(directory.path()).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(0)]);
+    record(&mut register, &batch(0, 1000, 2000, 60)).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(60_000)]);
+    register.save().unwrap();
+    drop(register);
+    let mut register = open(directory.path()).unwrap();
+    record(&mut register, &batch(0, 2000, 3000, 60)).unwrap();
+    register.save().unwrap();
+    drop(register);
+    // Past what the old reading was set at.
+    let mut register = open(directory.path()).unwrap();
+    assert_eq!(register.readings(), [MilliwattHours(120_000)]);
+    let new = MilliwattHours(500_000);
+    register.set_reading("import", new, Timestamp(0)).unwrap();
+    drop(register);
+    assert_eq!(open(directory.path()).unwrap().readings(), [new]);
+}
+
 #[test]
 fn an_unsaved_temporary_file_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! Checks what is said of the household's own broker: in `[channel.mqtt]`, and in
 //! `[home_assistant]` as a whole.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use crate::home_broker::{HomeBroker, Login, Trust};
 
 const MQTT_PORT: u16 = 1883;
 const MQTT_TLS_PORT: u16 = 8883;
+/// A name of loopback.
+const THIS_MACHINE: &str = "localhost";
 /// Longest prefix of a topic, and longest name, in bytes.
 const LONGEST: usize = 100;
 
@@ -62,10 +65,12 @@ pub(super) fn broker(
     });
     let host = given.host.get_ref();
     check.host(&given.host, &key("host"), "homeassistant.local");
-    if same_host(host, provider.0) && port == provider.1 {
+    let (own, providers) = (known_as(host), known_as(provider.0));
+    // Only of this machine is it known that another port is another one's.
+    if own == providers && (own != THIS_MACHINE || port == provider.1) {
         let text = format!(
-            "{host}:{port} is the broker of [broker]; nothing of the household's own belongs \
-             there: name the household's own broker"
+            "{host} is the broker of [broker]; nothing of the household's own belongs there, \
+             whatever the port: name the household's own broker"
         );
         check.problem(Some(given.host.span()), &key("host"), text);
     }
@@ -91,19 +96,18 @@ pub(super) fn broker(
         port,
         tls,
         login,
+        provider: provider.0.to_owned(),
     }
 }
 
-/// Whether two names are those of one machine, as far as the names say.
-fn same_host(one: &str, other: &str) -> bool {
-    let plain = |name: &str| {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        match name.as_str() {
-            "localhost" | "127.0.0.1" | "::1" => "localhost".to_owned(),
-            _ => name,
-        }
-    };
-    plain(one) == plain(other)
+/// The same text for all spellings of a host, as far as they can be told without asking anybody.
+fn known_as(host: &str) -> String {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    match name.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(address) if address.is_loopback() => THIS_MACHINE.to_owned(),
+        Ok(address) => address.to_string(),
+        Err(_) => name,
+    }
 }
 
 pub(super) fn assistant(

@@ -206,6 +206,7 @@ fn the_providers_broker_is_refused_as_that_of_the_household() {
     for (host, port) in [
         ("broker.example.net", "port = 8883\n"),
         ("Broker.Example.NET.", "tls = true\n"),
+        ("broker.example.net", "port = 1883\n"),
     ] {
         let text = with_source(&format!(
             "[channel.mqtt]\nhost = \"{host}\"\ntopic = \"a\"\n{port}"
@@ -215,11 +216,17 @@ fn the_providers_broker_is_refused_as_that_of_the_household() {
         assert_eq!(error.problems()[0].line, Some(11), "{shown}");
         assert!(shown.contains("is the broker of [broker]"), "{shown}");
     }
-    let other = "[channel.mqtt]\nhost = \"broker.example.net\"\ntopic = \"a\"\nport = 1883\n";
-    assert!(parse(&with_source(other)).is_ok(), "another service there");
-    let loopback = with_source("[channel.mqtt]\nhost = \"::1\"\ntopic = \"a\"\nport = 8883\n")
-        .replace("broker.example.net", "localhost");
-    assert!(parse(&loopback).is_err());
+    let refused = |own: &str, provider: &str, port: u16| {
+        let source = format!("[channel.mqtt]\nhost = \"{own}\"\ntopic = \"a\"\nport = {port}\n");
+        parse(&with_source(&source).replace("broker.example.net", provider)).is_err()
+    };
+    assert!(refused("::ffff:203.0.113.7", "203.0.113.7", 1883));
+    assert!(!refused("203.0.113.8", "203.0.113.7", 8883));
+    assert!(refused("::1", "localhost", 8883));
+    assert!(
+        !refused("127.0.0.1", "localhost", 1883),
+        "another service there"
+    );
 }
 
 #[test]
@@ -382,6 +389,7 @@ fn home_assistant_is_never_shown_anything_on_the_providers_broker() {
     for lines in [
         "host = \"broker.example.net\"\nport = 8883\n",
         "host = \"BROKER.example.net.\"\ntls = true\n",
+        "host = \"broker.example.net\"\nport = 1883\n",
     ] {
         let error = parse(&with_home_assistant(lines)).unwrap_err();
         let shown = error.to_string();

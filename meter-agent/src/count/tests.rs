@@ -65,7 +65,9 @@ fn given(shows: Shows) -> (Row, Box<dyn PulseSource>, Ends) {
     });
     let constant = ImpulsesPerKwh::new(1000).unwrap();
     let mut channel = Row::new("import".to_owned(), constant, &*source);
-    channel.power = PowerMeter::new(constant, 100 * SECOND);
+    if shows == Shows::Line {
+        channel.power = PowerMeter::new(constant, 100 * SECOND);
+    }
     (channel, source, ends)
 }
 
@@ -122,19 +124,50 @@ fn a_line_is_shown_with_power_level_width_and_edges() {
 #[test]
 fn an_input_is_shown_with_its_readings_and_faults() {
     let (channel, _source, ends) = given(Shows::Input);
+    let given = InputStatistics {
+        source: "/dev/ttyUSB0 1.8.0".into(),
+        advice: "look at the head",
+        faults: BTreeMap::from([("parity", 5)]),
+        ..InputStatistics::default()
+    };
+    ends.input.send_replace(given.clone());
+    assert_eq!(
+        channel.hint(60 * SECOND).unwrap(),
+        "import: no reading of /dev/ttyUSB0 1.8.0 in 60 s, parity: 5: look at the head"
+    );
+    ends.input
+        .send_modify(|input| input.trouble = Some("it is gone".to_owned()));
     let hint = channel.hint(60 * SECOND).unwrap();
-    assert!(hint.contains("no reading in 60 s"), "{hint}");
+    assert!(hint.ends_with("in 60 s, parity: 5: it is gone"), "{hint}");
     ends.input.send_replace(InputStatistics {
         readings: 7,
         faults: BTreeMap::from([("total went back", 2)]),
+        ..given
     });
     let shown = channel.now(136 * SECOND);
+    assert_eq!(shown, "import: 0 pulses, 7 readings, total went back: 2");
+    assert_eq!(channel.hint(60 * SECOND), None, "it is read");
     assert_eq!(
-        shown,
-        "import: 0 pulses, at most 100 W, 7 readings, total went back: 2"
+        channel.summary(60 * SECOND),
+        "import: 0 pulses in 60 s, 7 readings, total went back: 2"
     );
-    let hint = channel.hint(60 * SECOND).unwrap();
-    assert!(hint.contains("no pulse in 60 s"), "{hint}");
+}
+
+#[test]
+fn of_a_device_only_the_time_between_its_readings_counts() {
+    let (mut channel, _source, _ends) = given(Shows::Input);
+    for second in 120..144 {
+        let utc = Timestamp(second * 1000)..Timestamp(second * 1000 + 1000);
+        let monotonic = Duration::from_secs(second)..Duration::from_secs(second + 1);
+        let pulses = Pulses(u64::from(second % 8 == 7));
+        let batch = Batch::new(Channel(0), utc, monotonic, pulses).unwrap();
+        channel.count(&batch);
+    }
+    let summary = channel.summary(60 * SECOND);
+    assert!(
+        summary.starts_with("import: 3 pulses in 60 s, 450 W on average"),
+        "{summary}"
+    );
 }
 
 #[test]
@@ -177,13 +210,10 @@ fn a_script_gets_the_summary_and_each_trouble_once() {
     view.end(&channels, 60 * SECOND).unwrap();
     let problems: Vec<_> = text(&view.problems).lines().collect();
     assert_eq!(problems.len(), 3, "{problems:?}");
-    assert!(problems[0].starts_with("import: the line stays active"));
-    assert!(problems[1].starts_with("import: many edges are rejected"));
-    assert_eq!(
-        problems[2],
-        "import: no pulse in 60 s: at 1000 imp/kWh that is less than 60 W; look with \
-         `meter-agent doctor`"
-    );
+    assert!(problems[0].starts_with("import: the line is active all the time"));
+    assert!(problems[1].starts_with("import: many edges were rejected"));
+    let hint = "import: no pulse in 60 s: at 1000 imp/kWh that is less than 60 W. If";
+    assert!(problems[2].starts_with(hint), "{}", problems[2]);
     assert_eq!(text(&view.out).lines().count(), 1);
 }
 

@@ -48,6 +48,9 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         if let Some(input) = &channel.input {
             let faults: u64 = input.faults.values().sum();
             write!(out, ", {} readings, {faults} faults", input.readings)?;
+            for told in [&input.trouble, &input.refused].into_iter().flatten() {
+                write!(out, "\n            {told}")?;
+            }
         }
         writeln!(out)?;
     }

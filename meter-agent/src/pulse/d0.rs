@@ -233,7 +233,7 @@ impl D0Telegrams {
         let wrong = |what: &str| {
             Fault::new(
                 "value is no energy",
-                format!("the value of {code} in a telegram is {what}: {value:?}"),
+                format!("the value of {code} in a telegram is {what}"),
             )
         };
         let (number, unit) = value.split_once('*').ok_or_else(|| wrong("without unit"))?;

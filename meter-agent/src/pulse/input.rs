@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dcnet::units::{MilliwattHours, Pulses};
 use tokio::sync::{mpsc, watch};
 
-use super::total::{INSISTENT, Reading, Refused, Totals};
+use super::total::{INSISTENT, Reading, Refusal, Refused, Totals};
 use super::{NextBatch, PulseError, PulseSource};
 use crate::clock;
 
@@ -17,10 +17,18 @@ const WAITING: usize = 64;
 /// What has come from a device since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InputStatistics {
+    /// What is read: the port and its values, or broker and topic.
+    pub source: Arc<str>,
+    /// What to look at when nothing comes from there.
+    pub advice: &'static str,
     /// Totals that were read.
     pub readings: u64,
     /// What could not be used, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Why nothing can come at present, such as a port that is gone or a broker that is down.
+    pub trouble: Option<String>,
+    /// Why the newest total was not taken, if it was not. Its figures are the household's alone.
+    pub refused: Option<Refused>,
 }
 
 impl InputStatistics {
@@ -35,7 +43,7 @@ impl InputStatistics {
 pub struct Fault {
     /// Counted under this name; the first of each kind is logged.
     pub kind: &'static str,
-    /// What exactly, and what to do.
+    /// What exactly, and what to do; for the log, so without any value that was read.
     pub detail: String,
 }
 
@@ -69,6 +77,15 @@ impl Readings {
     /// Counts a fault, and logs the first of its kind.
     pub fn fault(&self, fault: &Fault) {
         count(&self.statistics, &self.name, fault);
+    }
+
+    /// Nothing can come at present for this reason, or can again.
+    pub fn trouble(&self, trouble: Option<&str>) {
+        self.statistics.send_if_modified(|statistics| {
+            let changed = statistics.trouble.as_deref() != trouble;
+            statistics.trouble = trouble.map(str::to_owned);
+            changed
+        });
     }
 
     /// What is read, for messages.
@@ -119,11 +136,16 @@ pub struct TotalSource {
 }
 
 impl TotalSource {
-    /// A source called `name` in messages, and the other end.
-    pub fn new(name: &str, totals: Totals) -> (Self, Readings) {
+    /// A source called `name` in messages, and the other end. `advice` says what to look at when
+    /// nothing comes.
+    pub fn new(name: &str, advice: &'static str, totals: Totals) -> (Self, Readings) {
         let (sender, readings) = mpsc::channel(WAITING);
-        let statistics = Arc::new(watch::Sender::default());
         let name: Arc<str> = name.into();
+        let statistics = Arc::new(watch::Sender::new(InputStatistics {
+            source: Arc::clone(&name),
+            advice,
+            ..InputStatistics::default()
+        }));
         let source = Self {
             name: Arc::clone(&name),
             totals,
@@ -147,20 +169,26 @@ impl TotalSource {
     fn take(&mut self, reading: Reading) {
         let (monotonic, utc) = clock::both();
         let taken = self.totals.take(reading, monotonic, utc);
-        let Err(refusal) = taken else {
+        let refusal = taken.err();
+        let refused = refusal.as_ref().map(|refusal| refusal.why.clone());
+        self.statistics.send_if_modified(|statistics| {
+            let changed = statistics.refused != refused;
+            statistics.refused = refused;
+            changed
+        });
+        let Some(Refusal { why, in_a_row }) = refusal else {
             self.insists = false;
             return;
         };
-        let kind = match refusal.why {
-            Refused::Back { .. } => "total went back",
-            Refused::Jump { .. } => "total jumped",
-            Refused::Offset { .. } => "impossible offset",
-        };
-        let why = refusal.why.to_string();
-        count(&self.statistics, &self.name, &Fault::new(kind, why.clone()));
-        if refusal.in_a_row >= INSISTENT && !self.insists {
+        let text = format!("{why}; `meter-agent status` shows the figures");
+        count(
+            &self.statistics,
+            &self.name,
+            &Fault::new(why.kind(), &*text),
+        );
+        if in_a_row >= INSISTENT && !self.insists {
             self.insists = true;
-            tracing::error!(input = %self.name, "{why}");
+            tracing::error!(input = %self.name, "{text}");
         }
     }
 }

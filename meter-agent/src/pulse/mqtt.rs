@@ -14,6 +14,12 @@ use super::{Channel, PulseError};
 use crate::energy::EnergyUnit;
 use crate::home_broker::{HomeBroker, RETRY, trouble};
 
+/// What to look at when nothing comes on a topic.
+const ADVICE: &str = "does the device publish on this topic? Retained messages are left out. Look \
+                      for longer (`--seconds`) if it publishes more seldom";
+
+const REFUSED: &str = "the household's broker refuses the subscription; allow it to this user";
+
 /// A topic on the household's own broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HomeTopic {
@@ -48,7 +54,7 @@ pub fn open(
         advice: "Correct [channel.mqtt]",
     })?;
     let totals = Totals::new(channel, constant, topic.total);
-    let (source, readings) = TotalSource::new(&name, totals);
+    let (source, readings) = TotalSource::new(&name, ADVICE, totals);
     let listener = Listener {
         topic: topic.clone(),
         readings,
@@ -76,6 +82,28 @@ impl Listener {
         let (shortest, longest) = RETRY;
         let (mut retry, mut told) = (shortest, String::new());
         loop {
+            let (subscribed, trouble) = match self.topic.broker.is_not_the_providers().await {
+                Ok(()) => self.connection(client, events).await,
+                Err(refused) => (false, format!("{refused:#}")),
+            };
+            if subscribed {
+                (retry, told) = (shortest, String::new());
+            }
+            self.readings.trouble(Some(&trouble));
+            if trouble != told {
+                tracing::error!(input = self.readings.name(), "{trouble}; trying again");
+                told = trouble;
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(longest);
+        }
+    }
+
+    /// One connection, from the first byte to the last: whether the broker took the
+    /// subscription, and how it ended.
+    async fn connection(&self, client: &AsyncClient, events: &mut EventLoop) -> (bool, String) {
+        let mut subscribed = false;
+        loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
                     // It finds room: nothing else is ever requested.
@@ -83,26 +111,17 @@ impl Listener {
                 }
                 Ok(Event::Incoming(Packet::SubAck(answer))) => {
                     if answer.return_codes.contains(&SubscribeReasonCode::Failure) {
-                        tracing::error!(
-                            input = self.readings.name(),
-                            "the household's broker refuses the subscription; allow it to this user"
-                        );
+                        self.readings.trouble(Some(REFUSED));
+                        tracing::error!(input = self.readings.name(), "{REFUSED}");
                     } else {
+                        subscribed = true;
+                        self.readings.trouble(None);
                         tracing::info!(input = self.readings.name(), "listening");
-                        (retry, told) = (shortest, String::new());
                     }
                 }
                 Ok(Event::Incoming(Packet::Publish(message))) => self.message(&message),
                 Ok(_) => {}
-                Err(error) => {
-                    let text = trouble(&error);
-                    if text != told {
-                        tracing::error!(input = self.readings.name(), "{text}; trying again");
-                        told = text;
-                    }
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(longest);
-                }
+                Err(error) => return (subscribed, trouble(&error)),
             }
         }
     }

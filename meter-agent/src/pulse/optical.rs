@@ -22,6 +22,9 @@ const WAIT: Duration = Duration::from_millis(200);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A head that is silent for so long is told of. In between requests that of the requests counts.
 const SILENCE: Duration = Duration::from_secs(60);
+/// What to look at when nothing comes from a head.
+const ADVICE: &str = "look at the position of the optical head, at `baud`, and whether this meter \
+                      speaks this protocol";
 /// The longest answer to a request: 32 KiB at 300 baud take a quarter of an hour, a usual
 /// one of 1 KiB 35 s.
 const ANSWER: Duration = Duration::from_secs(180);
@@ -132,7 +135,7 @@ pub fn open(channels: &[HeadChannel]) -> Result<Vec<TotalSource>, PulseError> {
         let codes: Vec<String> = options.codes.iter().map(Obis::to_string).collect();
         let name = format!("{} {}", options.port.display(), codes.join("+"));
         let totals = Totals::new(of.channel, of.constant, options.total);
-        let (source, readings) = TotalSource::new(&name, totals);
+        let (source, readings) = TotalSource::new(&name, ADVICE, totals);
         sources.push(source);
         let codes = options.codes.clone();
         let telegrams: Box<dyn Telegrams> = match options.protocol {
@@ -204,6 +207,7 @@ impl Head {
                 Ok(port) => {
                     tracing::info!(input = self.name, "the optical head is open");
                     (retry, told) = (shortest, String::new());
+                    self.trouble(None);
                     self.reset();
                     match self.listen(&port) {
                         Ok(()) => return,
@@ -213,6 +217,7 @@ impl Head {
                 Err(error) => error,
             };
             let text = lost.to_string();
+            self.trouble(Some(&text));
             if text != told {
                 tracing::error!(input = self.name, "{text}; trying again");
                 told = text;
@@ -226,6 +231,12 @@ impl Head {
         self.listeners
             .iter()
             .all(|listener| listener.readings.is_closed())
+    }
+
+    fn trouble(&self, trouble: Option<&str>) {
+        for listener in &self.listeners {
+            listener.readings.trouble(trouble);
+        }
     }
 
     fn reset(&mut self) {
@@ -289,11 +300,7 @@ impl Head {
             }
             if !silent && last.elapsed() > SILENCE {
                 silent = true;
-                tracing::warn!(
-                    input = self.name,
-                    "no telegram for a minute; look at the position of the optical head, at `baud`, \
-                     and whether this meter speaks this protocol"
-                );
+                tracing::warn!(input = self.name, "no telegram for a minute; {ADVICE}");
             }
         }
         Ok(())

@@ -93,10 +93,9 @@ fn member<'a>(value: &'a RawValue, name: &str) -> serde_json::Result<Option<&'a 
 
 fn number(text: &str, unit: EnergyUnit) -> Result<MilliwattHours, Fault> {
     energy::parse(text, unit).map_err(|error| {
-        let shown: String = text.chars().take(40).collect();
         Fault::new(
             "value is no energy",
-            format!("a payload has {shown:?}, which is {error}"),
+            format!("the value in a payload is {error}"),
         )
     })
 }
@@ -163,6 +162,27 @@ mod tests {
                 .kind,
             "payload is no text"
         );
+    }
+
+    #[test]
+    fn what_a_fault_says_has_nothing_of_the_payload() {
+        let pointer: Pointer = "/ENERGY/Total".parse().unwrap();
+        for payload in [
+            "7654321.0 kWh",
+            "-7654321",
+            r#"{"ENERGY":{"Total":"7654321 kWh"}}"#,
+            r#"{"ENERGY":{"Total":7654321e9999}}"#,
+            r#"{"ENERGY":{"Total":[7654321]}}"#,
+            r#"{"ENERGY":{"Total":7654321.}}"#,
+            r#"{"ENERGY":7654321}"#,
+            r#"{"ENERGY":{"Total":"\ud8007654321"}}"#,
+        ] {
+            for pointer in [None, Some(&pointer)] {
+                let fault = total(payload.as_bytes(), pointer, EnergyUnit::KilowattHours);
+                let said = fault.unwrap_err().detail;
+                assert!(!said.contains("7654321"), "{payload}: {said}");
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use ::rppal::gpio::{Error, Gpio, InputPin, Trigger};
+use rustix::io::Errno;
 
 use super::edge::Edge;
 use super::line::{Bias, EdgeReader, Line, LineOptions, LineSource, start};
@@ -58,6 +59,19 @@ pub fn open(lines: &[PiLine]) -> Result<Vec<LineSource>, PulseError> {
 }
 
 fn failed(gpio: u8, error: &Error) -> PulseError {
+    let name = format!("GPIO{gpio}");
+    let errno = match error {
+        Error::Io(cause) => Errno::from_io_error(cause),
+        _ => None,
+    };
+    let held = match errno {
+        // This library does not tell who it is.
+        Some(Errno::BUSY) => holder(&name),
+        _ => None,
+    };
+    let held = held.map_or_else(String::new, |holder| {
+        format!(": it is held by \"{holder}\"")
+    });
     let advice = match error {
         Error::UnknownModel => {
             "rppal works on a Raspberry Pi only: on other boards use \
@@ -71,13 +85,30 @@ fn failed(gpio: u8, error: &Error) -> PulseError {
         Error::PinNotAvailable(_) => {
             "This Pi has no such line: write the BCM number, which is not the number on the header"
         }
-        _ => "Stop the program that holds the line; `gpioinfo` (package gpiod) shows which it is",
+        Error::Io(_) if errno == Some(Errno::BUSY) => {
+            "Stop the program that holds the line; `gpioinfo` (package gpiod) shows which one it is"
+        }
+        Error::Io(_) if errno == Some(Errno::INVAL) => {
+            "This kernel may not know the debounce that is asked for: try debounce_ms = 0"
+        }
+        _ => "Restart the agent; if it happens again look into the kernel log",
     };
     PulseError::Gpio {
-        line: format!("GPIO{gpio}"),
-        problem: error.to_string().trim_end_matches('.').to_owned(),
+        line: name,
+        problem: format!("{}{held}", error.to_string().trim_end_matches('.')),
         advice,
     }
+}
+
+/// The program that holds a line, as the kernel's character device tells it.
+#[cfg(feature = "gpiocdev")]
+fn holder(name: &str) -> Option<String> {
+    super::gpiocdev::holder(&super::line::LineName::Name(name.to_owned()))
+}
+
+#[cfg(not(feature = "gpiocdev"))]
+fn holder(_: &str) -> Option<String> {
+    None
 }
 
 struct Reader {
@@ -105,5 +136,20 @@ impl EdgeReader for Reader {
             };
             Some((index, edge))
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_busy_line_is_said_to_be_held() {
+        let told = |errno: Errno| failed(17, &Error::Io(errno.into())).to_string();
+        assert!(told(Errno::BUSY).contains("Stop the program that holds the line"));
+        assert!(told(Errno::INVAL).contains("debounce_ms = 0"));
+        for errno in [Errno::INVAL, Errno::NODEV] {
+            assert!(!told(errno).contains("held") && !told(errno).contains("Stop"));
+        }
     }
 }

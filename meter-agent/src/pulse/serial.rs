@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::termios::{
     ControlModes, OptionalActions, QueueSelector, Termios, ioctl_tiocexcl, tcdrain, tcflush,
@@ -49,7 +49,9 @@ impl Port {
         };
         let mut settings = tcgetattr(&port.file)
             .map_err(|error| failed(path, "cannot be asked for its settings", error))?;
+        // The first keeps everybody out but root, the second who asks, and root with them.
         ioctl_tiocexcl(&port.file)
+            .and_then(|()| flock(&port.file, FlockOperation::NonBlockingLockExclusive))
             .map_err(|error| failed(path, "cannot be kept from others", error))?;
         settings.make_raw();
         settings.control_modes -=
@@ -143,16 +145,21 @@ impl Port {
 
 fn failed(path: &Path, what: &str, error: Errno) -> PortError {
     let advice = match error {
-        Errno::ACCESS | Errno::PERM => "Let the agent's user into the group that owns the port, \
-             mostly dialout: usermod -aG dialout USER, or SupplementaryGroups=dialout in the unit"
+        Errno::ACCESS => "Let the agent's user into the group that owns the port, mostly dialout: \
+             usermod -aG dialout USER, or SupplementaryGroups=dialout in the unit"
+            .to_owned(),
+        Errno::PERM => "The unit does not let the agent use this kind of port: add \
+             DeviceAllow=char-ttyXXX rw to it, with the name of the driver in /proc/devices"
             .to_owned(),
         Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::IO => format!(
             "Is the adapter plugged in? {}; names under {BY_ID} stay the same when adapters are \
              plugged elsewhere",
             present(Path::new(BY_ID))
         ),
-        Errno::BUSY => "Another program has it, such as vzlogger or ser2net; stop that, or let \
-             it publish by MQTT and use [channel.mqtt]"
+        // The second is of the lock.
+        Errno::BUSY | Errno::WOULDBLOCK => "Another program has it: a running meter-agent, \
+             whose `status` tells what it reads, or vzlogger or ser2net; stop that, or let it \
+             publish by MQTT and use [channel.mqtt]"
             .to_owned(),
         Errno::NOTTY | Errno::INVAL => {
             "Write the path of a serial port with a usual speed, such as /dev/ttyUSB0 and 9600"
@@ -185,6 +192,8 @@ fn present(directory: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
     use super::*;
 
     #[test]
@@ -203,10 +212,27 @@ mod tests {
         assert!(told.contains("path of a serial port"), "{told}");
     }
 
+    /// Root, which no terminal keeps out, is kept out too.
+    #[test]
+    fn a_port_is_had_by_one_alone() {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let path = Path::new(name.to_str().unwrap());
+        let first = Port::open(path, 9600).unwrap();
+        let told = Port::open(path, 9600).unwrap_err().to_string();
+        assert!(told.contains("a running meter-agent"), "{told}");
+        drop(first);
+        Port::open(path, 9600).unwrap();
+    }
+
     #[test]
     fn each_error_has_its_advice() {
         let advice = |error| failed(Path::new("/dev/ttyUSB0"), "x", error).to_string();
         assert!(advice(Errno::ACCESS).contains("dialout"));
+        assert!(!advice(Errno::ACCESS).contains("DeviceAllow"));
+        assert!(advice(Errno::PERM).contains("DeviceAllow=char-tty"));
         assert!(advice(Errno::BUSY).contains("vzlogger"));
         assert!(advice(Errno::NOENT).contains(BY_ID));
     }

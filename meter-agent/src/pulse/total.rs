@@ -16,9 +16,10 @@
 //!
 //! **A total that goes back**, or rises by more than the household can draw, is refused
 //! and counted. Time goes on uncovered until the device agrees with itself again; if it
-//! insists, the error says what to write into the configuration.
+//! insists, the error says so, and the household is shown what to write into the configuration.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 
 use super::{Batch, Channel, second_after};
-use crate::clock::STEP;
+use crate::clock::{SLEW, STEP, timestamp};
 use crate::energy::Kwh;
 
 /// Readings further apart are not joined by a straight line. The slowest devices send
@@ -40,9 +41,6 @@ pub const INSISTENT: u32 = 3;
 /// A device may always rise by this much: there are displays of whole kWh, such as that of an
 /// SML meter whose PIN was not entered.
 const COARSEST_STEP: u64 = 1_000_000;
-
-/// The largest part of itself by which a clock is slewed: 1/2000 (RFC 5905, section 11.3, 500 PPM).
-const SLEW: u32 = 2000;
 
 /// A total energy that a device showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,14 +71,15 @@ impl Default for TotalOptions {
 }
 
 /// Why a reading is not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// As text it is for the log and has no figures; [`Refused::figures`] has them, for the household
+/// alone.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Below what was counted already, by the register or since the start.
     #[error(
-        "the device shows {} kWh{}, but {} kWh were counted already; nothing is counted until it \
-         shows more. Was the meter swapped or reset? Then write offset_kwh = {} and restart \
-         the agent",
-        Kwh::from(*shown), offset_note(*offset), Kwh::from(*counted), Kwh(*advice)
+        "the device shows less than was counted already; nothing is counted until it shows more. \
+         Was the meter swapped or reset? Then correct offset_kwh and restart the agent"
     )]
     Back {
         /// What the device shows.
@@ -94,10 +93,9 @@ pub enum Refused {
     },
     /// More than the household can have used since the reading before.
     #[error(
-        "the device's total rose from {} to {} kWh within {} s, which is more than maximum_kw = \
-         {maximum_kw} allows; it is not counted. If the device is right, restart the agent, which \
-         then takes over its total; if the meter was swapped, write offset_kwh = {} first",
-        Kwh::from(*counted), Kwh::from(*total), within.as_secs_f64().ceil(), Kwh(*advice)
+        "the device's total rose by more than maximum_kw = {maximum_kw} allows; it is not counted. \
+         If the device is right, restart the agent, which then takes over its total; if the meter \
+         was swapped, correct offset_kwh first"
     )]
     Jump {
         /// The total so far.
@@ -112,11 +110,7 @@ pub enum Refused {
         advice: i128,
     },
     /// With the offset it is below zero or past 2⁶⁴ mWh.
-    #[error(
-        "the device shows {} kWh, which with offset_kwh = {} is no possible total; correct \
-         offset_kwh",
-        Kwh::from(*shown), Kwh(i128::from(*offset))
-    )]
+    #[error("with offset_kwh the device's total is no possible one; correct offset_kwh")]
     Offset {
         /// What the device shows.
         shown: MilliwattHours,
@@ -125,10 +119,65 @@ pub enum Refused {
     },
 }
 
-fn offset_note(offset: i64) -> String {
-    match offset {
-        0 => String::new(),
-        offset => format!(" (and offset_kwh = {})", Kwh(i128::from(offset))),
+impl Refused {
+    /// Under which name such refusals are counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Back { .. } => "total went back",
+            Self::Jump { .. } => "total jumped",
+            Self::Offset { .. } => "impossible offset",
+        }
+    }
+
+    /// What was read and what to write, in one line.
+    pub fn figures(&self) -> String {
+        match self {
+            Self::Back {
+                shown,
+                offset,
+                counted,
+                advice,
+            } => {
+                let offset = match offset {
+                    0 => String::new(),
+                    offset => format!(" (and offset_kwh = {})", Kwh(i128::from(*offset))),
+                };
+                format!(
+                    "the device shows {} kWh{offset}, but {} kWh were counted already; if it was \
+                     swapped or reset, write offset_kwh = {}",
+                    Kwh::from(*shown),
+                    Kwh::from(*counted),
+                    Kwh(*advice)
+                )
+            }
+            Self::Jump {
+                counted,
+                total,
+                within,
+                maximum_kw,
+                advice,
+            } => format!(
+                "the device's total rose from {} to {} kWh within {} s, which is more than \
+                 maximum_kw = {maximum_kw} allows; if it is right, restart the agent; if the meter \
+                 was swapped, write offset_kwh = {} first",
+                Kwh::from(*counted),
+                Kwh::from(*total),
+                within.as_secs_f64().ceil(),
+                Kwh(*advice)
+            ),
+            Self::Offset { shown, offset } => format!(
+                "the device shows {} kWh, which with offset_kwh = {} is no possible total",
+                Kwh::from(*shown),
+                Kwh(i128::from(*offset))
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for Refused {
+    /// Without figures.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
     }
 }
 
@@ -218,7 +267,7 @@ impl Totals {
             energy,
             at: reading.at,
         };
-        let utc = millis(utc_now.saturating_sub(monotonic_now.saturating_sub(reading.at)));
+        let utc = timestamp(utc_now.saturating_sub(monotonic_now.saturating_sub(reading.at)));
         match self.last {
             None => self.first(shown, point, utc),
             Some((last, last_utc)) => self.further(shown, (last, last_utc), (point, utc)),
@@ -238,10 +287,8 @@ impl Totals {
             return Err(self.back(shown, point, counted));
         }
         if self.register.is_some() {
-            let missed = self.constant.energy(Pulses(reached - register.0));
             tracing::info!(
                 channel = self.channel.0,
-                kwh = %Kwh::from(missed.unwrap_or_default()),
                 "the register follows the device's total; what it counted unseen is in no round"
             );
         }
@@ -306,14 +353,14 @@ impl Totals {
             start: from,
             end: until,
         } = utc;
-        let (before, after) = (last.energy, point.energy);
+        let before = u128::from(last.energy);
         let length = u128::from(until.as_millis().saturating_sub(from.as_millis()).max(1));
-        let rise = u128::from(after.saturating_sub(before));
+        let rise = u128::from(point.energy.saturating_sub(last.energy));
         let per_kwh = u128::from(self.constant.get());
         // Below 2⁶⁴ mWh · 2²³ ms · 2¹⁷ imp/kWh, so within 128 bits.
         let pulses_at = |at: Timestamp| {
             let into = u128::from(at.as_millis().saturating_sub(from.as_millis()));
-            (u128::from(before) * length + rise * into) * per_kwh / (1_000_000 * length)
+            (before * length + rise * into) * per_kwh / (1_000_000 * length)
         };
         let elapsed = point.at.saturating_sub(last.at).as_nanos();
         let monotonic_at = |at: Timestamp| {
@@ -321,14 +368,26 @@ impl Totals {
             // Within [`LONGEST_GAP`].
             last.at + Duration::from_nanos(u64::try_from(elapsed * into / length).unwrap_or(0))
         };
+        // When they had become so many; `None` while nothing is used.
+        let became = |pulses: u128| {
+            let into = (pulses * 1_000_000).saturating_sub(before * per_kwh);
+            // Below 2⁴³ ns · 2⁶⁴ mWh · 2¹⁷ imp/kWh.
+            let nanos = (elapsed * into).checked_div(rise * per_kwh)?;
+            Some(last.at + Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+        };
         let mut start = from;
         while start < until {
             let end = until.min(second_after(start));
             let count = pulses_at(end).saturating_sub(pulses_at(start));
             let pulses = Pulses(u64::try_from(count).unwrap_or(u64::MAX));
             let monotonic = monotonic_at(start)..monotonic_at(end);
-            self.batches
-                .extend(Batch::new(self.channel, start..end, monotonic, pulses));
+            let last_pulse = became(pulses_at(end)).filter(|_| count > 0);
+            let batch = Batch::new(self.channel, start..end, monotonic, pulses)
+                .map(|batch| batch.with_last_pulse(last_pulse));
+            self.batches.extend(match end == until {
+                true => batch.map(Batch::ending_a_reading),
+                false => batch,
+            });
             start = end;
         }
     }
@@ -345,7 +404,8 @@ impl Totals {
             point.at..point.at,
             Pulses(missed),
         );
-        self.batches.extend(batch.map(Batch::catching_up));
+        let batch = batch.map(|batch| batch.catching_up().ending_a_reading());
+        self.batches.extend(batch);
         self.settle(point, until);
     }
 
@@ -393,10 +453,6 @@ impl Totals {
         let energy = (u128::from(pulses.0) * 1_000_000).div_ceil(u128::from(self.constant.get()));
         MilliwattHours(u64::try_from(energy).unwrap_or(u64::MAX))
     }
-}
-
-fn millis(utc: Duration) -> Timestamp {
-    Timestamp(u64::try_from(utc.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

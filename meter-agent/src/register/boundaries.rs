@@ -18,7 +18,7 @@ use dcnet::time::{Period, Round, Timestamp};
 use dcnet::units::MilliwattHours;
 
 use super::trail::Trail;
-use crate::clock::Moment;
+use crate::clock::{Moment, SLEW};
 use crate::pulse::Batch;
 
 /// Boundaries that wait for a slower channel; older ones are given up.
@@ -29,9 +29,8 @@ const WAITING: usize = 256;
 const LATE: u64 = 32;
 
 /// The UTC of a batch is that of the present clock if it differs by no more, and for older
-/// batches by what the clock can have been slewed since (RFC 5905, section 11.3: 500 PPM).
+/// batches by what the clock can have been slewed since.
 const SAME_CLOCK: Duration = Duration::from_secs(1);
-const SLEW: u32 = 2000;
 
 #[derive(Debug)]
 pub(super) struct Boundaries {

@@ -74,17 +74,17 @@ pub struct CountedChannel {
 }
 
 impl Counted {
-    fn of(register: &Register) -> Self {
-        let start = clock::monotonic();
+    /// `power` has one meter for every channel.
+    fn of(register: &Register, power: Vec<PowerMeter>) -> Self {
         let mut counted = Self::default();
         counted
             .channels
-            .extend(register.channels().iter().map(|channel| CountedChannel {
+            .extend(power.into_iter().map(|power| CountedChannel {
                 pulses: Pulses(0),
                 energy: MilliwattHours(0),
                 reading: MilliwattHours(0),
                 saved_reading: MilliwattHours(0),
-                power: PowerMeter::new(channel.constant, start),
+                power,
             }));
         counted.saved(register);
         counted
@@ -109,11 +109,9 @@ impl Counted {
     }
 
     fn power(&mut self, batch: &Batch) {
-        let Some(channel) = self.channels.get_mut(batch.channel().0) else {
-            return;
-        };
-        let at = batch.last_pulse().unwrap_or(batch.monotonic().end);
-        channel.power.count(batch.pulses(), at);
+        if let Some(channel) = self.channels.get_mut(batch.channel().0) {
+            channel.power.observe(batch);
+        }
     }
 }
 
@@ -167,6 +165,7 @@ pub async fn count(
     } = rounds;
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
     let mut tasks = JoinSet::new();
+    let power = power_meters(&register, &sources);
     for mut source in sources {
         source.resume(register.totals());
         source.serve(&period);
@@ -178,7 +177,7 @@ pub async fn count(
     let turn = link::service::turn();
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
-    watching.counted.send_replace(Counted::of(&register));
+    watching.counted.send_replace(Counted::of(&register, power));
     let (mut open, mut synchronised) = (true, true);
     loop {
         watching.heartbeat.beat();
@@ -198,7 +197,7 @@ pub async fn count(
             received = batches.recv(), if open => match received {
                 Some(Ok(batch)) => {
                     waiting.extend(record(&mut register, &batch, &clock));
-                    if batch.pulses().0 > 0 {
+                    if batch.pulses().0 > 0 || batch.ends_a_reading() {
                         watching.counted.send_modify(|counted| {
                             counted.totals(&register);
                             counted.power(&batch);
@@ -247,6 +246,21 @@ pub async fn count(
     register.save()?;
     hand_on(&mut waiting, &boundaries);
     Ok(register)
+}
+
+/// One for every channel of the register, by the kind of its source.
+fn power_meters(register: &Register, sources: &[Box<dyn PulseSource>]) -> Vec<PowerMeter> {
+    let start = clock::monotonic();
+    let channels = register.channels().iter().enumerate();
+    channels
+        .map(|(place, channel)| {
+            let input = sources.get(place).and_then(|source| source.input());
+            match input {
+                Some(_) => PowerMeter::of_readings(channel.constant),
+                None => PowerMeter::new(channel.constant, start),
+            }
+        })
+        .collect()
 }
 
 async fn forward(

@@ -15,10 +15,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use dcnet::units::{ImpulsesPerKwh, Pulses};
+use secrets::permissions::{directory_of, give_to_owner_of};
 
 use super::RegisterChannel;
 
@@ -131,7 +132,9 @@ impl Files {
             path: path.to_path_buf(),
             cause,
         };
-        std::fs::create_dir_all(directory).map_err(|e| failed(directory, e))?;
+        std::fs::create_dir_all(directory)
+            .and_then(|()| give_what_root_made(&File::open(directory)?, directory))
+            .map_err(|e| failed(directory, e))?;
         let path = directory.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
@@ -139,6 +142,7 @@ impl Files {
             .write(true)
             .mode(0o600)
             .open(&path)
+            .and_then(|lock| give_what_root_made(&lock, &path).map(|()| lock))
             .map_err(|e| failed(&path, e))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => RegisterError::InUse {
@@ -246,6 +250,7 @@ impl Files {
             .write(true)
             .mode(0o600)
             .open(&temporary)?;
+        give_what_root_made(&file, &temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
@@ -272,6 +277,15 @@ impl Files {
         let [first, second] = NAMES;
         self.directory.join(if index == 0 { first } else { second })
     }
+}
+
+/// Gives a file or directory of root to the owner of the directory it is in: what root makes with a
+/// command must be the agent's.
+pub(super) fn give_what_root_made(file: &File, path: &Path) -> io::Result<()> {
+    if file.metadata()?.uid() != 0 {
+        return Ok(());
+    }
+    give_to_owner_of(directory_of(path), path).map_err(io::Error::other)
 }
 
 /// Whether there was a file of the text's length to take it.

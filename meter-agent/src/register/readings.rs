@@ -19,6 +19,7 @@ use dcnet::time::Timestamp;
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
 
 use super::RegisterError;
+use super::file::give_what_root_made;
 
 const NAME: &str = "readings.log";
 
@@ -34,6 +35,9 @@ struct Set {
 pub(super) struct Readings {
     path: PathBuf,
     newest: BTreeMap<String, Set>,
+    /// Where the channels begin whose readings are of another register, until that is written
+    /// down.
+    outdated: BTreeMap<String, Set>,
 }
 
 impl Readings {
@@ -47,13 +51,58 @@ impl Readings {
             Err(cause) => return Err(RegisterError::Read { path, cause }),
         };
         let mut newest = BTreeMap::new();
-        for line in text.lines().filter(|line| !line.is_empty()) {
+        for (index, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty())
+        {
             match decode(line) {
                 Some((channel, set)) => drop(newest.insert(channel.to_owned(), set)),
-                None => tracing::warn!(line, "{} has a damaged line", path.display()),
+                None => tracing::warn!(line = index + 1, "{} has a damaged line", path.display()),
             }
         }
-        Ok(Self { path, newest })
+        Ok(Self {
+            path,
+            newest,
+            outdated: BTreeMap::new(),
+        })
+    }
+
+    /// The channel begins at `total`. What was set at more than that was set in another register,
+    /// which is gone: from here on the reading is what is counted.
+    pub(super) fn begin(&mut self, channel: &str, constant: ImpulsesPerKwh, total: Pulses) {
+        let outdated = self
+            .newest
+            .get(channel)
+            .is_some_and(|set| set.pulses > total);
+        if let (true, Some(reading)) = (outdated, constant.energy(total)) {
+            tracing::warn!(
+                channel,
+                "the reading in {} is of another register; set it again",
+                self.path.display()
+            );
+            self.newest.remove(channel);
+            let begin = Set {
+                reading,
+                pulses: total,
+            };
+            self.outdated.insert(channel.to_owned(), begin);
+        }
+    }
+
+    /// Writes down that readings are outdated, so that they stay so when the total has passed
+    /// what they were set at.
+    pub(super) fn save(&mut self, at: Timestamp) -> Result<(), RegisterError> {
+        while let Some((channel, begin)) = self.outdated.pop_first() {
+            if let Err(cause) = self.append(&encode(&channel, begin, at)) {
+                self.outdated.insert(channel, begin);
+                return Err(RegisterError::Write {
+                    path: self.path.clone(),
+                    cause,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What the display of a channel shows at a total.
@@ -85,6 +134,7 @@ impl Readings {
                 path: self.path.clone(),
                 cause,
             })?;
+        self.outdated.remove(channel);
         self.newest.insert(channel.to_owned(), set);
         Ok(())
     }
@@ -95,6 +145,7 @@ impl Readings {
             .append(true)
             .mode(0o600)
             .open(&self.path)?;
+        give_what_root_made(&file, &self.path)?;
         // A line before that was torn must not swallow this one.
         file.write_all(format!("\n{line}\n").as_bytes())?;
         file.sync_all()?;

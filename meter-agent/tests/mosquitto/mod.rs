@@ -1,4 +1,5 @@
 //! A household's broker: a real mosquitto.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ fn options() -> HomeAssistantOptions {
             port: 1883,
             tls: None,
             login: None,
+            provider: "broker.example.net".to_owned(),
         },
         discovery_prefix: "homeassistant".to_owned(),
         topic_prefix: "dcnet".to_owned(),

@@ -106,6 +106,18 @@ fn faults_say_what_is_wrong() {
         fault(&format!("/ABC5\r\n{}", "x".repeat(300))),
         "telegram too long"
     );
+    for line in [
+        "1.8.0(7654321*MWh)",
+        "1.8.0(7654321)",
+        "1.8.0(-7654321*kWh)",
+    ] {
+        let found = read(&telegram(line));
+        let said = format!("{found:?}");
+        assert!(
+            said.contains("1.8.0") && !said.contains("7654321"),
+            "{said}"
+        );
+    }
     let missing = read(&telegram("1.8.1(1*kWh)\r\n2.8.0(1*kWh)\r\n16.7.0(1*W)"));
     let [Event::Fault(missing)] = &missing[..] else {
         panic!("{missing:?}");

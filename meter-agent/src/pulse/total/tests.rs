@@ -116,10 +116,9 @@ fn a_device_below_the_register_is_told_which_offset_to_write() {
     totals.resume(Pulses(32_001));
     let refusal = take(&mut totals, 2 * KWH, S).unwrap_err();
     assert_eq!(
-        refusal.why.to_string(),
-        "the device shows 2 kWh, but 10.000313 kWh were counted already; nothing is counted until \
-         it shows more. Was the meter swapped or reset? Then write offset_kwh = 8.000313 and \
-         restart the agent"
+        refusal.why.figures(),
+        "the device shows 2 kWh, but 10.000313 kWh were counted already; if it was swapped or \
+         reset, write offset_kwh = 8.000313"
     );
     assert_eq!(batches(&mut totals), []);
 
@@ -165,7 +164,7 @@ fn a_jump_insists_only_if_its_readings_agree() {
     assert_eq!(row(&mut totals, far + 1_000, 5 * S), 2);
     let refusal = take(&mut totals, far + 2_000, 6 * S).unwrap_err();
     assert_eq!(refusal.in_a_row, INSISTENT);
-    let told = refusal.why.to_string();
+    let told = refusal.why.figures();
     assert!(told.contains("from 10 to 500.002 kWh within 5 s"), "{told}");
     assert!(told.contains("offset_kwh = -490.002"), "{told}");
     take(&mut totals, 10 * KWH + 1_000, 7 * S).unwrap();
@@ -203,7 +202,27 @@ fn an_impossible_offset_is_told_at_once() {
     };
     let refusal = take(&mut totals(1000, options), KWH, S).unwrap_err();
     assert_eq!(refusal.in_a_row, INSISTENT);
-    assert!(refusal.why.to_string().contains("offset_kwh = -2"));
+    assert!(refusal.why.figures().contains("offset_kwh = -2"));
+}
+
+#[test]
+fn what_a_refusal_says_in_the_log_has_no_figure_of_a_total() {
+    let options = TotalOptions {
+        offset: 54_321_000,
+        ..TotalOptions::default()
+    };
+    let mut totals = totals(1000, options);
+    totals.resume(Pulses(76_543));
+    let back = take(&mut totals, KWH, S).unwrap_err();
+    take(&mut totals, 9_876 * KWH, 2 * S).unwrap();
+    let jump = take(&mut totals, 98_765 * KWH, 3 * S).unwrap_err();
+    let offset = take(&mut totals, u64::MAX, 4 * S).unwrap_err();
+    for refusal in [back, jump, offset] {
+        let (shown, debugged) = (refusal.why.to_string(), format!("{:?}", refusal.why));
+        let said = shown.replace("maximum_kw = 100", "") + &debugged;
+        assert!(!said.contains(|c: char| c.is_ascii_digit()), "{said}");
+        assert!(refusal.why.figures().contains("kWh"), "{said}");
+    }
 }
 
 #[test]
