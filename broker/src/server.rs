@@ -291,7 +291,7 @@ async fn accept(
                         }
                         None => {
                             cells.refuse(Refusal::TooManyConnections);
-                            tracing::debug!(%address, "too many connections");
+                            cells.tell(Refusal::TooManyConnections, address);
                         }
                     }
                 }
