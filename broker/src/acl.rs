@@ -1,18 +1,19 @@
 //! The permissions told to people and to other brokers: what a client may do and by
 //! which rule, and the same rights as an access control list.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 use dcnet::identity::{DeviceId, Role};
-use dcnet::topic::{Access, NetId, allowed_filters, filter_within};
+use dcnet::topic::{Access, NetId, allowed_filters};
 
 use crate::client::Identity;
-use crate::config::Settings;
+use crate::config::Config;
 use crate::passwords::{Passwords, check_user_name};
-use crate::permission::{NOBODY, is_filter, is_topic};
-use crate::rules::{Rules, device_id};
+use crate::permission::{Denial, Grant, Permissions};
+use crate::rules::{Rule, Rules, device_id};
 
 /// Whose permissions are asked for.
 #[derive(Clone, Debug)]
@@ -84,9 +85,9 @@ impl Asker {
     }
 }
 
-impl Settings {
+impl Config {
     fn rules(&self) -> anyhow::Result<Rules> {
-        match &self.services.permissions {
+        match &self.permissions {
             Some(path) => Rules::read(path),
             None => Ok(Rules::default()),
         }
@@ -97,7 +98,7 @@ impl Settings {
     /// # Errors
     /// If the configuration names none.
     pub fn password_file(&self) -> anyhow::Result<&Path> {
-        let path = self.services.passwords.as_deref();
+        let path = self.passwords.as_deref();
         path.context("the configuration has no passwords = \"FILE\"")
     }
 
@@ -108,37 +109,50 @@ impl Settings {
     /// If the name fits nobody or the permission file is wrong.
     pub fn check_acl(&self, asker: &Asker, topic: &str) -> anyhow::Result<[Verdict; 2]> {
         let identity = asker.identity()?;
-        let rules = self.rules()?;
-        let law = |access| law(&identity, asker, access);
-        let publish = if !is_topic(topic) {
-            Verdict::denied("not a topic of printable ASCII that one can publish to")
-        } else {
-            by_law(topic, asker.role, &law(Access::Publish))
+        let permissions = Permissions::new(&identity, asker.role, asker.net, &self.rules()?);
+        let told = |result: Result<Grant<'_>, Denial<'_>>, form: &str| match result {
+            Ok(grant) => Verdict::allowed(self.grant(grant, asker.role)),
+            Err(denial) => Verdict::denied(self.denial(denial, asker.role, form)),
         };
-        let subscribe = if !is_filter(topic) {
-            Verdict::denied("not a topic filter of printable ASCII")
-        } else {
-            let lawful = by_law(topic, asker.role, &law(Access::Subscribe));
-            match asker.role {
-                Role::ThirdParty if lawful.allowed => self.by_rules(topic, &rules, &identity),
-                _ => lawful,
-            }
-        };
-        Ok([publish, subscribe])
+        Ok([
+            told(
+                permissions.publish(topic),
+                "not a topic of printable ASCII that one can publish to",
+            ),
+            told(
+                permissions.subscribe(topic),
+                "not a topic filter of printable ASCII",
+            ),
+        ])
     }
 
-    fn by_rules(&self, filter: &str, rules: &Rules, identity: &Identity) -> Verdict {
-        let file = match &self.services.permissions {
+    fn grant(&self, grant: Grant<'_>, role: Role) -> String {
+        match grant {
+            Grant::Role(filter) => format!("role {}: {filter}", role.as_str()),
+            Grant::Rule(Rule { filter, line }) => {
+                let file = self.permission_file();
+                match line {
+                    Some(line) => format!("{file}, line {line}: {filter}"),
+                    None => format!("{file}: {filter}"),
+                }
+            }
+        }
+    }
+
+    fn denial(&self, denial: Denial<'_>, role: Role, form: &str) -> String {
+        let role = role.as_str();
+        match denial {
+            Denial::Form => form.to_owned(),
+            Denial::Role([]) => format!("role {role}: nothing is allowed"),
+            Denial::Role(allowed) => format!("role {role}: only {}", allowed.join(", ")),
+            Denial::NoRule => format!("no line of {} covers it", self.permission_file()),
+        }
+    }
+
+    fn permission_file(&self) -> String {
+        match &self.permissions {
             Some(path) => path.display().to_string(),
             None => "the default without a permission file".to_owned(),
-        };
-        let covers = |allowed: &str| filter_within(filter, allowed);
-        match rules.of(identity).find(|rule| covers(&rule.filter)) {
-            Some(rule) => Verdict::allowed(match rule.line {
-                Some(line) => format!("{file}, line {line}: {}", rule.filter),
-                None => format!("{file}: {}", rule.filter),
-            }),
-            None => Verdict::denied(format!("no line of {file} covers it")),
         }
     }
 
@@ -148,50 +162,38 @@ impl Settings {
         let Ok(Identity::User(name)) = asker.identity() else {
             return None;
         };
-        let passwords = Passwords::read(self.services.passwords.as_deref()?).ok()?;
+        let passwords = Passwords::read(self.passwords.as_deref()?).ok()?;
         Some(passwords.get(&name).is_some())
     }
 
     /// An access control list for another broker in which everybody has the rights that
-    /// they have here. `providers` and `nets` are named because the list must do without
-    /// certificates.
+    /// they have here. What this broker reads in certificates has to be told.
     ///
     /// # Errors
     /// If the permission file is wrong.
-    pub fn export_acl(
-        &self,
-        format: Format,
-        providers: &[DeviceId],
-        nets: &[NetId],
-    ) -> anyhow::Result<String> {
+    pub fn export_acl(&self, format: Format, certified: &Certified) -> anyhow::Result<String> {
         let rules = self.rules()?;
         match format {
-            Format::Mosquitto => Ok(mosquitto(&rules, providers, nets)),
+            Format::Mosquitto => Ok(mosquitto(&rules, certified)),
         }
     }
 }
 
-/// What the role gives; for third parties the most that a rule can give.
-fn law(identity: &Identity, asker: &Asker, access: Access) -> Vec<String> {
-    match *identity {
-        Identity::Device(id) => allowed_filters(asker.role, id, asker.net, access),
-        Identity::User(_) => allowed_filters(Role::ThirdParty, NOBODY, None, access),
-    }
-}
-
-fn by_law(topic: &str, role: Role, law: &[String]) -> Verdict {
-    let role = role.as_str();
-    match law.iter().find(|allowed| filter_within(topic, allowed)) {
-        Some(filter) => Verdict::allowed(format!("role {role}: {filter}")),
-        None if law.is_empty() => Verdict::denied(format!("role {role}: nothing is allowed")),
-        None => Verdict::denied(format!("role {role}: only {}", law.join(", "))),
-    }
+/// What stands in certificates, of which another broker sees only whose they are.
+#[derive(Clone, Debug, Default)]
+pub struct Certified {
+    /// Ids of providers.
+    pub providers: Vec<DeviceId>,
+    /// Nets whose meters use the other broker.
+    pub nets: Vec<NetId>,
+    /// Third parties whose certificates name a net.
+    pub third_parties: BTreeMap<DeviceId, NetId>,
 }
 
 /// Stands for a meter's id until it becomes the pattern.
 const ANY_METER: DeviceId = DeviceId([0xff; 16]);
 
-fn mosquitto(rules: &Rules, providers: &[DeviceId], nets: &[NetId]) -> String {
+fn mosquitto(rules: &Rules, certified: &Certified) -> String {
     let mut text = String::from(
         "# Made by `broker export-acl --format mosquitto`; change the permission file instead.\n\
          # It needs these lines in mosquitto.conf, or anybody could be anybody:\n\
@@ -211,27 +213,41 @@ fn mosquitto(rules: &Rules, providers: &[DeviceId], nets: &[NetId]) -> String {
         lines(Access::Publish, "write").chain(lines(Access::Subscribe, "read"))
     };
     // Writing to a String cannot fail.
-    for &id in providers {
+    for &id in &certified.providers {
         let _ = writeln!(text, "\n# The provider.\nuser {id}");
         for (word, filter) in rights(Role::Provider, id, None) {
             let _ = writeln!(text, "topic {word} {filter}");
         }
     }
-    for identity in rules.named() {
-        let (what, name) = match &identity {
-            Identity::User(name) => ("user", name.to_string()),
-            Identity::Device(id) => ("certificate", id.to_string()),
+    let unnamed = |id: &&DeviceId| !rules.named().any(|named| named == Identity::Device(**id));
+    let unnamed = certified.third_parties.keys().filter(unnamed);
+    for identity in rules.named().chain(unnamed.copied().map(Identity::Device)) {
+        let (what, name, net) = match &identity {
+            Identity::User(name) => ("user", name.to_string(), None),
+            Identity::Device(id) => {
+                let net = certified.third_parties.get(id).copied();
+                let what = match net {
+                    Some(_) => "certificate",
+                    None => {
+                        "certificate. If it names a net, --certificate ID=NET keeps it to that; \
+                         here it reads every net"
+                    }
+                };
+                (what, id.to_string(), net)
+            }
         };
         let _ = writeln!(text, "\n# Third party, {what}.\nuser {name}");
         for rule in rules.of(&identity) {
-            let _ = writeln!(text, "topic read {}", rule.filter);
+            if let Some(filter) = within_net(&rule.filter, net) {
+                let _ = writeln!(text, "topic read {filter}");
+            }
         }
         // Or the patterns would give it more.
         for filter in ["+/all/#", "+/meter/#"] {
             let _ = writeln!(text, "topic deny {}/{filter}", dcnet::topic::ROOT);
         }
     }
-    for &net in nets {
+    for &net in &certified.nets {
         let _ = writeln!(
             text,
             "\n# Meters of the net {net}; %u is the name in the certificate."
@@ -242,4 +258,17 @@ fn mosquitto(rules: &Rules, providers: &[DeviceId], nets: &[NetId]) -> String {
         }
     }
     text
+}
+
+/// The part of a rule's filter that lies in the net that a certificate names, if one does.
+fn within_net(filter: &str, net: Option<NetId>) -> Option<String> {
+    let Some(net) = net.map(|net| net.to_string()) else {
+        return Some(filter.to_owned());
+    };
+    // Every rule is below `LAW`, which has the net after the root.
+    let (named, rest) = filter
+        .strip_prefix(dcnet::topic::ROOT)?
+        .strip_prefix('/')?
+        .split_once('/')?;
+    (named == "+" || named == net).then(|| format!("{}/{net}/{rest}", dcnet::topic::ROOT))
 }

@@ -25,6 +25,7 @@ use rumqttd::protocol::{
 };
 use rumqttd::{Notification, Router, RouterConfig, SegmentConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::codec::{Message, delivery};
 use crate::config::Limits;
@@ -119,38 +120,39 @@ impl Backend {
     }
 
     /// Sends a message through the router again and again, and counts in `arrived` those that
-    /// arrive; returns when one does not within `limit`.
+    /// arrive; returns when one is not sent, back and acknowledged within `limit`.
     pub(crate) async fn watch(
         &self,
         period: Duration,
         limit: Duration,
         arrived: &AtomicU64,
     ) -> RouterGone {
-        let Ok((link, mut deliveries)) = self.connect().await else {
+        let Ok(Ok((link, mut deliveries))) = timeout(limit, self.listen_for_probes()).await else {
             return RouterGone;
         };
-        if link.subscribe(1, PROBE).await.is_err() {
-            return RouterGone;
-        }
-        let mut subscribed = false;
-        loop {
-            if subscribed && link.publish(&probe()).await.is_err() {
-                return RouterGone;
-            }
-            match tokio::time::timeout(limit, deliveries.next()).await {
-                Ok(Ok(Delivery::Subscribed)) => {
-                    subscribed = true;
-                    continue;
-                }
-                Ok(Ok(Delivery::Message { id, .. })) => {
-                    if link.ack(id).await.is_err() {
-                        return RouterGone;
-                    }
-                    arrived.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(Err(RouterGone)) | Err(_) => return RouterGone,
-            }
+        while let Ok(Ok(())) = timeout(limit, probe_once(&link, &mut deliveries)).await {
+            arrived.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(period).await;
+        }
+        RouterGone
+    }
+
+    /// A link that gets the watchdog's messages.
+    async fn listen_for_probes(&self) -> Result<(Link, Deliveries), RouterGone> {
+        let (link, mut deliveries) = self.connect().await?;
+        link.subscribe(1, PROBE).await?;
+        while !matches!(deliveries.next().await?, Delivery::Subscribed) {}
+        Ok((link, deliveries))
+    }
+}
+
+/// Sends a message and waits until it is back. The router's queue may be full, so that already
+/// sending can take for ever.
+async fn probe_once(link: &Link, deliveries: &mut Deliveries) -> Result<(), RouterGone> {
+    link.publish(&probe()).await?;
+    loop {
+        if let Delivery::Message { id, .. } = deliveries.next().await? {
+            return link.ack(id).await;
         }
     }
 }
@@ -357,5 +359,41 @@ fn send(link: &mut LinkTx, packet: Packet) -> Result<(), RouterGone> {
     match pin!(link.send(packet)).poll(&mut Context::from_waker(Waker::noop())) {
         std::task::Poll::Ready(result) => result.map(|_| ()).map_err(gone),
         std::task::Poll::Pending => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longest wait for anything.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_router_that_takes_nothing_more_is_noticed() {
+        let backend = Backend::start(&Limits::default()).unwrap();
+        let arrived = Arc::new(AtomicU64::new(0));
+        let (watched, counted) = (backend.clone(), Arc::clone(&arrived));
+        let watchdog = tokio::spawn(async move {
+            let (period, limit) = (Duration::from_millis(1), Duration::from_secs(1));
+            watched.watch(period, limit, &counted).await
+        });
+        let served = async {
+            // On a machine that stands still for a second the watchdog has ended before.
+            while arrived.load(Ordering::Relaxed) == 0 && !watchdog.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            // As if the router stood still and its queue were full.
+            let all = backend.permits.acquire_many(QUEUE as u32).await.unwrap();
+            all.forget();
+            watchdog.await
+        };
+        let noticed = timeout(DEADLINE, served).await;
+        assert_eq!(noticed.expect("the watchdog waits").unwrap(), RouterGone);
+
+        // Nor does it wait at the start.
+        let limit = Duration::from_millis(50);
+        let noticed = timeout(DEADLINE, backend.watch(limit, limit, &arrived)).await;
+        assert_eq!(noticed.expect("the watchdog waits"), RouterGone);
     }
 }

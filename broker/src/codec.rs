@@ -71,9 +71,16 @@ impl Message {
         Some(interval.saturating_sub(u32::try_from(waited).unwrap_or(u32::MAX)))
     }
 
-    /// Whether it must not be delivered any more (MQTT 5, section 3.3.2.3.3).
+    /// When it must not be delivered any more (MQTT 5, section 3.3.2.3.3); `None` is never.
+    pub(crate) fn expiry(&self) -> Option<Timestamp> {
+        let interval = self.properties.as_ref()?.message_expiry_interval?;
+        let span = u64::from(interval) * 1000;
+        Some(Timestamp(self.received.as_millis().saturating_add(span)))
+    }
+
+    /// Whether it must not be delivered any more at `now`.
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
-        self.seconds_left(now) == Some(0)
+        self.expiry().is_some_and(|expiry| expiry <= now)
     }
 
     /// Bytes that it takes to keep it.

@@ -15,9 +15,10 @@ use crate::policy::Policy;
 use crate::rules::Rules;
 use crate::tls::Credentials;
 
-/// What a broker is started with to serve agents. Paths are used as they stand, so a
-/// service should name absolute ones.
-#[derive(Clone, Debug)]
+/// What a broker is started with, as its configuration file says it. Paths are used as they
+/// stand, so a service should name absolute ones.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Addresses to listen on; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
@@ -36,16 +37,14 @@ pub struct Config {
     /// Directory for retained messages; without it they are lost at a restart.
     pub state: Option<PathBuf>,
     /// Limits, each with a default.
+    #[serde(default)]
     pub limits: Limits,
-}
-
-/// What is served besides, all of it off by default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Services {
     /// Addresses on which third parties may come without a certificate, with user
     /// and password; agents need theirs here too.
+    #[serde(default)]
     pub listen_third_parties: Vec<SocketAddr>,
     /// The same over WebSocket. Without `passwords` a certificate is demanded.
+    #[serde(default)]
     pub listen_websocket: Vec<SocketAddr>,
     /// Permission file: what third parties may read; read again whenever it
     /// changes. Without it they may read the public topics.
@@ -57,50 +56,8 @@ pub struct Services {
     pub metrics: Option<SocketAddr>,
     /// Addresses without TLS, for measuring only.
     #[cfg(feature = "plain")]
+    #[serde(default)]
     pub listen_plain: Vec<SocketAddr>,
-}
-
-/// Everything a configuration file says.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How agents are served.
-    pub config: Config,
-    /// What is served besides.
-    pub services: Services,
-}
-
-impl From<Config> for Settings {
-    fn from(config: Config) -> Self {
-        Self {
-            config,
-            services: Services::default(),
-        }
-    }
-}
-
-/// The form of a configuration file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    listen: Vec<SocketAddr>,
-    ca: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
-    revocations: Option<PathBuf>,
-    administrator: Option<PathBuf>,
-    state: Option<PathBuf>,
-    #[serde(default)]
-    limits: Limits,
-    #[serde(default)]
-    listen_third_parties: Vec<SocketAddr>,
-    #[serde(default)]
-    listen_websocket: Vec<SocketAddr>,
-    permissions: Option<PathBuf>,
-    passwords: Option<PathBuf>,
-    metrics: Option<SocketAddr>,
-    #[cfg(feature = "plain")]
-    #[serde(default)]
-    listen_plain: Vec<SocketAddr>,
 }
 
 /// Bounds on what clients may use. Times are in seconds, sizes in bytes.
@@ -227,22 +184,6 @@ impl Limits {
 }
 
 impl Config {
-    /// Reads a file that configures nothing but how agents are served.
-    ///
-    /// # Errors
-    /// As [`Settings::read`], and if it configures more.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let Settings { config, services } = Settings::read(path)?;
-        ensure!(
-            services == Services::default(),
-            "{} configures more than the listeners for agents",
-            path.display()
-        );
-        Ok(config)
-    }
-}
-
-impl Settings {
     /// Reads a TOML file.
     ///
     /// # Errors
@@ -250,27 +191,7 @@ impl Settings {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file: File = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-        let config = Config {
-            listen: file.listen,
-            ca: file.ca,
-            certificate: file.certificate,
-            key: file.key,
-            revocations: file.revocations,
-            administrator: file.administrator,
-            state: file.state,
-            limits: file.limits,
-        };
-        let services = Services {
-            listen_third_parties: file.listen_third_parties,
-            listen_websocket: file.listen_websocket,
-            permissions: file.permissions,
-            passwords: file.passwords,
-            metrics: file.metrics,
-            #[cfg(feature = "plain")]
-            listen_plain: file.listen_plain,
-        };
-        Ok(Self { config, services })
+        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
     }
 
     /// Checks everything that can be checked without opening a socket: limits,
@@ -283,27 +204,26 @@ impl Settings {
     }
 
     pub(crate) fn load(&self) -> anyhow::Result<(Credentials, Policy)> {
-        let Self { config, services } = self;
-        ensure!(!config.listen.is_empty(), "listen names no address");
-        config.limits.check()?;
+        ensure!(!self.listen.is_empty(), "listen names no address");
+        self.limits.check()?;
         ensure!(
-            services.listen_third_parties.is_empty() || services.passwords.is_some(),
+            self.listen_third_parties.is_empty() || self.passwords.is_some(),
             "listen_third_parties needs passwords = the file that `broker set-password` writes"
         );
-        if let Some(address) = services.metrics {
+        if let Some(address) = self.metrics {
             ensure!(
                 address.ip().is_loopback(),
                 "metrics = \"{address}\" can be reached by others; take an address of this machine \
                  alone, such as 127.0.0.1:9883"
             );
         }
-        let credentials = Credentials::read(config)?;
+        let credentials = Credentials::read(self)?;
         let policy = Policy {
-            rules: Arc::new(match &services.permissions {
+            rules: Arc::new(match &self.permissions {
                 Some(path) => Rules::read(path)?,
                 None => Rules::default(),
             }),
-            passwords: Arc::new(match &services.passwords {
+            passwords: Arc::new(match &self.passwords {
                 Some(path) => Passwords::read(path)?,
                 None => Passwords::default(),
             }),

@@ -6,13 +6,21 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use dcnet::identity::{DeviceId, Role};
+use dcnet::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::config::now;
+
+/// Between two lines of the log about connections refused for the same reason, in
+/// milliseconds.
+const TELLING_PERIOD: u64 = 60_000;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
@@ -65,6 +73,8 @@ refusals! {
     Publish = "publish without permission",
     /// SUBSCRIBE to a filter without permission.
     Subscribe = "subscribe without permission",
+    /// A message or will to be retained, of another than the provider.
+    Retain = "retain without permission",
     /// More filters, topics or retained messages than the limit.
     Quota = "quota exceeded",
     /// No data within 1.5 times the keep-alive.
@@ -101,6 +111,8 @@ pub struct Counters {
     pub refused: BTreeMap<Refusal, u64>,
     /// Traffic of all connections, refused ones included.
     pub total: Traffic,
+    /// Traffic of connections that ended before it was known whose they are.
+    pub nobodys: Traffic,
     /// Traffic of each device that ever had a valid certificate.
     pub devices: BTreeMap<DeviceId, (Role, Traffic)>,
     /// Traffic of each user that ever gave the right password.
@@ -112,6 +124,8 @@ pub struct Counters {
     pub retained: u64,
     /// Bytes of all retained topics and payloads.
     pub retained_bytes: u64,
+    /// Tries to store retained messages that failed, one of which may be about many.
+    pub retained_writes_failed: u64,
     /// Different topics used since the start.
     pub topics: u64,
     /// Different topic filters used since the start.
@@ -148,6 +162,12 @@ impl TrafficCell {
             messages_out: self.messages_out.load(Relaxed),
         }
     }
+
+    fn add_bytes_to(&self, other: &Self) {
+        let own = self.get();
+        other.bytes_in.fetch_add(own.bytes_in, Relaxed);
+        other.bytes_out.fetch_add(own.bytes_out, Relaxed);
+    }
 }
 
 /// The live counters behind [`Counters`].
@@ -161,7 +181,10 @@ pub(crate) struct Cells {
     pub(crate) reloads: AtomicU64,
     pub(crate) reloads_refused: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
+    /// When each reason was told last, in Unix milliseconds; 0 is never.
+    told: [AtomicU64; Refusal::ALL.len()],
     pub(crate) total: TrafficCell,
+    pub(crate) nobodys: TrafficCell,
 }
 
 impl Cells {
@@ -169,6 +192,29 @@ impl Cells {
         if let Some(cell) = self.refused.get(reason as usize) {
             cell.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Logs whose connection was refused, for each reason once a minute: enough to see who it
+    /// is, and no flood fills the log.
+    pub(crate) fn tell(&self, reason: Refusal, address: SocketAddr) {
+        let what = reason.as_str();
+        if self.is_due(reason, now()) {
+            let count = self.refused.get(reason as usize);
+            let count = count.map_or(0, |count| count.load(Relaxed));
+            tracing::warn!(%address, count, "connection refused: {what}");
+        } else {
+            tracing::debug!(%address, "connection refused: {what}");
+        }
+    }
+
+    fn is_due(&self, reason: Refusal, now: Timestamp) -> bool {
+        let Some(told) = self.told.get(reason as usize) else {
+            return false;
+        };
+        let (before, now) = (told.load(Relaxed), now.as_millis());
+        let due = before == 0 || now.abs_diff(before) >= TELLING_PERIOD;
+        // Of several at once, one tells.
+        due && told.compare_exchange(before, now, Relaxed, Relaxed).is_ok()
     }
 
     pub(crate) fn refused(&self) -> BTreeMap<Refusal, u64> {
@@ -182,7 +228,7 @@ impl Cells {
 }
 
 /// Where the bytes of a connection are counted: for everyone and, once it is known
-/// whose connection it is, for that client.
+/// whose connection it is, for that client; if that never is, for nobody in the end.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     cells: Arc<Cells>,
@@ -193,9 +239,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Counts for `owner` from now on, what was transferred before included.
     pub(crate) fn belongs_to(&self, owner: Arc<TrafficCell>) {
-        let before = self.before.get();
-        owner.bytes_in.fetch_add(before.bytes_in, Relaxed);
-        owner.bytes_out.fetch_add(before.bytes_out, Relaxed);
+        self.before.add_bytes_to(&owner);
         let _ = self.owner.set(owner);
     }
 
@@ -213,6 +257,14 @@ impl Ledger {
             let count = *count as u64;
             self.cells.total.bytes_out.fetch_add(count, Relaxed);
             self.cell().bytes_out.fetch_add(count, Relaxed);
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if self.owner.get().is_none() {
+            self.before.add_bytes_to(&self.cells.nobodys);
         }
     }
 }
@@ -286,5 +338,22 @@ impl AsyncWrite for CountedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_told_once_a_minute() {
+        let cells = Cells::default();
+        let due = |reason, at| cells.is_due(reason, Timestamp(at));
+        assert!(due(Refusal::Tls, 1));
+        assert!(due(Refusal::Login, 2), "another reason");
+        assert!(!due(Refusal::Tls, TELLING_PERIOD));
+        assert!(due(Refusal::Tls, TELLING_PERIOD + 1));
+        assert!(due(Refusal::Tls, 1), "the clock was set back");
+        assert!(!due(Refusal::Tls, 2));
     }
 }

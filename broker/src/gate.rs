@@ -118,12 +118,10 @@ pub(crate) async fn serve(
         Ok(Ok((stream, session, place))) => {
             Box::pin(session::run(&shared, stream, session, place)).await;
         }
-        Ok(Err(refused)) => {
-            tracing::debug!(%address, reason = refused.as_str(), "connection refused");
-        }
+        Ok(Err(refused)) => cells.tell(refused, address),
         Err(_) => {
             cells.refuse(Refusal::HandshakeTimeout);
-            tracing::debug!(%address, "no CONNECT in time");
+            cells.tell(Refusal::HandshakeTimeout, address);
         }
     }
     drop(admission);
@@ -257,6 +255,7 @@ async fn enter_as<S: Stream + 'static>(
             let properties = ConnAckProperties {
                 session_expiry_interval: Some(0),
                 max_qos: Some(1),
+                retain_available: (!session::may_retain(client.role())).then_some(0),
                 max_packet_size: Some(u32::try_from(limits.max_packet).unwrap_or(u32::MAX)),
                 assigned_client_identifier: connect.client_id.is_empty().then_some(client_id),
                 subscription_identifiers_available: Some(0),
@@ -355,6 +354,10 @@ async fn admit(
         if will.qos > 1 {
             let code = Code::QoSNotSupported;
             return Err((Refusal::Unsupported, Code::NotAuthorized, code));
+        }
+        if will.retain && !session::may_retain(client.role()) {
+            let code = Code::RetainNotSupported;
+            return Err((Refusal::Retain, Code::NotAuthorized, code));
         }
         if !permissions.may_publish(topic) {
             let code = Code::NotAuthorized;

@@ -39,7 +39,6 @@ mod rate;
 mod registry;
 mod reload;
 mod retained;
-mod revocation;
 mod rules;
 mod server;
 pub mod service;
@@ -48,8 +47,8 @@ mod shape;
 mod tls;
 mod websocket;
 
-pub use acl::{Asker, Format, Verdict};
-pub use config::{Config, Limits, Services, Settings};
+pub use acl::{Asker, Certified, Format, Verdict};
+pub use config::{Config, Limits};
 pub use counters::{Counters, Refusal, Traffic};
 pub use passwords::{LONGEST_PASSWORD, remove_user, set_password};
 pub use server::Broker;

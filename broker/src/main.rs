@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use broker::{Asker, Broker, Format, QUIET_ROUTER, Settings, service};
+use broker::{Asker, Broker, Certified, Config, Format, QUIET_ROUTER, service};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use dcnet::identity::{DeviceId, Role};
 use dcnet::topic::NetId;
@@ -80,6 +80,9 @@ enum Command {
         /// A net whose meters use that broker; may be repeated.
         #[arg(long, value_name = "NET", required = true)]
         net: Vec<NetId>,
+        /// A third party's certificate and the net that it names; may be repeated.
+        #[arg(long, value_name = "ID=NET", value_parser = certificate_of_net)]
+        certificate: Vec<(DeviceId, NetId)>,
     },
     /// Writes man pages and shell completions.
     #[command(hide = true)]
@@ -106,6 +109,16 @@ fn device_id(text: &str) -> Result<DeviceId, String> {
     Ok(DeviceId(id.0))
 }
 
+fn certificate_of_net(text: &str) -> Result<(DeviceId, NetId), String> {
+    let (id, net) = text
+        .split_once('=')
+        .ok_or("an id, an equals sign and a net belong here")?;
+    let net = net
+        .parse()
+        .map_err(|_| "this is no net: 32 hexadecimal digits")?;
+    Ok((device_id(id)?, net))
+}
+
 fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     let result = match (command, config) {
@@ -126,19 +139,19 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::CheckConfig { config } => {
-            Settings::read(&config)?.check()?;
+            Config::read(&config)?.check()?;
             println!("the configuration is valid");
             Ok(())
         }
         Command::SetPassword { config, user } => {
-            let settings = Settings::read(&config)?;
-            let path = settings.password_file()?;
+            let config = Config::read(&config)?;
+            let path = config.password_file()?;
             broker::set_password(path, &user, &password::ask(&user)?)?;
             println!("the password of {user} is set");
             Ok(())
         }
         Command::RemoveUser { config, user } => {
-            broker::remove_user(Settings::read(&config)?.password_file()?, &user)?;
+            broker::remove_user(Config::read(&config)?.password_file()?, &user)?;
             println!("{user} is removed");
             Ok(())
         }
@@ -154,11 +167,11 @@ fn run(command: Command) -> anyhow::Result<()> {
                 AskedRole::Provider => Role::Provider,
                 AskedRole::ThirdParty => Role::ThirdParty,
             };
-            let settings = Settings::read(&config)?;
+            let config = Config::read(&config)?;
             let asker = Asker { name, role, net };
-            let [publish, subscribe] = settings.check_acl(&asker, &topic)?;
+            let [publish, subscribe] = config.check_acl(&asker, &topic)?;
             println!("publish:   {publish}\nsubscribe: {subscribe}");
-            if settings.has_password(&asker) == Some(false) {
+            if config.has_password(&asker) == Some(false) {
                 println!(
                     "note:      {} has no password and cannot log in",
                     asker.name
@@ -171,12 +184,15 @@ fn run(command: Command) -> anyhow::Result<()> {
             config,
             provider,
             net,
+            certificate,
         } => {
-            let settings = Settings::read(&config)?;
-            print!(
-                "{}",
-                settings.export_acl(Format::Mosquitto, &provider, &net)?
-            );
+            let certified = Certified {
+                providers: provider,
+                nets: net,
+                third_parties: certificate.into_iter().collect(),
+            };
+            let list = Config::read(&config)?.export_acl(Format::Mosquitto, &certified)?;
+            print!("{list}");
             Ok(())
         }
         Command::Manual(manual) => manual
@@ -197,7 +213,7 @@ async fn serve(path: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    let broker = Broker::start(Settings::read(path)?).await?;
+    let broker = Broker::start(Config::read(path)?).await?;
     for address in broker.local_addrs() {
         tracing::info!(%address, "listening");
     }

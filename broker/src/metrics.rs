@@ -2,37 +2,36 @@
 //! loopback only. No device is told from another.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::Context;
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::encoding::text::encode;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::HOST;
+use axum::http::uri::Authority;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use page::metrics::Metrics;
+use page::{Failure, with_headers};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
+use crate::config::Limits;
 use crate::counters::{Counters, Refusal, Traffic};
 use crate::gate::Shared;
 
-/// Connections at a time.
-const CONNECTIONS: usize = 8;
-
-/// How long a connection may take in all.
-const LIFETIME: Duration = Duration::from_secs(10);
-
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Who asks is a program, now and then.
+const LIMITS: page::Limits = page::Limits {
+    connections: 8,
+    lifetime: Duration::from_secs(10),
+};
 
 /// Figures that are no counters of the broker's.
 pub(crate) struct Standing {
@@ -46,93 +45,48 @@ pub(crate) struct Standing {
 
 /// Serves `GET /metrics` until it is dropped.
 pub(crate) async fn serve(socket: TcpListener, shared: Arc<Shared>, probes: Arc<AtomicU64>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    // It is never closed.
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-        let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (shared, probes) = (Arc::clone(&shared), Arc::clone(&probes));
-        let service = service_fn(move |request| {
-            let response = answer(&request, &shared, &probes);
-            async move { Ok::<_, Infallible>(response) }
-        });
-        tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(LIFETIME)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            // Whoever broke it off knows.
-            let _ = tokio::time::timeout(LIFETIME, connection).await;
-            drop(place);
-        });
-    }
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(async || (StatusCode::NOT_FOUND, "the metrics are at /metrics\n"))
+        .layer(from_fn(for_this_machine_only))
+        .with_state((shared, probes));
+    page::serve(socket, with_headers(router), LIMITS).await;
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    shared: &Shared,
-    probes: &AtomicU64,
-) -> Response<Full<Bytes>> {
-    let plain = |status, text: &'static str| {
-        let mut response = Response::new(Full::from(text));
-        *response.status_mut() = status;
-        response
-    };
-    // A site on the internet could have its own name point here (DNS rebinding).
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
-    if !is_loopback(host.unwrap_or_default()) {
-        return plain(StatusCode::MISDIRECTED_REQUEST, "for this machine only\n");
-    }
-    if request.uri().path() != "/metrics" {
-        return plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n");
-    }
-    if request.method() != Method::GET {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-    }
-    match text(
+async fn metrics(
+    State((shared, probes)): State<(Arc<Shared>, Arc<AtomicU64>)>,
+) -> Result<Metrics, Failure> {
+    Ok(text(
         &shared.registry.counters(&shared.retained),
         &shared.standing(probes.load(Relaxed)),
-    ) {
-        Ok(text) => {
-            let mut response = Response::new(Full::from(text));
-            let form = hyper::header::HeaderValue::from_static(OPEN_METRICS);
-            response.headers_mut().insert(CONTENT_TYPE, form);
-            response
-        }
-        Err(error) => {
-            tracing::error!("{error:#}");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "see the broker's log\n")
-        }
+        &shared.registry.limits,
+    )?)
+}
+
+/// A site on the internet could have its own name point here (DNS rebinding).
+async fn for_this_machine_only(request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    if !is_loopback(host.unwrap_or_default()) {
+        return (StatusCode::MISDIRECTED_REQUEST, "for this machine only\n").into_response();
     }
+    next.run(request).await
 }
 
 /// Whether a `Host` header, with or without a port, names this machine itself.
 fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<hyper::http::uri::Authority>() else {
+    let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
     let name = authority
         .host()
         .trim_start_matches('[')
         .trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// The text of a moment's figures.
-fn text(counters: &Counters, standing: &Standing) -> anyhow::Result<String> {
+fn text(counters: &Counters, standing: &Standing, limits: &Limits) -> anyhow::Result<Metrics> {
     let mut registry = Registry::with_prefix("broker");
     for (name, help, value) in [
         (
@@ -171,6 +125,11 @@ fn text(counters: &Counters, standing: &Standing) -> anyhow::Result<String> {
             counters.revocation_lists_refused,
         ),
         (
+            "retained_write_failures",
+            "Tries to store retained messages that failed",
+            counters.retained_writes_failed,
+        ),
+        (
             "router_probes",
             "Messages of its own that came back through the router",
             standing.probes,
@@ -186,14 +145,29 @@ fn text(counters: &Counters, standing: &Standing) -> anyhow::Result<String> {
             counters.retained,
         ),
         (
+            "retained_messages_limit",
+            "How many may be stored",
+            limits.retained_messages as u64,
+        ),
+        (
             "topics",
             "Different topics used since the start",
             counters.topics,
         ),
         (
+            "topics_limit",
+            "How many there may be until the next start",
+            limits.topics as u64,
+        ),
+        (
             "filters",
             "Different topic filters used since the start",
             counters.filters,
+        ),
+        (
+            "filters_limit",
+            "How many there may be until the next start",
+            limits.filters as u64,
         ),
         (
             "revocation_list_number",
@@ -208,6 +182,12 @@ fn text(counters: &Counters, standing: &Standing) -> anyhow::Result<String> {
         "Topics and payloads stored now",
         Unit::Bytes,
         ConstGauge::new(number(counters.retained_bytes)),
+    );
+    registry.register_with_unit(
+        "retained_limit",
+        "How much of them may be stored",
+        Unit::Bytes,
+        ConstGauge::new(number(limits.retained_bytes as u64)),
     );
     registry.register_with_unit(
         "certificate_end",
@@ -256,9 +236,7 @@ fn text(counters: &Counters, standing: &Standing) -> anyhow::Result<String> {
     );
     registry.register("messages_received", "PUBLISH packets accepted", messages_in);
     registry.register("messages_sent", "PUBLISH packets sent", messages_out);
-    let mut text = String::new();
-    encode(&mut text, &registry).context("cannot write the metrics")?;
-    Ok(text)
+    Metrics::of(&registry)
 }
 
 /// A counter for each value of a label.
@@ -272,32 +250,21 @@ fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Traffic by the role of whom it belongs to; "none" before that is known.
+/// Traffic by the role of whom it belongs to; "none" is what came of nobody known, once its
+/// connection has ended.
 fn by_role(counters: &Counters) -> BTreeMap<&'static str, Traffic> {
-    let mut sums: BTreeMap<&'static str, Traffic> = BTreeMap::new();
     let devices = counters
         .devices
         .values()
         .map(|(role, traffic)| (role.as_str(), traffic));
     let users = counters.users.values().map(|traffic| ("user", traffic));
-    let mut known = Traffic::default();
+    let mut sums = BTreeMap::from([("none", counters.nobodys)]);
     for (role, traffic) in devices.chain(users) {
-        for sum in [sums.entry(role).or_default(), &mut known] {
-            sum.bytes_in += traffic.bytes_in;
-            sum.bytes_out += traffic.bytes_out;
-            sum.messages_in += traffic.messages_in;
-            sum.messages_out += traffic.messages_out;
-        }
+        let sum: &mut Traffic = sums.entry(role).or_default();
+        sum.bytes_in += traffic.bytes_in;
+        sum.bytes_out += traffic.bytes_out;
+        sum.messages_in += traffic.messages_in;
+        sum.messages_out += traffic.messages_out;
     }
-    let total = &counters.total;
-    sums.insert(
-        "none",
-        Traffic {
-            bytes_in: total.bytes_in.saturating_sub(known.bytes_in),
-            bytes_out: total.bytes_out.saturating_sub(known.bytes_out),
-            messages_in: total.messages_in.saturating_sub(known.messages_in),
-            messages_out: total.messages_out.saturating_sub(known.messages_out),
-        },
-    );
     sums
 }

@@ -22,19 +22,26 @@ struct Waiting {
     router: Option<u16>,
 }
 
+/// Delivered by the router and sent, or passed over.
 #[derive(Debug)]
 struct Sent {
-    router: Option<u16>,
+    router: u16,
     client: u16,
     done: bool,
 }
 
 /// The outgoing messages of a session. The router accepts acknowledgements in
 /// the order of its deliveries only; a client may send them in any order.
+///
+/// The router delivers at most 100 messages that are not acknowledged to it, and whoever pushes
+/// retained ones does so only while nothing waits: so all of this is bounded, whatever the
+/// client takes or acknowledges.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     waiting: VecDeque<Waiting>,
     sent: VecDeque<Sent>,
+    /// The client's identifiers of retained messages that it has not acknowledged.
+    retained: Vec<u16>,
     in_flight: usize,
     receive_max: usize,
     last_id: u16,
@@ -45,10 +52,16 @@ impl Outgoing {
         Self {
             waiting: VecDeque::new(),
             sent: VecDeque::new(),
+            retained: Vec::new(),
             in_flight: 0,
             receive_max: usize::from(connect.receive_max).min(MAX_IN_FLIGHT),
             last_id: 0,
         }
+    }
+
+    /// Whether nothing waits to be sent.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Adds a message; `router` is the identifier the router waits to see acknowledged.
@@ -80,11 +93,15 @@ impl Outgoing {
             let done = qos == 0 || !fits;
             self.in_flight += usize::from(!done);
             count += u64::from(fits);
-            self.sent.push_back(Sent {
-                router,
-                client,
-                done,
-            });
+            match router {
+                Some(router) => self.sent.push_back(Sent {
+                    router,
+                    client,
+                    done,
+                }),
+                None if !done => self.retained.push(client),
+                None => {}
+            }
         }
         count
     }
@@ -93,7 +110,8 @@ impl Outgoing {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             let id = self.last_id;
-            if !self.sent.iter().any(|s| !s.done && s.client == id) {
+            let taken = self.sent.iter().any(|s| !s.done && s.client == id);
+            if !taken && !self.retained.contains(&id) {
                 return id;
             }
         }
@@ -102,20 +120,21 @@ impl Outgoing {
     /// Notes a PUBACK. One for nothing that is under way is ignored.
     pub(crate) fn acknowledged(&mut self, id: u16) {
         let sent = self.sent.iter_mut().find(|s| !s.done && s.client == id);
-        if let Some(sent) = sent {
-            sent.done = true;
-            self.in_flight -= 1;
+        let retained = self.retained.iter().position(|&client| client == id);
+        match (sent, retained) {
+            (Some(sent), _) => sent.done = true,
+            (None, Some(at)) => {
+                self.retained.swap_remove(at);
+            }
+            (None, None) => return,
         }
+        self.in_flight -= 1;
     }
 
     /// The next identifier to acknowledge to the router, in its order.
     pub(crate) fn next_done(&mut self) -> Option<u16> {
-        while let Some(sent) = self.sent.pop_front_if(|sent| sent.done) {
-            if sent.router.is_some() {
-                return sent.router;
-            }
-        }
-        None
+        let sent = self.sent.pop_front_if(|sent| sent.done)?;
+        Some(sent.router)
     }
 }
 
@@ -208,5 +227,24 @@ mod tests {
         outgoing.push(expired, 1, Some(1));
         assert_eq!(outgoing.fill(&codec, &mut out), 0);
         assert_eq!(outgoing.next_done(), Some(1));
+    }
+
+    #[test]
+    fn retained_messages_leave_nothing_behind_a_message_that_is_never_acknowledged() {
+        let codec = Codec::new(1024);
+        let mut outgoing = outgoing(100);
+        outgoing.push(message(1), 1, Some(7));
+        outgoing.fill(&codec, &mut BytesMut::new());
+        for _ in 0..10_000 {
+            for qos in [0, 1] {
+                outgoing.push(message(1), qos, None);
+                assert_eq!(outgoing.fill(&codec, &mut BytesMut::new()), 1);
+            }
+            outgoing.acknowledged(outgoing.last_id);
+            assert_eq!(outgoing.next_done(), None);
+        }
+        assert_eq!((outgoing.sent.len(), outgoing.retained.len()), (1, 0));
+        outgoing.acknowledged(1);
+        assert_eq!(outgoing.next_done(), Some(7));
     }
 }

@@ -2,75 +2,111 @@
 //! are sane at all. Everything not allowed here is denied.
 
 use dcnet::identity::{DeviceId, Role};
-use dcnet::topic::{Access, allowed_filters, filter_within};
+use dcnet::topic::{Access, NetId, allowed_filters, filter_within};
 
-use crate::client::Client;
-use crate::rules::Rules;
+use crate::client::{Client, Identity};
+use crate::rules::{Rule, Rules};
 
 /// Longest topic or filter, in bytes.
 pub(crate) const MAX_TOPIC: usize = 256;
 
 /// Users are no devices; no filter of third parties contains an id.
-pub(crate) const NOBODY: DeviceId = DeviceId([0; 16]);
+const NOBODY: DeviceId = DeviceId([0; 16]);
 
 /// What a client may use, by its certificate or as a user.
 #[derive(Debug)]
 pub(crate) struct Permissions {
     publish: Vec<String>,
     subscribe: Vec<String>,
-    /// Filters that a third party's subscriptions must be within as well: nothing
-    /// in the permission file gives more than a certificate does.
-    law: Option<Vec<String>>,
+    /// For third parties: the rules of the permission file, one of which a subscription must
+    /// be within as well. Nothing in that file gives more than a certificate does.
+    rules: Option<Vec<Rule>>,
+}
+
+/// What allows something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grant<'a> {
+    /// The role, by this filter.
+    Role(&'a str),
+    /// A rule of the permission file.
+    Rule(&'a Rule),
+}
+
+/// Why something is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denial<'a> {
+    /// No sane topic, or filter.
+    Form,
+    /// The role allows these filters only.
+    Role(&'a [String]),
+    /// No rule of the permission file covers it.
+    NoRule,
 }
 
 impl Permissions {
-    /// For agents what their role gives; for third parties what `rules` give
-    /// within that, too.
+    /// Of a client whose certificate or password was verified.
     pub(crate) fn of(client: &Client, rules: &Rules) -> Self {
-        let law = |access| match client {
-            Client::Device(certificate) => allowed_filters(
-                certificate.role(),
-                certificate.id(),
-                certificate.net(),
-                access,
-            ),
-            Client::User(_) => allowed_filters(Role::ThirdParty, NOBODY, None, access),
+        let net = match client {
+            Client::Device(certificate) => certificate.net(),
+            Client::User(_) => None,
         };
-        let publish = law(Access::Publish);
-        let subscribe = law(Access::Subscribe);
-        match client.role() {
-            Role::ThirdParty => {
-                let identity = client.identity();
-                let rules = rules.of(&identity);
-                Self {
-                    publish,
-                    subscribe: rules.map(|rule| rule.filter.clone()).collect(),
-                    law: Some(subscribe),
-                }
-            }
-            _ => Self {
-                publish,
-                subscribe,
-                law: None,
-            },
+        Self::new(&client.identity(), client.role(), net, rules)
+    }
+
+    /// For agents what their role gives; for third parties what `rules` give within that,
+    /// too. `net` is the one that the certificate names.
+    pub(crate) fn new(identity: &Identity, role: Role, net: Option<NetId>, rules: &Rules) -> Self {
+        let id = match identity {
+            Identity::Device(id) => *id,
+            Identity::User(_) => NOBODY,
+        };
+        Self {
+            publish: allowed_filters(role, id, net, Access::Publish),
+            subscribe: allowed_filters(role, id, net, Access::Subscribe),
+            rules: (role == Role::ThirdParty).then(|| rules.of(identity).cloned().collect()),
         }
     }
 
-    /// Whether `topic` is a sane topic that the holder may publish to.
-    pub(crate) fn may_publish(&self, topic: &str) -> bool {
-        is_topic(topic) && within(topic, &self.publish)
+    /// Whether and by what the holder may publish to a topic.
+    pub(crate) fn publish(&self, topic: &str) -> Result<Grant<'_>, Denial<'_>> {
+        if !is_topic(topic) {
+            return Err(Denial::Form);
+        }
+        by_role(topic, &self.publish)
     }
 
-    /// Whether `filter` is a valid filter that matches nothing but what the
-    /// holder may read.
+    /// Whether and by what the holder may read all that a filter matches.
+    pub(crate) fn subscribe(&self, filter: &str) -> Result<Grant<'_>, Denial<'_>> {
+        if !is_filter(filter) {
+            return Err(Denial::Form);
+        }
+        let lawful = by_role(filter, &self.subscribe)?;
+        let Some(rules) = &self.rules else {
+            return Ok(lawful);
+        };
+        let rule = rules
+            .iter()
+            .find(|rule| filter_within(filter, &rule.filter));
+        rule.map(Grant::Rule).ok_or(Denial::NoRule)
+    }
+
+    /// As [`Self::publish`].
+    pub(crate) fn may_publish(&self, topic: &str) -> bool {
+        self.publish(topic).is_ok()
+    }
+
+    /// As [`Self::subscribe`].
     pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
-        let lawful = self.law.as_ref().is_none_or(|law| within(filter, law));
-        is_filter(filter) && lawful && within(filter, &self.subscribe)
+        self.subscribe(filter).is_ok()
     }
 }
 
-fn within(filter: &str, allowed: &[String]) -> bool {
-    allowed.iter().any(|allowed| filter_within(filter, allowed))
+fn by_role<'a>(filter: &str, allowed: &'a [String]) -> Result<Grant<'a>, Denial<'a>> {
+    let covers = |allowed: &&String| filter_within(filter, allowed);
+    match allowed.iter().find(covers) {
+        Some(allowed) => Ok(Grant::Role(allowed)),
+        None => Err(Denial::Role(allowed)),
+    }
 }
 
 /// Printable ASCII without a leading `$`: rumqttd slices topics by bytes, and

@@ -296,6 +296,14 @@ impl Registry {
         topics.insert(hash)
     }
 
+    /// How many filters `principal` may use.
+    pub(crate) fn filters_of(&self, principal: &Principal) -> usize {
+        match principal.role {
+            Role::Provider => self.limits.filters_of_provider,
+            _ => self.limits.filters_per_client,
+        }
+    }
+
     /// Notes that `principal` uses `filter`; `false` if that is one filter too
     /// many. The router keeps a log for every filter it ever saw.
     pub(crate) fn take_filter(&self, principal: &Principal, filter: &str) -> bool {
@@ -304,10 +312,7 @@ impl Registry {
         if filters.contains(&hash) {
             return true;
         }
-        let own = match principal.role {
-            Role::Provider => self.limits.filters_of_provider,
-            _ => self.limits.filters_per_client,
-        };
+        let own = self.filters_of(principal);
         let mut tables = self.lock();
         let known = tables.filters.contains(&hash);
         if filters.len() >= own || (!known && tables.filters.len() >= self.limits.filters) {
@@ -369,11 +374,13 @@ impl Registry {
             takeovers: self.cells.takeovers.load(Relaxed),
             refused: self.cells.refused(),
             total: self.cells.total.get(),
+            nobodys: self.cells.nobodys.get(),
             devices,
             users,
             withdrawn: self.cells.withdrawn.load(Relaxed),
             retained: retained.len() as u64,
             retained_bytes: retained.bytes() as u64,
+            retained_writes_failed: retained.writes_failed(),
             topics: self.topics.load(Relaxed) as u64,
             filters: tables.filters.len() as u64,
             reloads: self.cells.reloads.load(Relaxed),

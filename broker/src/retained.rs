@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use dcnet::time::Timestamp;
@@ -24,18 +26,77 @@ use crate::permission::{is_topic, matches};
 const MAGIC: &[u8; 4] = b"dcr2";
 const SUFFIX: &str = "retained";
 
+/// Between two tries to write what could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Messages that are looked at for one part of a replay: nobody else can use the store
+/// meanwhile.
+const PART: usize = 256;
+
+/// Messages in one part of a replay.
+const PART_MESSAGES: usize = 16;
+
+/// Bytes of messages after which a part of a replay is full.
+const PART_BYTES: usize = 64 * 1024;
+
 #[derive(Debug, Default)]
-struct Shared {
+struct Store {
     entries: BTreeMap<String, Message>,
+    /// Those that expire, the next one first.
+    expiries: BTreeSet<(Timestamp, String)>,
     bytes: usize,
+    /// Whether there are files.
+    durable: bool,
+    /// Topics whose files are not as `entries` has it.
     dirty: BTreeSet<String>,
+    writes_failed: u64,
     closed: bool,
+}
+
+impl Store {
+    fn insert(&mut self, topic: &str, message: Message) {
+        self.bytes += message.size();
+        if let Some(expiry) = message.expiry() {
+            self.expiries.insert((expiry, topic.to_owned()));
+        }
+        self.entries.insert(topic.to_owned(), message);
+    }
+
+    fn remove(&mut self, topic: &str) -> bool {
+        let Some(message) = self.entries.remove(topic) else {
+            return false;
+        };
+        self.bytes = self.bytes.saturating_sub(message.size());
+        if let Some(expiry) = message.expiry() {
+            self.expiries.remove(&(expiry, topic.to_owned()));
+        }
+        true
+    }
+
+    /// Notes that a topic's file has to be written or removed, if there are files.
+    fn touch(&mut self, topic: String) {
+        if self.durable {
+            self.dirty.insert(topic);
+        }
+    }
+
+    /// Drops what has expired at `now`; whether that was anything.
+    fn expire(&mut self, now: Timestamp) -> bool {
+        let mut any = false;
+        while self.expiries.first().is_some_and(|next| next.0 <= now)
+            && let Some((_, topic)) = self.expiries.pop_first()
+        {
+            any |= self.remove(&topic);
+            self.touch(topic);
+        }
+        any
+    }
 }
 
 /// All retained messages.
 #[derive(Debug)]
 pub(crate) struct Retained {
-    shared: Arc<(Mutex<Shared>, Condvar)>,
+    shared: Arc<(Mutex<Store>, Condvar)>,
     writer: Mutex<Option<JoinHandle<()>>>,
     max_messages: usize,
     max_bytes: usize,
@@ -45,15 +106,27 @@ pub(crate) struct Retained {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
+/// Some of the messages that match a filter.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// In the order of their topics.
+    pub(crate) messages: Vec<Message>,
+    /// The topic after which the next part begins; `None` if there is none.
+    pub(crate) reached: Option<String>,
+}
+
 impl Retained {
     /// Opens the directory, or keeps everything in memory without one.
     pub(crate) fn open(directory: Option<&Path>, limits: &Limits) -> anyhow::Result<Self> {
-        let mut shared = Shared::default();
+        let mut store = Store {
+            durable: directory.is_some(),
+            ..Store::default()
+        };
         if let Some(directory) = directory {
-            load(directory, &mut shared)
+            load(directory, &mut store)
                 .with_context(|| format!("state directory {}", directory.display()))?;
         }
-        let shared = Arc::new((Mutex::new(shared), Condvar::new()));
+        let shared = Arc::new((Mutex::new(store), Condvar::new()));
         let writer = match directory {
             None => None,
             Some(directory) => {
@@ -70,44 +143,70 @@ impl Retained {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The store without what has expired.
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        let mut store = lock(&self.shared.0);
+        if store.expire(now()) {
+            self.shared.1.notify_one();
+        }
+        store
     }
 
     /// Replaces the message of a topic; an empty payload removes it.
     pub(crate) fn set(&self, topic: &str, message: &Message) -> Result<(), Full> {
-        let shared = &mut *self.lock();
-        let old = shared.entries.get(topic).map(Message::size);
+        let mut store = self.lock();
         if message.payload.is_empty() {
-            if let Some(old) = old {
-                shared.entries.remove(topic);
-                shared.bytes = shared.bytes.saturating_sub(old);
-                shared.dirty.insert(topic.to_owned());
+            if !store.remove(topic) {
+                return Ok(());
             }
         } else {
-            let bytes = shared.bytes.saturating_sub(old.unwrap_or(0)) + message.size();
-            let messages = shared.entries.len() + usize::from(old.is_none());
+            let old = store.entries.get(topic).map(Message::size);
+            let bytes = store.bytes.saturating_sub(old.unwrap_or(0)) + message.size();
+            let messages = store.entries.len() + usize::from(old.is_none());
             if bytes > self.max_bytes || messages > self.max_messages {
                 return Err(Full);
             }
-            shared.entries.insert(topic.to_owned(), message.clone());
-            shared.bytes = bytes;
-            shared.dirty.insert(topic.to_owned());
+            store.remove(topic);
+            store.insert(topic, message.clone());
         }
+        store.touch(topic.to_owned());
         self.shared.1.notify_one();
         Ok(())
     }
 
-    /// The messages that match a filter, in the order of their topics.
-    pub(crate) fn matching(&self, filter: &str) -> Vec<Message> {
-        let at = now();
-        let shared = self.lock();
-        shared
-            .entries
-            .iter()
-            .filter(|(topic, message)| !message.is_expired(at) && matches(topic, filter))
-            .map(|(_, message)| message.clone())
-            .collect()
+    /// The next messages that match a filter, after a topic or from the first one on. Few
+    /// at a time, so that neither the store is held for long nor much is under way to a
+    /// client.
+    pub(crate) fn part(&self, filter: &str, after: Option<&str>) -> Part {
+        let beginning = beginning(filter);
+        let from = match after {
+            Some(topic) => Bound::Excluded(topic),
+            None => Bound::Included(beginning),
+        };
+        let mut part = Part {
+            messages: Vec::new(),
+            reached: None,
+        };
+        let store = self.lock();
+        let entries = store.entries.range::<str, _>((from, Bound::Unbounded));
+        let mut bytes = 0;
+        for (looked_at, (topic, message)) in entries.enumerate() {
+            if !topic.starts_with(beginning) {
+                part.reached = None;
+                break;
+            }
+            let full = part.messages.len() >= PART_MESSAGES || bytes >= PART_BYTES;
+            if full || looked_at >= PART {
+                return part;
+            }
+            if matches(topic, filter) {
+                bytes += message.size();
+                part.messages.push(message.clone());
+            }
+            part.reached = Some(topic.clone());
+        }
+        part.reached = None;
+        part
     }
 
     /// How many messages are stored.
@@ -120,15 +219,16 @@ impl Retained {
         self.lock().bytes
     }
 
-    /// Waits until everything is on disk. Nothing is written after it.
+    /// How often changes could not be written.
+    pub(crate) fn writes_failed(&self) -> u64 {
+        self.lock().writes_failed
+    }
+
+    /// Waits until everything is on disk, or was tried once more. Nothing is written after it.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        lock(&self.shared.0).closed = true;
         self.shared.1.notify_one();
-        let writer = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let writer = lock(&self.writer).take();
         if let Some(writer) = writer {
             let _ = writer.join();
         }
@@ -141,12 +241,23 @@ impl Drop for Retained {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What every topic that matches a filter begins with: its levels before the first wildcard.
+fn beginning(filter: &str) -> &str {
+    let levels = filter.split(['+', '#']).next().unwrap_or_default();
+    // "a/#" matches "a", too (MQTT 3.1.1, 4.7.1.2).
+    levels.strip_suffix('/').unwrap_or(levels)
+}
+
 fn path_of(directory: &Path, topic: &str) -> PathBuf {
     let name = hex::encode(Sha256::digest(topic));
     directory.join(format!("{name}.{SUFFIX}"))
 }
 
-fn load(directory: &Path, shared: &mut Shared) -> anyhow::Result<()> {
+fn load(directory: &Path, store: &mut Store) -> anyhow::Result<()> {
     fs::create_dir_all(directory)?;
     let at = now();
     for file in fs::read_dir(directory)? {
@@ -166,8 +277,7 @@ fn load(directory: &Path, shared: &mut Shared) -> anyhow::Result<()> {
                 fs::remove_file(&path)?;
             }
             Ok((topic, message)) => {
-                shared.bytes += message.size();
-                shared.entries.insert(topic, message);
+                store.insert(&topic, message);
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "skipped a retained message");
@@ -189,50 +299,107 @@ fn parse(bytes: &[u8]) -> anyhow::Result<(String, Message)> {
     Ok((topic, message))
 }
 
-fn write_changes(shared: &(Mutex<Shared>, Condvar), directory: &Path) {
+fn write_changes(shared: &(Mutex<Store>, Condvar), directory: &Path) {
+    let mut failing = false;
     loop {
-        let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while guard.dirty.is_empty() && !guard.closed {
-            guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        let mut store = lock(&shared.0);
+        if failing {
+            let waited = shared
+                .1
+                .wait_timeout_while(store, RETRY, |store| !store.closed);
+            store = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let changes: Vec<(String, Option<Message>)> = std::mem::take(&mut guard.dirty)
+        let idle = |store: &mut Store| store.dirty.is_empty() && !store.closed;
+        let waited = shared.1.wait_while(store, idle);
+        store = waited.unwrap_or_else(PoisonError::into_inner);
+        let closed = store.closed;
+        let changes: Vec<(String, Option<Message>)> = std::mem::take(&mut store.dirty)
             .into_iter()
             .map(|topic| {
-                let message = guard.entries.get(&topic).cloned();
+                let message = store.entries.get(&topic).cloned();
                 (topic, message)
             })
             .collect();
-        drop(guard);
+        drop(store);
         if changes.is_empty() {
             return;
         }
-        for (topic, message) in &changes {
-            if let Err(error) = write(directory, topic, message.as_ref()) {
-                tracing::error!(directory = %directory.display(), %error,
-                    "cannot store a retained message; it is lost at a restart");
+        match write_all(directory, changes) {
+            Ok(()) => {
+                if failing {
+                    tracing::info!(directory = %directory.display(),
+                        "retained messages are stored again");
+                }
+                failing = false;
             }
-        }
-        if let Err(error) = File::open(directory).and_then(|d| d.sync_all()) {
-            tracing::error!(directory = %directory.display(), %error, "cannot sync");
+            Err((failed, error)) => {
+                let directory = directory.display();
+                if closed {
+                    let count = failed.len();
+                    tracing::error!(%directory, %error, count, "retained messages are lost");
+                    return;
+                }
+                if !failing {
+                    tracing::error!(%directory, %error,
+                        "cannot store retained messages, which would be lost at a restart; trying \
+                         again every second: make room there, or see who may write there");
+                }
+                failing = true;
+                let mut store = lock(&shared.0);
+                store.writes_failed += 1;
+                store.dirty.extend(failed);
+            }
         }
     }
 }
 
-fn write(directory: &Path, topic: &str, message: Option<&Message>) -> std::io::Result<()> {
+/// Writes changes; an error comes with the topics that it is about.
+fn write_all(
+    directory: &Path,
+    changes: Vec<(String, Option<Message>)>,
+) -> Result<(), (Vec<String>, io::Error)> {
+    let (mut written, mut failed) = (Vec::new(), Vec::new());
+    let mut reason = None;
+    for (topic, message) in changes {
+        match write(directory, &topic, message.as_ref()) {
+            Ok(()) => written.push(topic),
+            Err(error) => {
+                reason = Some(error);
+                failed.push(topic);
+            }
+        }
+    }
+    if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
+        reason = Some(error);
+        failed.append(&mut written);
+    }
+    match reason {
+        None => Ok(()),
+        Some(error) => Err((failed, error)),
+    }
+}
+
+fn write(directory: &Path, topic: &str, message: Option<&Message>) -> io::Result<()> {
     let path = path_of(directory, topic);
     let Some(message) = message else {
         return match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
     };
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(MAGIC)?;
-    file.write_all(&message.received.as_millis().to_be_bytes())?;
-    file.write_all(&codec::to_packet(message))?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)
+    let replace = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(MAGIC)?;
+        file.write_all(&message.received.as_millis().to_be_bytes())?;
+        file.write_all(&codec::to_packet(message))?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    replace().inspect_err(|_| {
+        // On a full disk it would be in the way of others.
+        let _ = fs::remove_file(&temporary);
+    })
 }
 
 #[cfg(test)]
@@ -252,12 +419,22 @@ mod tests {
         }
     }
 
+    /// All messages that match, however many parts that takes.
+    fn matching(retained: &Retained, filter: &str) -> Vec<Message> {
+        let (mut messages, mut after) = (Vec::new(), None);
+        loop {
+            let part = retained.part(filter, after.as_deref());
+            messages.extend(part.messages);
+            match part.reached {
+                Some(topic) => after = Some(topic),
+                None => return messages,
+            }
+        }
+    }
+
     fn topics(retained: &Retained, filter: &str) -> Vec<Bytes> {
-        retained
-            .matching(filter)
-            .into_iter()
-            .map(|m| m.topic)
-            .collect()
+        let messages = matching(retained, filter).into_iter();
+        messages.map(|message| message.topic).collect()
     }
 
     #[test]
@@ -271,7 +448,7 @@ mod tests {
         drop(retained);
         let retained = open();
         assert_eq!(topics(&retained, "a/+"), ["a/b", "a/c"]);
-        assert_eq!(retained.matching("a/b")[0].payload, "3");
+        assert_eq!(matching(&retained, "a/b")[0].payload, "3");
         retained.set("a/b", &message("a/b", b"")).unwrap();
         drop(retained);
         assert_eq!(topics(&open(), "a/#"), ["a/c"]);
@@ -293,7 +470,7 @@ mod tests {
             ..message("a", b"1")
         };
         open().set("a", &stored).unwrap();
-        let [read] = &open().matching("a")[..] else {
+        let [read] = &matching(&open(), "a")[..] else {
             panic!("one message");
         };
         assert_eq!(
@@ -306,7 +483,7 @@ mod tests {
             ..stored
         };
         open().set("a", &expired).unwrap();
-        assert!(open().matching("a").is_empty());
+        assert!(matching(&open(), "a").is_empty());
     }
 
     #[test]
@@ -330,5 +507,116 @@ mod tests {
         assert_eq!(retained.set("b", &message("b", b"1")), Err(Full));
         retained.set("a", &message("a", b"2")).unwrap();
         assert_eq!(retained.len(), 1);
+    }
+
+    fn expiring(topic: &'static str, seconds: u32) -> Message {
+        Message {
+            properties: Some(PublishProperties {
+                message_expiry_interval: Some(seconds),
+                ..PublishProperties::default()
+            }),
+            ..message(topic, b"1")
+        }
+    }
+
+    /// Waits for what another thread does.
+    fn until(what: &str, mut condition: impl FnMut() -> bool) {
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while !condition() {
+            assert!(std::time::Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_replay_comes_in_parts_and_holds_the_store_for_a_part_only() {
+        let retained = Retained::open(None, &Limits::default()).unwrap();
+        let set = |topic: String, length: usize| {
+            let payload = Bytes::from(vec![1; length]);
+            let message = Message {
+                topic: Bytes::from(topic.clone()),
+                payload,
+                ..message("", b"")
+            };
+            retained.set(&topic, &message).unwrap();
+        };
+        for number in 0..3 * PART {
+            set(format!("a/{number:05}"), 1);
+        }
+        set("a".to_owned(), 1);
+        set("b".to_owned(), 1);
+        for number in 0..4 {
+            set(format!("c/{number}"), PART_BYTES / 2 + 1);
+        }
+        let all = retained.part("a/#", None);
+        assert_eq!(all.messages.len(), PART_MESSAGES);
+        assert_eq!(all.messages[0].topic, "a");
+        assert_eq!(matching(&retained, "a/#").len(), 3 * PART + 1);
+        assert_eq!(matching(&retained, "a/+").len(), 3 * PART);
+        assert_eq!(retained.part("c/+", None).messages.len(), 2, "by bytes");
+        let rare = retained.part("+/0", None);
+        assert!(
+            rare.messages.is_empty() && rare.reached.is_some(),
+            "in vain"
+        );
+        assert_eq!(topics(&retained, "+/0"), ["c/0"]);
+        let one = retained.part("b", None);
+        assert_eq!((one.messages.len(), one.reached), (1, None), "no search");
+    }
+
+    #[test]
+    fn what_has_expired_is_neither_counted_nor_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            retained_messages: 2,
+            ..Limits::default()
+        };
+        let retained = Retained::open(Some(directory.path()), &limits).unwrap();
+        retained.set("a", &expiring("a", 3600)).unwrap();
+        let written = path_of(directory.path(), "a");
+        until("it is on disk", || written.exists());
+        // It is replaced by one that ends at once.
+        retained.set("a", &expiring("a", 0)).unwrap();
+        retained.set("b", &message("b", b"1")).unwrap();
+        assert_eq!(retained.len(), 1);
+        assert_eq!(retained.bytes(), message("b", b"1").size());
+        retained.set("c", &message("c", b"1")).unwrap();
+        assert_eq!(topics(&retained, "#"), ["b", "c"]);
+        until("its file is gone", || !written.exists());
+        // One that lasts takes the place of one that does not.
+        retained.set("b", &expiring("b", 0)).unwrap();
+        retained.set("b", &message("b", b"2")).unwrap();
+        assert_eq!(topics(&retained, "b"), ["b"]);
+        assert!(lock(&retained.shared.0).expiries.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let open = || Retained::open(Some(&state), &Limits::default()).unwrap();
+        let retained = open();
+        retained.set("a", &message("a", b"1")).unwrap();
+        retained.set("b", &message("b", b"1")).unwrap();
+        until("both are on disk", || path_of(&state, "b").exists());
+        // Nothing can be written where no directory is.
+        let aside = directory.path().join("aside");
+        fs::rename(&state, &aside).unwrap();
+        fs::write(&state, "in the way").unwrap();
+        retained.set("a", &message("a", b"2")).unwrap();
+        retained.set("b", &message("b", b"")).unwrap();
+        until("a failure", || retained.writes_failed() > 0);
+        retained.set("c", &message("c", b"3")).unwrap();
+        fs::remove_file(&state).unwrap();
+        fs::rename(&aside, &state).unwrap();
+        let stored = |topic| parse(&fs::read(path_of(&state, topic)).ok()?).ok();
+        until("they are on disk, and the removed one is not", || {
+            let newer = stored("a").is_some_and(|(_, message)| message.payload == "2");
+            newer && stored("b").is_none() && stored("c").is_some()
+        });
+        // It does not try for ever when the broker stops.
+        fs::rename(&state, &aside).unwrap();
+        retained.set("a", &message("a", b"4")).unwrap();
+        retained.close();
     }
 }

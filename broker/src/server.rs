@@ -7,13 +7,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use secrets::revocation::RevocationFile;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::backend::Backend;
-use crate::config::Settings;
+use crate::config::Config;
 use crate::counters::{Counters, Refusal};
 use crate::gate::{self, Door, Shared};
 use crate::login::Logins;
@@ -21,7 +22,6 @@ use crate::metrics;
 use crate::registry::Registry;
 use crate::reload::{self, Sources};
 use crate::retained::Retained;
-use crate::revocation::Source;
 use crate::tls::Tls;
 
 /// How long sessions may take to end when the broker stops.
@@ -56,22 +56,20 @@ impl Broker {
     ///
     /// # Errors
     /// If the configuration is wrong, a file cannot be used or an address is taken.
-    pub async fn start(settings: impl Into<Settings>) -> anyhow::Result<Self> {
-        let settings: Settings = settings.into();
-        let (credentials, policy) = settings.load()?;
-        let Settings { config, services } = settings;
-        let mut source = match (&config.revocations, credentials.administrator) {
-            (Some(path), Some(administrator)) => Some(Source::new(path, administrator)),
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let (credentials, policy) = config.load()?;
+        let mut list_file = match (&config.revocations, credentials.administrator) {
+            (Some(path), Some(administrator)) => Some(RevocationFile::new(path, administrator)),
             _ => None,
         };
-        let revocations = match &mut source {
-            Some(source) => source.read(None)?,
+        let revocations = match &mut list_file {
+            Some(file) => file.changed()?,
             None => None,
         };
         let limits = config.limits.clone();
         let check_interval = Duration::from_secs(limits.check_interval_s);
         let retained = Retained::open(config.state.as_deref(), &limits)?;
-        let has_users = services.passwords.is_some();
+        let has_users = config.passwords.is_some();
         let shared = Arc::new(Shared {
             retained,
             backend: Backend::start(&limits)?,
@@ -96,11 +94,11 @@ impl Broker {
             Ok(taken)
         };
         let addresses = open(Door::Agents, &config.listen)?;
-        let third_party_addresses = open(Door::ThirdParties, &services.listen_third_parties)?;
-        let websocket_addresses = open(Door::WebSocket, &services.listen_websocket)?;
+        let third_party_addresses = open(Door::ThirdParties, &config.listen_third_parties)?;
+        let websocket_addresses = open(Door::WebSocket, &config.listen_websocket)?;
         #[cfg(feature = "plain")]
-        open(Door::Plain, &services.listen_plain)?;
-        let metrics = match services.metrics {
+        open(Door::Plain, &config.listen_plain)?;
+        let metrics = match config.metrics {
             None => None,
             Some(address) => {
                 let socket =
@@ -128,7 +126,7 @@ impl Broker {
             let _ = failed.send(true);
         });
         let (reload, asked) = mpsc::channel(1);
-        let sources = Sources::new(config, &services, source);
+        let sources = Sources::new(config, list_file);
         let checks = tokio::spawn(reload::watch(
             Arc::clone(&shared),
             sources,
@@ -293,7 +291,7 @@ async fn accept(
                         }
                         None => {
                             cells.refuse(Refusal::TooManyConnections);
-                            tracing::debug!(%address, "too many connections");
+                            cells.tell(Refusal::TooManyConnections, address);
                         }
                     }
                 }

@@ -107,7 +107,7 @@ impl From<RouterGone> for End {
 struct Pending {
     id: u16,
     codes: Vec<SubCode>,
-    replay: Vec<(String, u8)>,
+    replay: Vec<String>,
     unconfirmed: usize,
 }
 
@@ -118,11 +118,20 @@ struct Subscription {
     retain_as_published: bool,
 }
 
+/// Retained messages that are due for a subscription.
+struct Replay {
+    filter: String,
+    /// The last topic that was looked at.
+    reached: Option<String>,
+}
+
 struct Running<'a> {
     shared: &'a Shared,
     session: Session,
     subscriptions: HashMap<String, Subscription>,
     pending: VecDeque<Pending>,
+    /// At most one for each subscription.
+    replays: VecDeque<Replay>,
     rate: Rate,
     refused: u32,
 }
@@ -139,6 +148,7 @@ pub(crate) async fn run(shared: &Shared, stream: Connection, session: Session, m
         session,
         subscriptions: HashMap::new(),
         pending: VecDeque::new(),
+        replays: VecDeque::new(),
         rate: Rate::new(rate, Instant::now()),
         refused: 0,
     };
@@ -192,6 +202,7 @@ impl Running<'_> {
                 _ => None,
             };
             let wake = [silence, stall, resume].into_iter().flatten().min();
+            let replaying = self.may_replay();
             let Session {
                 deliveries,
                 buffer,
@@ -234,6 +245,8 @@ impl Running<'_> {
                     Ok(Written::Some) => unwritten = Some(Instant::now()),
                     Err(_) => return End::Lost,
                 },
+                // There is more to be prepared, after others had their turn.
+                () = tokio::task::yield_now(), if replaying => {}
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
                     let now = Instant::now();
                     if stall.is_some_and(|at| at <= now) {
@@ -333,6 +346,14 @@ impl Running<'_> {
             return Err(End::Refused(Refusal::Unsupported, reason));
         }
         let registry = &self.shared.registry;
+        if message.retain && !may_retain(self.session.principal.role) {
+            // MQTT 5 clients were told in CONNACK (MQTT 5, 3.2.2.3.5).
+            if self.session.codec.version() == Version::V5 {
+                return Err(End::Refused(Refusal::Retain, Reason::RetainNotSupported));
+            }
+            let reason = PubAckReason::NotAuthorized;
+            return self.refuse_publish(Refusal::Retain, reason, topic, qos, id);
+        }
         if !self.session.permissions.may_publish(topic) {
             let reason = PubAckReason::NotAuthorized;
             return self.refuse_publish(Refusal::Publish, reason, topic, qos, id);
@@ -390,7 +411,17 @@ impl Running<'_> {
             replay: Vec::new(),
             unconfirmed: 0,
         };
-        for filter in filters {
+        let own = self.shared.registry.filters_of(&self.session.principal);
+        if filters.len() > own {
+            let count = format!("{} filters at once", filters.len());
+            self.refuse(Refusal::Quota, &count);
+        }
+        for (number, filter) in filters.into_iter().enumerate() {
+            // It cannot have so many, and each costs a search for retained messages.
+            if number >= own {
+                pending.codes.push(SubCode::QuotaExceeded);
+                continue;
+            }
             let code = self.check_filter(&filter, identifier);
             pending.codes.push(code);
             let SubCode::Success(qos) = code else {
@@ -409,8 +440,8 @@ impl Running<'_> {
                 pending.unconfirmed += 1;
             }
             match filter.retain_forward_rule {
-                RetainForwardRule::OnEverySubscribe => pending.replay.push((path, qos)),
-                RetainForwardRule::OnNewSubscribe if new => pending.replay.push((path, qos)),
+                RetainForwardRule::OnEverySubscribe => pending.replay.push(path),
+                RetainForwardRule::OnNewSubscribe if new => pending.replay.push(path),
                 RetainForwardRule::OnNewSubscribe | RetainForwardRule::Never => {}
             }
         }
@@ -448,6 +479,7 @@ impl Running<'_> {
         let mut reasons = Vec::with_capacity(filters.len());
         for filter in filters {
             reasons.push(if self.subscriptions.remove(&filter).is_some() {
+                self.replays.retain(|replay| replay.filter != filter);
                 self.session.link.unsubscribe(&filter).await?;
                 UnsubAckReason::Success
             } else {
@@ -488,24 +520,55 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Sends the SUBACKs that are due, each followed by its retained messages.
+    /// Sends the SUBACKs that are due. The retained messages of each follow; those of a filter
+    /// that is subscribed to again begin anew (MQTT 3.1.1, 3.8.4).
     fn answer_subscribes(&mut self) -> Result<(), End> {
         while let Some(ready) = self.pending.pop_front_if(|p| p.unconfirmed == 0) {
             let out = &mut self.session.out;
             if !self.session.codec.suback(ready.id, &ready.codes, out) {
                 return Err(End::UNANSWERABLE);
             }
-            for (filter, qos) in ready.replay {
-                for message in self.shared.retained.matching(&filter) {
-                    let qos = message.qos.min(qos);
-                    self.session.outgoing.push(message, qos, None);
-                }
+            for filter in ready.replay {
+                self.replays.retain(|replay| replay.filter != filter);
+                self.replays.push_back(Replay {
+                    filter,
+                    reached: None,
+                });
             }
         }
         Ok(())
     }
 
+    /// Whether retained messages are due and the client takes what it is sent. They have to
+    /// wait for what waits already: a message must not overtake an older one of its topic.
+    fn may_replay(&self) -> bool {
+        let Session { outgoing, out, .. } = &self.session;
+        !self.replays.is_empty() && outgoing.is_idle() && out.len() < HIGH_WATER
+    }
+
+    fn replay(&mut self) {
+        let Some(replay) = self.replays.front_mut() else {
+            return;
+        };
+        let Replay { filter, reached } = replay;
+        let granted = self.subscriptions.get(filter).map_or(0, |s| s.qos);
+        let part = self.shared.retained.part(filter, reached.as_deref());
+        for message in part.messages {
+            let qos = message.qos.min(granted);
+            self.session.outgoing.push(message, qos, None);
+        }
+        match part.reached {
+            Some(topic) => replay.reached = Some(topic),
+            None => {
+                self.replays.pop_front();
+            }
+        }
+    }
+
     async fn prepare_outgoing(&mut self) -> Result<(), End> {
+        if self.may_replay() {
+            self.replay();
+        }
         let Session {
             outgoing,
             codec,
@@ -574,6 +637,12 @@ impl Running<'_> {
         // A client that does not listen any more needs no goodbye.
         let _ = timeout(FAREWELL, farewell).await;
     }
+}
+
+/// Whether the broker keeps messages for whoever subscribes later, which only the provider
+/// needs: the store would be full of others' otherwise.
+pub(crate) fn may_retain(role: Role) -> bool {
+    role == Role::Provider
 }
 
 /// What has to come before more packets can be handled.

@@ -2,19 +2,21 @@
 
 mod rig;
 
-use broker::{Config, Limits, Settings};
+use broker::{Config, Limits};
 use rig::*;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 struct Daemon {
     child: Child,
     address: SocketAddr,
+    log: Receiver<String>,
 }
 
 impl Daemon {
@@ -35,8 +37,18 @@ impl Daemon {
                 break address.trim().parse().unwrap();
             }
         };
-        std::thread::spawn(move || log.for_each(drop));
-        Self { child, address }
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in log.map_while(Result::ok) {
+                // Read to the end, whether somebody listens or not.
+                let _ = sender.send(line);
+            }
+        });
+        Self {
+            child,
+            address,
+            log: lines,
+        }
     }
 
     fn terminate(mut self) -> ExitStatus {
@@ -132,6 +144,41 @@ async fn check_config_says_what_is_wrong() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_every_configuration_needs_is_missed() {
+    let rig = stopped().await;
+    let path = write_config(&rig, "");
+    let text = fs::read_to_string(&path).unwrap();
+    for name in ["listen", "ca", "certificate", "key"] {
+        let without = |line: &&str| !line.starts_with(&format!("{name} = "));
+        let lines: Vec<&str> = text.lines().filter(without).collect();
+        fs::write(&path, lines.join("\n")).unwrap();
+        let error = format!("{:#}", Config::read(&path).unwrap_err());
+        let missing = format!("missing field `{name}`");
+        assert!(error.contains(&missing), "{error}");
+    }
+}
+
+/// What alerts tell the operator to look for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_names_the_address_of_a_refused_connection() {
+    let rig = stopped().await;
+    let daemon = Daemon::start(&rig);
+    let mut tcp = TcpStream::connect(daemon.address).unwrap();
+    tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let address = tcp.local_addr().unwrap().to_string();
+    let line = loop {
+        let line = daemon
+            .log
+            .recv_timeout(DEADLINE)
+            .expect("a line of the log");
+        if line.contains("TLS handshake failed") {
+            break line;
+        }
+    };
+    assert!(line.contains(" WARN ") && line.contains(&address), "{line}");
+}
+
 #[test]
 fn the_shipped_example_shows_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/broker.toml");
@@ -156,14 +203,14 @@ fn the_shipped_example_shows_the_defaults() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("broker.toml");
     fs::write(&file, all).unwrap();
-    let Settings { config, services } = Settings::read(&file).unwrap();
+    let config = Config::read(&file).unwrap();
     assert_eq!(
         format!("{:?}", config.limits),
         format!("{:?}", Limits::default())
     );
-    assert!(services.metrics.is_some() && services.permissions.is_some());
-    assert!(!services.listen_third_parties.is_empty() && !services.listen_websocket.is_empty());
-    assert!(services.passwords.is_some());
+    assert!(config.metrics.is_some() && config.permissions.is_some());
+    assert!(!config.listen_third_parties.is_empty() && !config.listen_websocket.is_empty());
+    assert!(config.passwords.is_some());
 }
 
 /// Runs a command of the program with a line of input: success, output and errors.
@@ -238,6 +285,18 @@ async fn passwords_are_set_and_permissions_told_by_commands() {
     let (done, _, error) = run(&["check-acl", "--role", "meter", &meter, &own], "");
     assert!(!done && error.contains("--net"), "{error}");
 
+    let third = rig.third_party().client_id();
+    let export = ["export-acl", "--format", "mosquitto", "--provider", &meter];
+    let named = [&export[..], &["--net", &net]].concat();
+    let of_net = format!("{third}={net}");
+    let (done, said, error) = run(&[&named[..], &["--certificate", &of_net]].concat(), "");
+    assert!(done, "{error}");
+    let (_, rules) = said.split_once(&format!("user {third}\n")).unwrap();
+    let read = format!("topic read dcnet/1/{NET}/public/#\n");
+    assert!(rules.starts_with(&read), "{said}");
+    let (done, _, error) = run(&[&named[..], &["--certificate", &third]].concat(), "");
+    assert!(!done && error.contains("an equals sign"), "{error}");
+
     let (done, ..) = run(&["remove-user", "dashboard"], "");
     assert!(done);
     let (done, _, error) = run(&["remove-user", "dashboard"], "");
@@ -270,7 +329,7 @@ async fn mosquittos_clients_read_public_topics_and_are_refused_others() {
         .output()
         .is_err()
     {
-        eprintln!("skipped: mosquitto_sub is not installed");
+        skip("mosquitto_sub is not installed");
         return;
     }
     let rig = stopped().await;

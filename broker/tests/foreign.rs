@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use broker::Format;
+use broker::{Certified, Format};
 use rig::*;
 
 /// The program, or why a test without it is skipped.
@@ -17,7 +17,7 @@ fn program() -> Option<PathBuf> {
     let usual = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].map(PathBuf::from);
     let found = named.into_iter().chain(usual).find(|path| path.exists());
     if found.is_none() {
-        eprintln!("skipped: there is no mosquitto; install the package of that name");
+        skip("there is no mosquitto; install the package of that name");
     }
     found
 }
@@ -80,6 +80,14 @@ impl Mosquitto {
     }
 }
 
+fn certified(rig: &Rig) -> Certified {
+    Certified {
+        providers: vec![rig.provider.id],
+        nets: vec![NET],
+        ..Certified::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_meter_and_the_provider_have_their_rights_at_mosquitto() {
     let Some(program) = program() else {
@@ -95,10 +103,10 @@ async fn a_meter_and_the_provider_have_their_rights_at_mosquitto() {
         format!("[certificate.{}]\n{rule}\n", third.id),
     )
     .unwrap();
-    rig.services.permissions = Some(permissions);
+    rig.config.permissions = Some(permissions);
     let acl = rig
-        .settings()
-        .export_acl(Format::Mosquitto, &[rig.provider.id], &[NET])
+        .config
+        .export_acl(Format::Mosquitto, &certified(&rig))
         .unwrap();
     let mosquitto = Mosquitto::start(&program, &rig, &acl);
     let client = async |identity: &Identity| {
@@ -180,12 +188,64 @@ async fn mosquitto_wants_a_certificate_too() {
     let mut rig = Rig::start().await;
     rig.stop().await;
     let acl = rig
-        .settings()
-        .export_acl(Format::Mosquitto, &[rig.provider.id], &[NET])
+        .config
+        .export_acl(Format::Mosquitto, &certified(&rig))
         .unwrap();
     let mosquitto = Mosquitto::start(&program, &rig, &acl);
     if let Ok(mut raw) = rig.try_raw_at(mosquitto.address, rig.tls(None)).await {
         raw.try_send(&connect(4, "anybody", &[])).await;
         assert_eq!(raw.packet().await, None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_party_reads_the_net_of_its_certificate_at_mosquitto() {
+    let Some(program) = program() else {
+        return;
+    };
+    let mut rig = Rig::start().await;
+    rig.stop().await;
+    let (kept, unnamed, free) = (rig.third_party(), rig.third_party(), rig.third_party());
+    let permissions = rig.directory.path().join("permissions.toml");
+    let other = format!("dcnet/1/{OTHER_NET}/public/status");
+    let text = format!(
+        "[all]\nsubscribe = [\"dcnet/1/+/public/#\"]\n\
+         [certificate.{}]\nsubscribe = [{other:?}]\n[certificate.{}]\n",
+        kept.id, free.id
+    );
+    fs::write(&permissions, text).unwrap();
+    rig.config.permissions = Some(permissions);
+    let mut certified = certified(&rig);
+    certified.third_parties = [(kept.id, NET), (unnamed.id, NET)].into();
+    let acl = rig
+        .config
+        .export_acl(Format::Mosquitto, &certified)
+        .unwrap();
+    let told = acl
+        .lines()
+        .filter(|line| line.contains("--certificate ID=NET"));
+    assert_eq!(told.count(), 1, "of the one whose net is not known:\n{acl}");
+    let mosquitto = Mosquitto::start(&program, &rig, &acl);
+    let client = async |identity: &Identity| {
+        let options = rig.options_for(mosquitto.address, identity, &identity.client_id());
+        Client::start(options).connected().await
+    };
+    let provider = client(&rig.provider).await;
+    let mut readers = Vec::new();
+    for identity in [&kept, &unnamed, &free] {
+        let mut reader = client(identity).await;
+        reader.subscribe("dcnet/1/+/public/#").await;
+        readers.push(reader);
+    }
+    let own = format!("dcnet/1/{NET}/public/status");
+    for topic in [&other, &own] {
+        provider.publish(topic, b"from the provider").await;
+    }
+    let [kept, unnamed, free] = &mut readers[..] else {
+        panic!("three readers");
+    };
+    for reader in [kept, unnamed] {
+        assert_eq!(reader.message().await.0, own, "and nothing before");
+    }
+    assert_eq!(free.message().await.0, other);
 }

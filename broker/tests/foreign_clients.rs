@@ -27,7 +27,7 @@ fn program_of_paho() -> Option<Program> {
     let check = "from paho.mqtt.enums import CallbackAPIVersion";
     let found = Command::new(&python).args(["-c", check]).output();
     if !found.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: {} has no paho-mqtt 2", python.display());
+        skip(&format!("{} has no paho-mqtt 2", python.display()));
         return None;
     }
     Some((python, vec![script("paho_client.py")]))
@@ -38,7 +38,7 @@ fn program_of_mqttjs() -> Option<Program> {
     let check = "process.exit(Number(require('mqtt/package.json').version.split('.')[0]) - 5)";
     let found = Command::new("node").args(["-e", check]).output();
     if !found.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no node with mqtt 5; set NODE_PATH to its node_modules");
+        skip("there is no node with mqtt 5; set NODE_PATH to its node_modules");
         return None;
     }
     Some(("node".into(), vec![script("mqttjs_client.js")]))
@@ -124,8 +124,8 @@ async fn a_client_reads_what_it_may_and_comes_back_after_a_restart(program: &Pro
     let mut rig = Rig::serving(&[("dashboard", PASSWORD)], everything).await;
     // The ports stay the same from now on.
     rig.config.listen = rig.broker().local_addrs().to_vec();
-    rig.services.listen_third_parties = rig.broker().third_party_addrs().to_vec();
-    rig.services.listen_websocket = rig.broker().websocket_addrs().to_vec();
+    rig.config.listen_third_parties = rig.broker().third_party_addrs().to_vec();
+    rig.config.listen_websocket = rig.broker().websocket_addrs().to_vec();
     let topic = format!("dcnet/1/{NET}/public/status");
     for way in [Way::Certificate, Way::Password, Way::WebSocket] {
         for version in [4, 5] {
@@ -164,4 +164,26 @@ async fn mqttjs_reads_what_it_may_and_comes_back() {
     if let Some(program) = program_of_mqttjs() {
         a_client_reads_what_it_may_and_comes_back_after_a_restart(&program).await;
     }
+}
+
+#[test]
+fn without_a_client_that_is_required_its_test_fails() {
+    let test = |required: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "paho_reads_what_it_may_and_comes_back",
+                "--nocapture",
+            ])
+            .env("PAHO_PYTHON", "/nonexistent/python3")
+            .env("REQUIRE_FOREIGN_CLIENTS", required)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let (passed, said) = test("0");
+    assert!(passed && said.contains("skipped: "), "{said}");
+    let (passed, said) = test("1");
+    assert!(!passed && said.contains("has no paho-mqtt 2"), "{said}");
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 async fn get(rig: &Rig, path: &str, host: &str) -> (String, String) {
     let address = rig.broker().metrics_addr().unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     within("an answer", stream.read_to_string(&mut answer))
@@ -154,4 +154,69 @@ async fn nothing_else_is_served_and_to_nobody_elses_name() {
             .0
             .contains(" 200 ")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_counter_of_bytes_never_decreases() {
+    let rig = Rig::serving(&[("dashboard", "correct horse")], "").await;
+    let received = async |role: &str| {
+        let (_, body) = get(&rig, "/metrics", "localhost").await;
+        let name = format!("broker_received_bytes_total{{role={role:?}}}");
+        samples(&body).get(&name).copied().unwrap_or_default()
+    };
+    // After TLS it is not known who it is.
+    let address = rig.broker().third_party_addrs()[0];
+    let mut raw = rig.try_raw_at(address, rig.tls(None)).await.unwrap();
+    let before = received("none").await;
+    raw.send(&connect_as(5, "dashboard", "dashboard", "correct horse"))
+        .await;
+    assert_eq!(raw.packet().await.unwrap().1[1], 0);
+    assert!(received("none").await >= before);
+    assert!(received("user").await > 0.0);
+    // Of whom it never becomes known, it counts in the end.
+    let before = received("none").await;
+    let (mut raw, code) = rig.login(5, "dashboard", "wrong horses").await;
+    assert_ne!(code, 0);
+    raw.end().await;
+    within("bytes of nobody", async {
+        while received("none").await <= before {}
+    })
+    .await;
+}
+
+#[test]
+fn the_alerts_are_tested_with_reasons_that_there_are() {
+    let fixtures = include_str!("../../monitoring/dcnet.rules.test.yaml");
+    let series = fixtures.split("broker_refused_total{").skip(1);
+    let reasons: Vec<&str> = series
+        .map(|rest| {
+            let (_, reason) = rest.split_once("reason=\"").unwrap();
+            reason.split('"').next().unwrap()
+        })
+        .collect();
+    assert!(!reasons.is_empty());
+    for reason in reasons {
+        let known = Refusal::ALL.iter().any(|known| known.as_str() == reason);
+        assert!(known, "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_stand_beside_what_is_used_of_them() {
+    let mut rig = Rig::serving(&[], "").await;
+    rig.config.limits.topics = 11;
+    rig.config.limits.filters = 12;
+    rig.config.limits.retained_messages = 13;
+    rig.config.limits.retained_bytes = 14;
+    rig.restart().await;
+    let (_, body) = get(&rig, "/metrics", "localhost").await;
+    let samples = samples(&body);
+    for (name, limit) in [
+        ("broker_topics_limit", 11.0),
+        ("broker_filters_limit", 12.0),
+        ("broker_retained_messages_limit", 13.0),
+        ("broker_retained_limit_bytes", 14.0),
+    ] {
+        assert_eq!(samples[name], limit, "{name}");
+    }
 }

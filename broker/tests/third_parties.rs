@@ -239,7 +239,7 @@ async fn removed_users_and_changed_passwords_end_sessions() {
         ("stays", PASSWORD),
     ];
     let rig = Rig::serving(&users, EVERYTHING).await;
-    let file = rig.services.passwords.clone().unwrap();
+    let file = rig.config.passwords.clone().unwrap();
     let (mut gone, _) = rig.login(5, "gone", PASSWORD).await;
     let (mut changed, _) = rig.login(5, "changed", PASSWORD).await;
     let (mut stays, _) = rig.login(5, "stays", PASSWORD).await;
@@ -301,14 +301,14 @@ async fn a_new_certificate_is_shown_to_new_connections_and_drops_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_settings_are_told_at_the_start() {
     let rig = Rig::serving(&[], EVERYTHING).await;
-    let error = async |change: &dyn Fn(&mut broker::Services)| {
-        let mut settings = rig.settings();
-        change(&mut settings.services);
-        format!("{:#}", Broker::start(settings).await.err().unwrap())
+    let error = async |change: &dyn Fn(&mut broker::Config)| {
+        let mut config = rig.config.clone();
+        change(&mut config);
+        format!("{:#}", Broker::start(config).await.err().unwrap())
     };
-    let message = error(&|services| services.passwords = None).await;
+    let message = error(&|config| config.passwords = None).await;
     assert!(message.contains("listen_third_parties needs"), "{message}");
-    let message = error(&|services| services.metrics = "0.0.0.0:0".parse().ok()).await;
+    let message = error(&|config| config.metrics = "0.0.0.0:0".parse().ok()).await;
     assert!(message.contains("metrics"), "{message}");
     fs::write(
         rig.directory.path().join("bad"),
@@ -316,6 +316,6 @@ async fn wrong_settings_are_told_at_the_start() {
     )
     .unwrap();
     let bad = rig.directory.path().join("bad");
-    let message = error(&|services| services.permissions = Some(bad.clone())).await;
+    let message = error(&|config| config.permissions = Some(bad.clone())).await;
     assert!(message.contains("line 2"), "{message}");
 }

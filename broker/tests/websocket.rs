@@ -148,8 +148,8 @@ async fn what_is_not_mqtt_over_websocket_is_refused_and_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_users_a_certificate_is_demanded() {
     let mut rig = Rig::serving(&[], "").await;
-    rig.services.passwords = None;
-    rig.services.listen_third_parties.clear();
+    rig.config.passwords = None;
+    rig.config.listen_third_parties.clear();
     rig.restart().await;
     assert!(open(&rig, rig.tls(None), Some("mqtt")).await.is_err());
     until("counted", || rig.refused(Refusal::Tls) == 1).await;

@@ -17,8 +17,7 @@ use tokio::time::sleep;
 use crate::chaos::parse_minutes;
 use crate::demo::Verdict;
 use crate::load::percentile;
-use crate::raw::packet::{connect, publish};
-use crate::raw::{Raw, tcp};
+use crate::raw::packet::publish;
 use crate::system;
 use crate::taken::Taken;
 use crate::terminal;
@@ -73,6 +72,7 @@ const TOLD: usize = 3;
 const SLOW_READERS: usize = 8;
 const HALF_OPEN: usize = 12;
 const FLOODS: usize = 3;
+const RESUBSCRIBERS: usize = 2;
 const TAKEOVERS: usize = 3;
 const FUZZING_METERS: [&str; 3] = ["meter fuzzer 1", "meter fuzzer 2", "meter fuzzer 3"];
 const FUZZING_USERS: [&str; 2] = ["user fuzzer 1", "user fuzzer 2"];
@@ -111,7 +111,7 @@ pub async fn run(
     let mut interrupted = std::pin::pin!(interrupted);
     let connections = u64::from(arguments.connections);
     system::allow_open_files(connections + 4096)?;
-    let meters = SLOW_READERS + HALF_OPEN + FLOODS + 4 + FUZZING_METERS.len();
+    let meters = SLOW_READERS + HALF_OPEN + FLOODS + RESUBSCRIBERS + 4 + FUZZING_METERS.len();
     let held = usize::try_from(arguments.connections)?;
     let mut setting = tokio::task::block_in_place(|| Setting::make(meters, held))?;
     setting.broker.start()?;
@@ -190,6 +190,8 @@ impl Abuse {
                 held.files
             ),
         )?;
+        let retaining = honest::retain(&target);
+        retaining.await.context("the provider cannot retain")?;
         let mut attackers = self.attackers(arguments.seed);
         let end = Instant::now() + arguments.minutes;
         let part = arguments.minutes / PARTS;
@@ -242,6 +244,9 @@ impl Abuse {
         }
         for number in 0..FLOODS {
             attackers.spawn(attacker(meter()).flood(dice("flood", number)));
+        }
+        for number in 0..RESUBSCRIBERS {
+            attackers.spawn(attacker(meter()).resubscriber(dice("resubscriber", number)));
         }
         let taken = meter();
         for number in 0..TAKEOVERS {
@@ -365,13 +370,7 @@ impl Abuse {
 
     /// Publishes to the connections that were held all the time.
     async fn all_clear(&mut self, burst: &mut Burst) -> anyhow::Result<()> {
-        let target = &self.setting.target;
-        let tcp = tcp(std::net::Ipv4Addr::LOCALHOST, target.agents).await?;
-        let mut provider = Raw::tls(tcp, &target.busy.tls).await?;
-        provider
-            .send(&connect(4, &target.busy.id.to_string()))
-            .await?;
-        provider.expect().await?;
+        let mut provider = honest::provider(&self.setting.target).await?;
         provider
             .send(&publish(4, burst::topic().as_bytes(), 2, 1, b"!"))
             .await?;

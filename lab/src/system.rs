@@ -223,7 +223,7 @@ async fn start_broker(authority: &Authority, root: &Path) -> anyhow::Result<(Bro
         revocations: Some(authority.revoked_path()),
         administrator: Some(directory.join(gateway_admin::ADMINISTRATOR_FILE)),
         state: Some(root.join("broker-state")),
-        limits: broker::Limits::default(),
+        ..broker::Config::default()
     };
     let broker = match Broker::start(config(USUAL_PORT)).await {
         Err(error) if is_taken(&error) => Broker::start(config(0)).await?,

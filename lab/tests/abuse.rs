@@ -5,7 +5,6 @@ use std::process::Command;
 #[test]
 fn the_broker_outlives_everything_at_once_and_serves_the_honest() {
     let output = Command::new(env!("CARGO_BIN_EXE_lab"))
-        // A busy machine and unoptimised attackers are no fault of the broker.
         // That the machine is busy and nothing optimised is no fault of the broker.
         .args([
             "abuse",
@@ -29,6 +28,7 @@ fn the_broker_outlives_everything_at_once_and_serves_the_honest() {
         "fuzzed packets of a user",
         "fuzzed packets before CONNECT",
         "flood of ",
+        "resubscriber, ",
         "half-open: ",
         "crowd of silent connections",
         "takeovers of a session",

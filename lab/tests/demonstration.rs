@@ -1,5 +1,7 @@
 //! The real program: command line in, report, exit code and files out.
 
+mod foreign;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -325,7 +327,7 @@ fn mosquitto_sub(command: &str, topic: &str) -> Option<Output> {
     match program.args(["-C", "1", "-W", "10"]).output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: mosquitto_sub is not installed");
+            foreign::skip("mosquitto_sub is not installed");
             None
         }
         Err(error) => panic!("{error}"),

@@ -1,13 +1,15 @@
 //! The agents at another broker: their programs, a real mosquitto configured as docs/broker.md
 //! says, and the exported access control list.
 
+mod foreign;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use broker::{Format, Services, Settings};
+use broker::{Certified, Config, Format};
 use dcnet::identity::{DeviceId, DeviceKey};
 use dcnet::time::{Period, Round};
 use lab::chaos::fault::Station;
@@ -21,17 +23,6 @@ const METERS: u32 = 5;
 /// Complete rounds, one after the other, before and after the broker was killed.
 const ROUNDS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(150);
-
-/// The program, or why a test without it is skipped.
-fn mosquitto() -> Option<PathBuf> {
-    let named = std::env::var_os("MOSQUITTO").map(PathBuf::from);
-    let usual = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].map(PathBuf::from);
-    let found = named.into_iter().chain(usual).find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("skipped: there is no mosquitto; install the package of that name");
-    }
-    found
-}
 
 /// A process; killed as by a loss of power when dropped.
 struct Running(Child);
@@ -95,17 +86,16 @@ fn exported_list(setting: &Setting) -> String {
         setting.net
     );
     fs::write(&permissions, rule).unwrap();
-    let settings = Settings {
-        config: broker::Config::read(&root.join("broker.toml")).unwrap(),
-        services: Services {
-            permissions: Some(permissions),
-            ..Services::default()
-        },
+    let config = Config {
+        permissions: Some(permissions),
+        ..Config::read(&root.join("broker.toml")).unwrap()
     };
-    let provider = holder(&root.join("provider"));
-    settings
-        .export_acl(Format::Mosquitto, &[provider], &[setting.net])
-        .unwrap()
+    let certified = Certified {
+        providers: vec![holder(&root.join("provider"))],
+        nets: vec![setting.net],
+        ..Certified::default()
+    };
+    config.export_acl(Format::Mosquitto, &certified).unwrap()
 }
 
 /// The configuration that the documentation shows, with the places of this run.
@@ -153,7 +143,7 @@ async fn sums(setting: &Setting, observer: &mut Observer, rounds: &mut Rounds, f
 // One thread, which is that of the test: the processes end with it.
 #[tokio::test]
 async fn sums_are_true_at_mosquitto_and_go_on_after_it_was_killed() {
-    let Some(program) = mosquitto() else {
+    let Some(program) = foreign::mosquitto() else {
         return;
     };
     let period = Period::from_secs(2).unwrap();

@@ -269,6 +269,9 @@ fn an_unchanged_file_is_not_read_again() {
     assert_eq!(file.changed().unwrap(), None);
     open.set_modified(before + Duration::from_secs(1)).unwrap();
     refusal(file.changed(), &lists.path);
+    assert_eq!(file.changed().unwrap(), None, "told once");
+    file.look_again();
+    refusal(file.changed(), &lists.path);
 }
 
 #[test]

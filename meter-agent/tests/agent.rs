@@ -122,10 +122,7 @@ impl Office {
             ca: files.join("ca.pem"),
             certificate: files.join("certificate.pem"),
             key: files.join("key.pem"),
-            revocations: None,
-            administrator: None,
-            state: None,
-            limits: broker::Limits::default(),
+            ..broker::Config::default()
         };
         let broker = broker::Broker::start(config).await.unwrap();
         let port = broker.local_addrs()[0].port();

@@ -1,4 +1,7 @@
-//! Files that only their owner may use, and passwords.
+//! Files that only their owner may use, passwords, and files that the gateway administrator
+//! exchanges while a program runs.
 
+pub mod file;
 pub mod password;
 pub mod permissions;
+pub mod revocation;

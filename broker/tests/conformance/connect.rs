@@ -167,9 +167,10 @@ async fn an_accepted_connect_gets_one_connack() {
     let max_packet = u32::try_from(rig.config.limits.max_packet).unwrap();
     let [a, b, c, d] = max_packet.to_be_bytes();
     let mut properties: Vec<&[u8]> = vec![
-        // Session expiry at once, maximum quality of service 1.
+        // Session expiry at once, maximum quality of service 1, nothing of it retained.
         &[0x11, 0, 0, 0, 0],
         &[0x24, 1],
+        &[0x25, 0],
     ];
     let longest = [0x27, a, b, c, d];
     properties.extend([&longest[..], &[0x29, 0], &[0x2a, 0]]);
@@ -325,6 +326,36 @@ async fn a_will_of_quality_2_is_refused() {
         assert_eq!(raw.packet().await.unwrap().1[1], code);
         assert_eq!(raw.packet().await, None);
     }
+}
+
+// MQTT 3.1.1: 3.2.2-5
+// MQTT 5: 3.2.2-13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retained_will_is_refused_of_all_but_the_provider() {
+    let rig = Rig::start().await;
+    for (version, code) in [(4, 5), (5, 0x9a)] {
+        let no_properties: &[u8] = if version == 5 { &[0] } else { &[] };
+        for (identity, topic, code) in [
+            (&rig.meter, rig.meter.topic("up/status"), code),
+            (&rig.provider, public("will"), 0),
+        ] {
+            let fields: [&[u8]; 4] = [
+                &string(identity.client_id().as_bytes()),
+                no_properties,
+                &string(topic.as_bytes()),
+                &string(b"gone"),
+            ];
+            let mut raw = rig.raw(identity).await;
+            raw.send(&raw_connect(version, 0x26, &fields)).await;
+            assert_eq!(raw.packet().await.unwrap().1[1], code);
+            if code == 0 {
+                ping(&mut raw).await;
+                raw.send(&[0xe0, 0]).await;
+            }
+            assert_eq!(raw.packet().await, None);
+        }
+    }
+    assert_eq!(rig.broker().counters().retained, 0);
 }
 
 // MQTT 5: 3.1.2-24, 3.1.2-25, 3.14.2-3, 3.14.2-4

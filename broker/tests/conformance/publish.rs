@@ -192,6 +192,21 @@ async fn a_forbidden_publish_is_refused_and_never_delivered() {
     }
 }
 
+// MQTT 3.1.1: 3.3.5-2
+// MQTT 5: 3.2.2-14
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_retained_of_others_than_the_provider() {
+    for version in [4, 5] {
+        let rig = Rig::start().await;
+        let topic = rig.meter.topic("up/status");
+        let mut raw = rig.raw_session(&rig.meter, version).await;
+        raw.send(&publish(version, topic.as_bytes(), 3, 3, &[], b"x"))
+            .await;
+        ends(&mut raw, version, 0x9a).await;
+        assert_eq!(rig.broker().counters().retained, 0);
+    }
+}
+
 // MQTT 3.1.1: 3.3.1-5, 3.3.1-6, 3.3.1-7, 3.3.1-8, 3.3.1-9, 3.3.1-10, 3.3.1-11, 3.3.1-12
 // MQTT 5: 3.3.1-5, 3.3.1-6, 3.3.1-7, 3.3.1-8, 3.3.1-12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

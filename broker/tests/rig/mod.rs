@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Broker, Config, Limits, Refusal, Services, Settings};
+use broker::{Broker, Config, Refusal};
 use dcnet::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, Role};
 use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
@@ -33,6 +33,14 @@ pub const OTHER_NET: NetId = NetId([0xcd; 16]);
 
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a test cannot be run here. Where all programs of others are to be there
+/// (`REQUIRE_FOREIGN_CLIENTS=1`), it fails instead.
+pub fn skip(why: &str) {
+    let required = std::env::var_os("REQUIRE_FOREIGN_CLIENTS");
+    assert!(required.is_none_or(|value| value != "1"), "{why}");
+    eprintln!("skipped: {why}");
+}
 
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {
@@ -142,7 +150,6 @@ pub struct Rig {
     pub ca: Ca,
     pub directory: tempfile::TempDir,
     pub config: Config,
-    pub services: Services,
     own: Identity,
     broker: Option<Broker>,
     pub provider: Identity,
@@ -170,10 +177,8 @@ impl Rig {
             ca: path("ca.pem"),
             certificate: path("broker.pem"),
             key: path("broker.key"),
-            revocations: None,
-            administrator: None,
             state: Some(path("state")),
-            limits: Limits::default(),
+            ..Config::default()
         };
         change(&mut config, &ca, &directory);
         let mut rig = Self {
@@ -182,7 +187,6 @@ impl Rig {
             ca,
             directory,
             config,
-            services: Services::default(),
             own,
             broker: None,
         };
@@ -200,22 +204,13 @@ impl Rig {
             broker::set_password(&path("passwords"), user, password).unwrap();
         }
         fs::write(path("permissions.toml"), permissions).unwrap();
-        rig.services = Services {
-            listen_third_parties: any(),
-            listen_websocket: any(),
-            permissions: Some(path("permissions.toml")),
-            passwords: Some(path("passwords")),
-            metrics: Some("127.0.0.1:0".parse().unwrap()),
-        };
+        rig.config.permissions = Some(path("permissions.toml"));
+        rig.config.passwords = Some(path("passwords"));
+        rig.config.listen_third_parties = any();
+        rig.config.listen_websocket = any();
+        rig.config.metrics = Some("127.0.0.1:0".parse().unwrap());
         rig.restart().await;
         rig
-    }
-
-    pub fn settings(&self) -> Settings {
-        Settings {
-            config: self.config.clone(),
-            services: self.services.clone(),
-        }
     }
 
     /// The broker's own key in the form that OpenSSL reads.
@@ -248,7 +243,7 @@ impl Rig {
         if let Some(broker) = self.broker.take() {
             broker.stop().await;
         }
-        self.broker = Some(Broker::start(self.settings()).await.unwrap());
+        self.broker = Some(Broker::start(self.config.clone()).await.unwrap());
     }
 
     /// Stops the broker; files and identities stay.

@@ -16,12 +16,15 @@ use super::setting::{Target, USER};
 use super::tally::{Fate, Tally};
 use crate::device::{Device, NET};
 use crate::raw::packet::{
-    DISCONNECT, PINGREQ, connect, connect_as, connect_with, publish, subscribe, unsubscribe,
+    DISCONNECT, PINGREQ, connect, connect_as, connect_with, puback, publish, publish_id, subscribe,
+    subscribe_often, unsubscribe,
 };
 use crate::raw::{Raw, narrow_tcp, tcp};
 
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(3);
+/// How long somebody subscribes again and again, by one connection.
+const SUBSCRIBING: Duration = Duration::from_secs(10);
 /// The broker takes nothing for so long from whom it slows down.
 const WRITE: Duration = Duration::from_secs(2);
 /// More than the broker waits for a CONNECT, and for somebody who takes nothing.
@@ -235,6 +238,43 @@ impl Attacker {
                 io::Result::Ok(false)
             };
             self.count(name, flooding.await.unwrap_or(true));
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Subscribes again and again to what is retained and takes all of it, but acknowledges
+    /// nothing, or everything but the first message.
+    pub async fn resubscriber(self, mut dice: Dice) {
+        loop {
+            let lazy = dice.chance(50);
+            let name = if lazy {
+                "resubscriber, acknowledging nothing"
+            } else {
+                "resubscriber, acknowledging all but one"
+            };
+            // As often as a packet has room for, as a client may, or once.
+            let times = dice.pick(&[4000, 8, 1]);
+            let filter = format!("dcnet/1/{NET}/public/#");
+            let again = subscribe_often(4, 1, &filter, times, 1);
+            let subscribing = async {
+                let mut raw = self.session(4, &mut dice).await?;
+                let end = tokio::time::Instant::now() + SUBSCRIBING;
+                let mut first = true;
+                while tokio::time::Instant::now() < end {
+                    raw.send(&again).await?;
+                    loop {
+                        let (kind, body) = raw.expect().await?;
+                        match publish_id(&body).filter(|_| kind & 0xf6 == 0x32) {
+                            Some(id) if !lazy && !first => raw.send(&puback(id)).await?,
+                            Some(_) => first = false,
+                            None if kind == 0x90 => break,
+                            None => {}
+                        }
+                    }
+                }
+                io::Result::Ok(false)
+            };
+            self.count(name, subscribing.await.unwrap_or(true));
             sleep(Duration::from_millis(500)).await;
         }
     }

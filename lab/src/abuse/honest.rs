@@ -2,7 +2,8 @@
 //! when they arrive; and the provider that publishes to attackers.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use rumqttc::{
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::setting::Setting;
+use super::setting::{Setting, Target};
 use crate::device::{Device, NET};
+use crate::raw::packet::{connect, publish};
+use crate::raw::{Raw, tcp};
 use crate::system::HOST;
 
 /// Between two messages in each direction.
@@ -29,6 +32,9 @@ const MAX_PACKET: usize = 256 * 1024;
 /// fills every buffer on the way to who takes nothing within seconds.
 const SHORT: usize = 2 * 1024;
 const LONG: usize = 16 * 1024;
+
+/// Retained messages, each as long as a short one.
+const RETAINED: usize = 64;
 
 /// What became of the messages.
 #[derive(Debug, Default)]
@@ -213,12 +219,40 @@ async fn receive(mut events: EventLoop, topic: String, ledger: Arc<Mutex<Ledger>
     }
 }
 
+/// A connection of the provider that publishes to attackers.
+///
+/// # Errors
+/// It is not let in.
+pub async fn provider(target: &Target) -> io::Result<Raw> {
+    let tcp = tcp(Ipv4Addr::LOCALHOST, target.agents).await?;
+    let mut provider = Raw::tls(tcp, &target.busy.tls).await?;
+    let hello = connect(4, &target.busy.id.to_string());
+    provider.send(&hello).await?;
+    provider.expect().await?;
+    Ok(provider)
+}
+
+/// Leaves retained messages for whoever subscribes.
+///
+/// # Errors
+/// The provider is not let in, or loses its connection.
+pub async fn retain(target: &Target) -> io::Result<()> {
+    let mut provider = provider(target).await?;
+    for number in 0..RETAINED {
+        let topic = format!("dcnet/1/{NET}/public/kept/{number}");
+        let message = publish(4, topic.as_bytes(), 3, 1, &[7; SHORT]);
+        provider.send(&message).await?;
+        provider.expect().await?;
+    }
+    Ok(())
+}
+
 /// Publishes to all attackers' inboxes and to all meters, for ever: what they do not take piles
 /// up somewhere.
 ///
 /// # Errors
 /// It is not let in, or loses its connection.
-pub async fn keep_busy(setting: Arc<super::setting::Target>) -> anyhow::Result<()> {
+pub async fn keep_busy(setting: Arc<Target>) -> anyhow::Result<()> {
     let (client, mut events) = client(&setting.busy, setting.agents, None).await?;
     let inboxes: Vec<String> = setting
         .meters

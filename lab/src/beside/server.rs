@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use broker::{Format, Settings};
+use broker::{Certified, Config, Format};
 
 use crate::chaos::process::{Process, Role};
 use crate::chaos::setting::{broker_configuration, free_ports, quoted, write};
@@ -113,7 +113,12 @@ impl Servers {
                  packets_per_second_of_provider = 4000000000\n";
         let config = root.join("broker.toml");
         write(&config, &ours)?;
-        let acl = Settings::read(&config)?.export_acl(Format::Mosquitto, &[provider.id], &[NET])?;
+        let certified = Certified {
+            providers: vec![provider.id],
+            nets: vec![NET],
+            ..Certified::default()
+        };
+        let acl = Config::read(&config)?.export_acl(Format::Mosquitto, &certified)?;
         write(&root.join("mosquitto.acl"), &acl)?;
         let configuration = root.join("mosquitto.conf");
         write(&configuration, &mosquitto(root, c, d)?)?;

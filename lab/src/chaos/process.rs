@@ -67,7 +67,7 @@ impl ProcessArguments {
 
 async fn run_broker(config: &Path) -> anyhow::Result<()> {
     let mut terminate = terminate()?;
-    let broker = Broker::start(broker::Settings::read(config)?).await?;
+    let broker = Broker::start(broker::Config::read(config)?).await?;
     tokio::select! {
         _ = terminate.recv() => {
             broker.stop().await;

@@ -89,10 +89,17 @@ pub fn publish_with(
 
 /// SUBSCRIBE to one filter.
 pub fn subscribe(version: u8, id: u16, filter: &str, options: u8) -> Vec<u8> {
+    subscribe_often(version, id, filter, 1, options)
+}
+
+/// SUBSCRIBE to the same filter several times.
+pub fn subscribe_often(version: u8, id: u16, filter: &str, times: usize, options: u8) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     body.extend(properties(version, &[]));
-    body.extend(string(filter.as_bytes()));
-    body.push(options);
+    for _ in 0..times {
+        body.extend(string(filter.as_bytes()));
+        body.push(options);
+    }
     packet(0x82, &body)
 }
 

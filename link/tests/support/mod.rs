@@ -153,10 +153,7 @@ impl Authority {
             ca: identity.ca,
             certificate: identity.certificate,
             key: identity.key,
-            revocations: None,
-            administrator: None,
-            state: None,
-            limits: broker::Limits::default(),
+            ..broker::Config::default()
         };
         let broker = broker::Broker::start(config).await.unwrap();
         let port = broker.local_addrs()[0].port();

@@ -36,10 +36,7 @@ pub async fn start_broker(world: &World) -> broker::Broker {
         ca: directory.join("ca.pem"),
         certificate: directory.join("certificate.pem"),
         key: directory.join("key.pem"),
-        revocations: None,
-        administrator: None,
-        state: None,
-        limits: broker::Limits::default(),
+        ..broker::Config::default()
     };
     broker::Broker::start(config).await.unwrap()
 }
