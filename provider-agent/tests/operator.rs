@@ -105,7 +105,7 @@ fn street() -> (Network, PathBuf, String) {
     network.input_meter(0, Input::Command(MeterCommand::Leave));
     network.run_until(5 * PERIOD);
     // Nobody listens there.
-    network.world.config.broker_port = 1;
+    network.world.config.broker.port = 1;
     let config = network.world.config_file();
     let net = network.net.to_string();
     (network, config, net)
@@ -278,7 +278,7 @@ fn a_round_is_shown_as_it_verifies() {
 #[test]
 fn a_net_is_closed_only_on_purpose() {
     let mut world = World::new();
-    world.config.broker_port = 1;
+    world.config.broker.port = 1;
     let config = world.config_file();
     let net = world
         .create_net(policy(900, 60_000, 30), &["import"])
@@ -345,7 +345,7 @@ fn a_backup_is_whole_private_and_restored_only_when_that_is_safe() {
 #[test]
 fn a_daemon_knows_that_its_state_was_restored() {
     let mut world = World::new();
-    world.config.broker_port = 1;
+    world.config.broker.port = 1;
     let config = world.config_file();
     world.create_net(policy(900, 60_000, 30), &["import"]);
     let file = world.path("backup.sqlite");
@@ -558,7 +558,7 @@ async fn a_running_agent_compacts_by_itself() {
     let (network, _, _) = street();
     let rounds: Vec<Round> = network.aggregates.iter().map(|sum| sum.round).collect();
     let mut config = network.world.config.clone();
-    config.rounds_kept = Some(Duration::from_millis(PERIOD));
+    config.retention.rounds = Some(Duration::from_millis(PERIOD));
     let running = Agent::open(&config).unwrap().start();
     let here = |round| {
         !network

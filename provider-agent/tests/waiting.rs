@@ -129,7 +129,7 @@ impl Street {
             .unwrap();
         let broker = runtime.block_on(start_broker(&world));
         let port = broker.local_addrs()[0].port();
-        world.config.broker_port = port;
+        world.config.broker.port = port;
         let net = world.create_net(policy(2, 800, 4), &["import"]);
         let daemon = Daemon::start(&world);
         let meters = {
@@ -278,7 +278,7 @@ fn rounds_go_on_once_a_full_disk_has_room() {
 #[test]
 fn a_full_disk_is_waited_for_before_the_start_too() {
     let mut world = World::new();
-    world.config.broker_port = 1;
+    world.config.broker.port = 1;
     let Some(disk) = SmallDisk::mount(&world) else {
         eprintln!("skipped: this process may not mount a tmpfs");
         return;

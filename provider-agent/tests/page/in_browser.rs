@@ -94,7 +94,7 @@ async fn an_operator_watches_a_net_in_the_browser() {
     let mut world = World::new();
     let broker = start_broker(&world).await;
     let port = broker.local_addrs()[0].port();
-    world.config.broker_port = port;
+    world.config.broker.port = port;
     let net = world.create_net(policy(5, 3000, 4), &["import"]);
     set_password(&world.config.state_directory);
     let daemon = Daemon::start(&world);
