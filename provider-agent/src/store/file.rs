@@ -11,7 +11,11 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 const APPLICATION: i64 = 0x4443_7072;
 
 /// Each migration takes the schema from the version of its place to the next one.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+];
 
 /// How long a writer waits for another one, for instance `net create` beside the daemon.
 const PATIENCE: Duration = Duration::from_secs(10);
