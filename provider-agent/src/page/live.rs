@@ -108,6 +108,17 @@ pub struct Counts {
     pub lost: u64,
     /// Rounds that got no roster.
     pub no_roster: u64,
+/// The newest rounds of a net, copied so that views are made of them while the agent goes on.
+#[derive(Debug)]
+struct Newest {
+    period: Period,
+    channels: Vec<String>,
+    members: u32,
+    alarms: u64,
+    /// Newest first.
+    rounds: Vec<(Round, Passing)>,
+}
+
     /// Rounds that waited for reveals after their window.
     pub pending: u64,
     /// Alarms.
@@ -322,19 +333,14 @@ impl Live {
 
     /// Everything that passes.
     pub fn snapshot(&self) -> Snapshot {
-        let link = self.link();
+        Snapshot::of(self.link(), &self.newest())
+    }
+
+    /// Only this is done while the agent's next step may wait.
+    fn newest(&self) -> Vec<(NetId, Newest)> {
         let state = self.state();
-        let nets = state.nets.iter().map(|(id, net)| NetNow {
-            net: id.to_string(),
-            members: net.members,
-            rounds: net.views(),
-        });
-        Snapshot {
-            at: utc::text(utc::now()),
-            link,
-            alarms: state.nets.values().map(|net| net.counts.alarms).sum(),
-            nets: nets.collect(),
-        }
+        let newest = state.nets.iter().map(|(id, net)| (*id, net.newest()));
+        newest.collect()
     }
 
     /// Counts an answer of the page.
@@ -383,10 +389,33 @@ impl Passing {
 
     fn end(&mut self, stage: Stage, at: Timestamp) {
         self.stage = stage;
+impl Snapshot {
+    fn of(link: LinkView, nets: &[(NetId, Newest)]) -> Self {
+        let now = |(id, net): &(NetId, Newest)| NetNow {
+            net: id.to_string(),
+            members: net.members,
+            rounds: net.views(),
+        };
+        Self {
+            at: utc::text(utc::now()),
+            link,
+            alarms: nets.iter().map(|(_, net)| net.alarms).sum(),
+            nets: nets.iter().map(now).collect(),
+        }
+    }
+}
+
+impl Newest {
+    fn views(&self) -> Vec<RoundView> {
+        let view = |(round, passing): &(Round, Passing)| passing.view(*round, self);
+        self.rounds.iter().map(view).collect()
+    }
+}
+
         self.ended_at = Some(at);
     }
 
-    fn view(&self, round: Round, net: &Net) -> RoundView {
+    fn view(&self, round: Round, net: &Newest) -> RoundView {
         let after = |at: Option<Timestamp>| {
             at.map(|at| at.since(round.end(net.period)).as_millis() as f64 / 1000.0)
         };
@@ -414,11 +443,17 @@ impl Passing {
 }
 
 impl Net {
-    fn views(&self) -> Vec<RoundView> {
+    fn newest(&self) -> Newest {
         let newest = self.rounds.iter().rev().take(ROUNDS);
-        newest
-            .map(|(round, passing)| passing.view(*round, self))
-            .collect()
+        Newest {
+            period: self.period,
+            channels: self.channels.clone(),
+            members: self.members,
+            alarms: self.counts.alarms,
+            rounds: newest
+                .map(|(round, passing)| (*round, passing.clone()))
+                .collect(),
+        }
     }
 
     fn take(&mut self, NetEvent { at, event, .. }: &NetEvent) {
@@ -499,5 +534,41 @@ impl Net {
         while self.rounds.len() > REMEMBERED {
             self.rounds.pop_first();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_made_while_the_agent_goes_on() {
+        let live = Live::default();
+        let id = NetId([7; 16]);
+        let mut net = Net {
+            period: Period::from_secs(900).unwrap(),
+            channels: vec!["import".to_owned()],
+            members: 3,
+            rounds: BTreeMap::new(),
+            counts: Counts::default(),
+        };
+        let rounds = (0..20).map(|round| (Round(round), Passing::default()));
+        net.rounds.extend(rounds);
+        live.state().nets.insert(id, net);
+        let (link, newest) = (live.link(), live.newest());
+
+        // A step of the protocol that would take long.
+        let mut agent = live.state();
+        agent.nets.clear();
+        let snapshot = Snapshot::of(link, &newest);
+        let [now] = snapshot.nets.as_slice() else {
+            panic!("{snapshot:?}");
+        };
+        assert_eq!(
+            (now.net.as_str(), now.members),
+            (id.to_string().as_str(), 3)
+        );
+        let shown: Vec<u64> = now.rounds.iter().map(|round| round.round).collect();
+        assert_eq!(shown, (8..20).rev().collect::<Vec<_>>());
     }
 }
