@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use dcnet::identity::DeviceId;
@@ -11,6 +12,7 @@ use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 use dcnet::units::MilliwattHours;
 use link::{Control, LinkState, Totals};
+use prometheus_client::metrics::histogram::Histogram;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -28,6 +30,9 @@ const REMEMBERED: usize = 128;
 /// Different reasons of refusals that are counted apart from each other.
 const REASONS: usize = 64;
 
+/// Upper bounds of what commits are counted by, in seconds.
+const COMMIT_SECONDS: [f64; 8] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
 /// Reasons beyond [`REASONS`].
 const OTHER_REASON: &str = "other";
 
@@ -38,6 +43,8 @@ pub struct Live(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// How long commits took, in seconds.
+    commits: Histogram,
     changes: watch::Sender<u64>,
 }
 
@@ -46,6 +53,8 @@ struct State {
     nets: BTreeMap<NetId, Net>,
     alarms: Alarms,
     driver: Option<DriverView>,
+    /// How long the newest commit took, if that was long.
+    slow_commit: Option<Duration>,
     answers: BTreeMap<u16, u64>,
     wrong_passwords: u64,
 }
@@ -99,15 +108,6 @@ struct Net {
     counts: Counts,
 }
 
-/// What was counted in a net since the agent started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Rounds that got an aggregate.
-    pub finals: u64,
-    /// Rounds that ended without one.
-    pub lost: u64,
-    /// Rounds that got no roster.
-    pub no_roster: u64,
 /// The newest rounds of a net, copied so that views are made of them while the agent goes on.
 #[derive(Debug)]
 struct Newest {
@@ -119,6 +119,15 @@ struct Newest {
     rounds: Vec<(Round, Passing)>,
 }
 
+/// What was counted in a net since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rounds that got an aggregate.
+    pub finals: u64,
+    /// Rounds that ended without one.
+    pub lost: u64,
+    /// Rounds that got no roster.
+    pub no_roster: u64,
     /// Rounds that waited for reveals after their window.
     pub pending: u64,
     /// Alarms.
@@ -199,6 +208,7 @@ impl Default for Live {
     fn default() -> Self {
         Self(Arc::new(Shared {
             state: Mutex::default(),
+            commits: Histogram::new(COMMIT_SECONDS),
             changes: watch::Sender::new(0),
         }))
     }
@@ -282,6 +292,22 @@ impl Live {
         self.changed();
     }
 
+    /// Counts a commit that took so long.
+    pub fn committed(&self, took: Duration, is_slow: bool) {
+        self.0.commits.observe(took.as_secs_f64());
+        self.state().slow_commit = is_slow.then_some(took);
+    }
+
+    /// How long commits took, in seconds.
+    pub fn commits(&self) -> Histogram {
+        self.0.commits.clone()
+    }
+
+    /// How long the newest commit took, if that was long.
+    pub fn slow_commit(&self) -> Option<Duration> {
+        self.state().slow_commit
+    }
+
     /// How the link is.
     pub fn link(&self) -> LinkView {
         let state = self.state();
@@ -309,8 +335,8 @@ impl Live {
 
     /// The newest rounds of a net, newest first.
     pub fn rounds(&self, net: NetId) -> Vec<RoundView> {
-        let state = self.state();
-        state.nets.get(&net).map_or_else(Vec::new, Net::views)
+        let newest = self.state().nets.get(&net).map(Net::newest);
+        newest.map_or_else(Vec::new, |newest| newest.views())
     }
 
     /// Who owes a reveal to a round that waits for it.
@@ -363,6 +389,29 @@ impl Live {
     }
 }
 
+impl Snapshot {
+    fn of(link: LinkView, nets: &[(NetId, Newest)]) -> Self {
+        let now = |(id, net): &(NetId, Newest)| NetNow {
+            net: id.to_string(),
+            members: net.members,
+            rounds: net.views(),
+        };
+        Self {
+            at: utc::text(utc::now()),
+            link,
+            alarms: nets.iter().map(|(_, net)| net.alarms).sum(),
+            nets: nets.iter().map(now).collect(),
+        }
+    }
+}
+
+impl Newest {
+    fn views(&self) -> Vec<RoundView> {
+        let view = |(round, passing): &(Round, Passing)| passing.view(*round, self);
+        self.rounds.iter().map(view).collect()
+    }
+}
+
 impl Passing {
     /// Whether anything changed.
     fn advance(&mut self, progress: Progress, now: Timestamp) -> bool {
@@ -389,29 +438,6 @@ impl Passing {
 
     fn end(&mut self, stage: Stage, at: Timestamp) {
         self.stage = stage;
-impl Snapshot {
-    fn of(link: LinkView, nets: &[(NetId, Newest)]) -> Self {
-        let now = |(id, net): &(NetId, Newest)| NetNow {
-            net: id.to_string(),
-            members: net.members,
-            rounds: net.views(),
-        };
-        Self {
-            at: utc::text(utc::now()),
-            link,
-            alarms: nets.iter().map(|(_, net)| net.alarms).sum(),
-            nets: nets.iter().map(now).collect(),
-        }
-    }
-}
-
-impl Newest {
-    fn views(&self) -> Vec<RoundView> {
-        let view = |(round, passing): &(Round, Passing)| passing.view(*round, self);
-        self.rounds.iter().map(view).collect()
-    }
-}
-
         self.ended_at = Some(at);
     }
 

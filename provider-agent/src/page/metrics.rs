@@ -80,6 +80,12 @@ pub(super) fn of(records: &Records, live: &Live) -> anyhow::Result<Metrics> {
         ConstGauge::new(i64::from(live.link().is_connected)),
     );
     let nets = Nets::default();
+    registry.register_with_unit(
+        "commit",
+        "How long it took to store what a step of the protocol did",
+        Unit::Seconds,
+        live.commits(),
+    );
     for row in records.nets()? {
         let (members, absent) = views::presence(records, &row)?;
         nets.set(&row, live, members, absent);
