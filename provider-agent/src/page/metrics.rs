@@ -53,6 +53,7 @@ struct OfStatus {
 struct Nets {
     period: Family<OfNet, Gauge>,
     minimum_group: Family<OfNet, Gauge>,
+    net_closed: Family<OfNet, Gauge>,
     members: Family<OfNet, Gauge>,
     absent: Family<OfNet, Gauge>,
     pending: Family<OfNet, Gauge>,
@@ -123,6 +124,7 @@ impl Nets {
         let period = row.policy.period;
         set(&self.period, i64::from(period.as_secs()));
         set(&self.minimum_group, i64::from(row.policy.minimum_group));
+        set(&self.net_closed, i64::from(row.closed.is_some()));
         set(&self.members, i64::from(members));
         set(&self.absent, whole(absent));
         set(&self.pending, whole(row.pending));
@@ -188,10 +190,15 @@ impl Nets {
             "Fewest meters in a sum, by the net's rules",
             self.minimum_group,
         );
+        registry.register(
+            "net_closed",
+            "1 once the operator has closed the net: it has no rounds any more",
+            self.net_closed,
+        );
         registry.register("members", "Members of the net", self.members);
         registry.register(
             "absent_members",
-            "Members that are not on the newest roster",
+            "Members that are not on the newest roster; none of a closed net",
             self.absent,
         );
         registry.register(
