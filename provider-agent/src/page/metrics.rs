@@ -246,7 +246,11 @@ impl Nets {
             "Inputs of meters that were refused",
             self.refused,
         );
-        registry.register("alarms", "Alarms since the start of the agent", self.alarms);
+        registry.register(
+            "alarms",
+            "Alarms of the protocol since the start of the agent; lost rounds are no alarms",
+            self.alarms,
+        );
     }
 }
 
