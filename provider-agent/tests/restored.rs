@@ -200,3 +200,7 @@ fn a_closed_net_ends_what_it_began_and_begins_nothing() {
         "a meter can leave"
     );
 }
+    let device = network.public(Public::HomeAssistant).pop().unwrap();
+    assert!(device.retain && !device.payload.is_empty());
+    let device = network.public(Public::HomeAssistant).pop().unwrap();
+    assert!(device.retain && device.payload.is_empty(), "it is removed");
