@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dcnet::meter::MeterCommand;
 use dcnet::output::Input;
 use dcnet::time::{Period, Round};
+use dcnet::topic::Public;
 use link::Journal;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
@@ -340,6 +341,34 @@ fn a_backup_is_whole_private_and_restored_only_when_that_is_safe() {
     let report = json(&config, &["restore", "--newest", to]);
     assert_eq!(report.get("former"), None);
     assert_eq!(json(&config, &["net", "show", &net])["resume"], Value::Null);
+}
+
+#[test]
+fn what_a_restored_database_lacks_is_named() {
+    let (mut network, config, net) = street();
+    let file = network.world.path("backup.sqlite");
+    let file = file.to_str().unwrap();
+    text(&config, &["backup", file]);
+    network.run_until(7 * PERIOD);
+    let sum = network.public(Public::AggregateCbor).pop().unwrap();
+    let published = network.world.path("aggregate.cbor");
+    fs::write(&published, &sum.payload).unwrap();
+    let published = published.to_str().unwrap();
+    let compare = ["net", "compare", &net, published];
+    assert!(text(&config, &compare).contains("holds all"));
+    text(&config, &["restore", "--replace", file]);
+    let missing = text(&config, &compare);
+    assert!(
+        missing.contains("missing: the roster") && missing.contains("net close"),
+        "{missing}"
+    );
+    let json = json(&config, &compare);
+    assert_eq!(
+        (&json["has_roster"], &json["has_log_head"]),
+        (&false.into(), &true.into())
+    );
+    let absent = error(&config, &["net", "compare", &net, "absent.cbor"]);
+    assert!(absent.contains("absent.cbor"), "{absent}");
 }
 
 #[test]

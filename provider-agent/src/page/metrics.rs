@@ -80,13 +80,13 @@ pub(super) fn of(records: &Records, live: &Live) -> anyhow::Result<Metrics> {
         "1 while the broker is connected and the subscriptions are granted",
         ConstGauge::new(i64::from(live.link().is_connected)),
     );
-    let nets = Nets::default();
     registry.register_with_unit(
         "commit",
         "How long it took to store what a step of the protocol did",
         Unit::Seconds,
         live.commits(),
     );
+    let nets = Nets::default();
     for row in records.nets()? {
         let (members, absent) = views::presence(records, &row)?;
         nets.set(&row, live, members, absent);
