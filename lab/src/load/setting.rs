@@ -145,6 +145,7 @@ impl Setting {
                 membership,
                 newest: Mutex::new(None),
                 last_submission: Mutex::default(),
+                closed: Mutex::default(),
             }),
             provider: process(
                 Role::Provider,
