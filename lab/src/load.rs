@@ -58,9 +58,12 @@ struct Outcome {
     included: u32,
     /// Since the end of the interval.
     since_end: Duration,
-    /// Since the last meter had sent its submission, which is when the window closes at the
-    /// latest if all take part.
+    /// Since the last meter handed its submission to its connection. From then on the window can
+    /// close, once that submission has come through the broker.
     since_last: Duration,
+    /// Since the provider closed the window: it had all submissions, or its time was over. The
+    /// moment is the one that the roster states.
+    since_close: Duration,
 }
 
 /// Runs until all rounds are over.
@@ -149,15 +152,18 @@ pub async fn run(
                 let since_end = message.at.since(round.end(period));
                 let since_last = setting.rules.since_last_submission(round, message.at);
                 let since_last = since_last.unwrap_or_default();
+                let since_close = setting.rules.since_close(round, message.at).unwrap_or_default();
                 writeln!(
                     out,
-                    "round {}: {included} of {meters}, {:.2} s after its end, {:.2} s after the last submission",
+                    "round {}: {included} of {meters}, {:.2} s after its end, {:.2} s after the last submission, \
+                     {:.2} s after the window closed",
                     round.0,
                     since_end.as_secs_f64(),
-                    since_last.as_secs_f64()
+                    since_last.as_secs_f64(),
+                    since_close.as_secs_f64()
                 )?;
                 let is_last = round >= last;
-                outcomes.insert(round, Outcome { included, since_end, since_last });
+                outcomes.insert(round, Outcome { included, since_end, since_last, since_close });
                 if is_last {
                     break;
                 }
@@ -184,7 +190,8 @@ pub async fn run(
         }
     }
     if let Some(before) = before {
-        report(&mut out, &outcomes, meters)?;
+        let window = Duration::from_millis(setting.rules.window_ms.into());
+        report(&mut out, &outcomes, meters, window)?;
         let rounds = u32::try_from(outcomes.len().saturating_sub(1)).unwrap_or(u32::MAX);
         after.report(&before, began.elapsed(), rounds, &mut out)?;
     }
@@ -220,6 +227,7 @@ fn report(
     out: &mut impl Write,
     outcomes: &BTreeMap<Round, Outcome>,
     meters: u32,
+    window: Duration,
 ) -> std::io::Result<()> {
     let complete = outcomes.values().filter(|o| o.included == meters).count();
     writeln!(
@@ -239,7 +247,16 @@ fn report(
         writeln!(out, "{name:<44} {half:>8.2} {most:>8.2}")
     };
     row("since the interval's end", |outcome| outcome.since_end)?;
-    row("since the last submission", |outcome| outcome.since_last)
+    row("since the last submission was sent", |outcome| {
+        outcome.since_last
+    })?;
+    row("since the window closed", |outcome| outcome.since_close)?;
+    writeln!(
+        out,
+        "The window closes when the provider has the submissions of all, at the latest {:.2} s after the\n\
+         interval's end; the moment is the one that its roster states.",
+        window.as_secs_f64()
+    )
 }
 
 /// How long until `at`; nothing if that is past.

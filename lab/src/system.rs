@@ -80,12 +80,11 @@ pub fn provider_state(root: &Path) -> PathBuf {
 
 /// The configuration of the provider of a run, as strict as a demonstration's net is.
 pub fn provider_config(root: &Path, broker_port: u16) -> Config {
-    Config {
-        broker_port,
-        minimum_presence_percent: u32::from(policy::PRESENCE_PERCENT),
-        assume_synchronised: true,
-        ..Config::new(provider_state(root), root.join("provider"), HOST)
-    }
+    let mut config = Config::new(provider_state(root), root.join("provider"), HOST);
+    config.broker.port = broker_port;
+    config.minimum_presence_percent = u32::from(policy::PRESENCE_PERCENT);
+    config.clock.assume_synchronised = true;
+    config
 }
 
 /// Where a meter's enrolment is.
@@ -173,7 +172,7 @@ pub fn enrol(
     policy: Policy,
 ) -> anyhow::Result<Enrolled> {
     let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
-    bundle.write(&config.identity_directory)?;
+    bundle.write(&config.identity.directory)?;
     let (net, head) = open_net(config, policy)?;
     let mut numbers = BTreeMap::new();
     for number in 1..=meters {

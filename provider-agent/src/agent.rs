@@ -118,7 +118,7 @@ impl Agent {
         Ok(Self {
             nets: continue_nets(&store, &identity, &ids, config)?,
             store,
-            connection: identity.connection(&config.broker_host, config.broker_port)?,
+            connection: identity.connection(&config.broker.host, config.broker.port)?,
             config: config.clone(),
             identity,
             lock,
@@ -126,7 +126,7 @@ impl Agent {
             refused_revocations,
             revocations_every: REVOCATIONS_EVERY,
             look: Arc::default(),
-            clock: if config.assume_synchronised {
+            clock: if config.clock.assume_synchronised {
                 Clock::assume_synchronised()
             } else {
                 Clock::system()
@@ -155,8 +155,8 @@ impl Agent {
             live,
             ..
         } = self;
-        let rounds_kept = config.rounds_kept;
-        let teller = Teller::default();
+        let rounds_kept = config.retention.rounds;
+        let teller = Teller::new(live.clone());
         let state = teller.subscribe();
         let revocations = identity.revocations.clone();
         let nets = nets.shown_by(live.clone());
@@ -296,7 +296,12 @@ pub async fn run(
     }
     let live = Live::default();
     let _page = Page::serve(config, live.clone()).await;
-    let mut traces = config.traces.as_deref().map(Traces::new).transpose()?;
+    let mut traces = config
+        .traces
+        .endpoint
+        .as_deref()
+        .map(Traces::new)
+        .transpose()?;
     loop {
         let mut agent = Agent::open(config)?;
         agent.live = live.clone();

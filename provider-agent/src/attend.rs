@@ -24,10 +24,15 @@ pub(crate) async fn attend(
             if !round.is_empty() {
                 line = format!("{line}; {round}");
             }
-            if let StoreState::Waiting { problem } | StoreState::Broken { problem } =
-                &*store.borrow_and_update()
-            {
-                line = format!("no rounds: {problem}; {line}");
+            match &*store.borrow_and_update() {
+                StoreState::Writable => {}
+                StoreState::Slow { took } => {
+                    let seconds = took.as_secs_f64();
+                    line = format!("slow disk: the newest write took {seconds:.1} s; {line}");
+                }
+                StoreState::Waiting { problem } | StoreState::Broken { problem } => {
+                    line = format!("no rounds: {problem}; {line}");
+                }
             }
             service::status(&line);
             tokio::select! {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use crate::identity::{CERTIFICATE, Identity};
 use crate::{page, store, utc};
@@ -20,139 +21,94 @@ pub const LAPSE_AFTER_DAYS: u32 = 30;
 /// Least value of `retention.rounds_days`.
 pub const SHORTEST_RETENTION_DAYS: u32 = 35;
 
-/// A configuration. Paths are used as they stand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A configuration, as the file has it. Paths are used as they stand.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the database is; made with mode 0700 if it is missing.
+    #[serde(default)]
     pub state_directory: PathBuf,
-    /// Where key and certificates are; see [`Identity::read`].
-    pub identity_directory: PathBuf,
-    /// Host name or address of the broker, as in its certificate.
-    pub broker_host: String,
-    /// Port of the broker.
-    pub broker_port: u16,
     /// What is logged, as a directive of `tracing_subscriber::EnvFilter`.
+    #[serde(default = "default_log")]
     pub log: String,
     /// Least share of the lately seen members in a roster, in percent.
+    #[serde(default = "default_presence")]
     pub minimum_presence_percent: u32,
     /// Who was in no roster for so many days is drawn by nobody; 0 for never.
-    pub lapse_after_days: u32,
-    /// Whether the clock is taken for right although the system does not say so.
-    pub assume_synchronised: bool,
-    /// Where the operator's page is served; `None` for no page.
-    pub page: Option<SocketAddr>,
-    /// URL to which rounds are sent as traces; `None` for nowhere.
-    pub traces: Option<String>,
-    /// How long after a round its submissions are kept; for ever if `None`.
-    pub rounds_kept: Option<Duration>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    state_directory: Option<PathBuf>,
-    #[serde(default = "default_log")]
-    log: String,
-    #[serde(default = "default_presence")]
-    minimum_presence_percent: u32,
     #[serde(default = "default_lapse")]
-    lapse_after_days: u32,
-    broker: Broker,
+    pub lapse_after_days: u32,
+    /// Where the broker is.
+    pub broker: BrokerAddress,
+    /// What the gateway administrator issued.
     #[serde(default)]
-    identity: IdentityTable,
+    pub identity: Enrolment,
+    /// How far the clock is trusted.
     #[serde(default)]
-    clock: Clock,
+    pub clock: ClockTrust,
+    /// What is kept for how long.
     #[serde(default)]
-    retention: RetentionTable,
+    pub retention: Retention,
+    /// The operator's page.
     #[serde(default)]
-    page: Page,
+    pub page: PageAddress,
+    /// Where traces go.
     #[serde(default)]
-    traces: TracesTable,
+    pub traces: Collector,
 }
 
-#[derive(Debug, Deserialize)]
+/// Where the broker is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Broker {
-    host: String,
+pub struct BrokerAddress {
+    /// Host name or address, as in the broker's certificate.
+    pub host: String,
+    /// The port.
     #[serde(default = "default_port")]
-    port: u16,
+    pub port: u16,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityTable {
-    directory: Option<PathBuf>,
+/// What the gateway administrator issued.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enrolment {
+    /// Where key and certificates are; see [`Identity::read`].
+    pub directory: PathBuf,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Clock {
-    #[serde(default)]
-    assume_synchronised: bool,
+/// How far the clock is trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClockTrust {
+    /// Whether it is taken for right although the system does not say so.
+    pub assume_synchronised: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RetentionTable {
-    rounds_days: Option<u32>,
+/// What is kept for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// How long after a round its submissions are kept, in whole days in the file; for ever
+    /// if `None`.
+    #[serde(rename = "rounds_days", deserialize_with = "days")]
+    pub rounds: Option<Duration>,
 }
 
-impl RetentionTable {
-    fn rounds_kept(&self) -> anyhow::Result<Option<Duration>> {
-        if let Some(days) = self.rounds_days {
-            ensure!(
-                days >= SHORTEST_RETENTION_DAYS,
-                "retention.rounds_days is {days}; a bill of four weeks and the week in which \
-                 commitments may come late need {SHORTEST_RETENTION_DAYS}"
-            );
-        }
-        let days = |days: u32| Duration::from_secs(u64::from(days).saturating_mul(86_400));
-        Ok(self.rounds_days.map(days))
-    }
+/// The operator's page.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PageAddress {
+    /// Where it is served; `None`, in the file an empty text, for no page.
+    #[serde(deserialize_with = "address")]
+    pub listen: Option<SocketAddr>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Page {
-    #[serde(default)]
-    listen: String,
-}
-
-impl Page {
-    fn address(&self) -> anyhow::Result<Option<SocketAddr>> {
-        if self.listen.is_empty() {
-            return Ok(None);
-        }
-        let address = self.listen.parse().with_context(|| {
-            format!(
-                "page.listen is {:?}; write an address and a port, such as \"127.0.0.1:8481\"",
-                self.listen
-            )
-        });
-        address.map(Some)
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TracesTable {
-    #[serde(default)]
-    endpoint: String,
-}
-
-impl TracesTable {
-    fn endpoint(self) -> anyhow::Result<Option<String>> {
-        if self.endpoint.is_empty() {
-            return Ok(None);
-        }
-        ensure!(
-            self.endpoint.starts_with("http://"),
-            "traces.endpoint is {:?}; write the URL of a collector without TLS on this machine, \
-             such as \"http://127.0.0.1:4318/v1/traces\"",
-            self.endpoint
-        );
-        Ok(Some(self.endpoint))
-    }
+/// Where traces go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Collector {
+    /// URL to which rounds are sent; `None`, in the file an empty text, for nowhere.
+    #[serde(deserialize_with = "endpoint")]
+    pub endpoint: Option<String>,
 }
 
 fn default_log() -> String {
@@ -171,6 +127,30 @@ fn default_port() -> u16 {
     8883
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn days<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Some(DAY.saturating_mul(u32::deserialize(value)?)))
+}
+
+fn address<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            "page.listen is {text:?}; write an address and a port, such as \"127.0.0.1:8481\""
+        ))
+    });
+    address.map(Some)
+}
+
+fn endpoint<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(value)?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
 impl Config {
     /// What a file that names no more than these is read as.
     pub fn new(
@@ -180,16 +160,20 @@ impl Config {
     ) -> Self {
         Self {
             state_directory: state_directory.into(),
-            identity_directory: identity_directory.into(),
-            broker_host: broker_host.to_owned(),
-            broker_port: default_port(),
             log: default_log(),
             minimum_presence_percent: default_presence(),
             lapse_after_days: default_lapse(),
-            assume_synchronised: false,
-            page: None,
-            traces: None,
-            rounds_kept: None,
+            broker: BrokerAddress {
+                host: broker_host.to_owned(),
+                port: default_port(),
+            },
+            identity: Enrolment {
+                directory: identity_directory.into(),
+            },
+            clock: ClockTrust::default(),
+            retention: Retention::default(),
+            page: PageAddress::default(),
+            traces: Collector::default(),
         }
     }
 
@@ -217,50 +201,60 @@ impl Config {
         path: &Path,
         environment: impl Fn(&str) -> Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let file: File = toml::from_str(text)?;
+        let mut config: Self = toml::from_str(text)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let directory = |key: &str, written: Option<PathBuf>, variable: &str| {
-            written
-                .map(|path| base.join(path))
+        let directory = |key: &str, written: &Path, variable: &str| {
+            let is_written = written != Path::new("");
+            is_written
+                .then(|| base.join(written))
                 .or_else(|| environment(variable))
                 .with_context(|| format!("{key} is missing, and so is ${variable}; set one"))
         };
+        let (state, identity) = (&config.state_directory, &config.identity.directory);
+        let state = directory("state_directory", state, "STATE_DIRECTORY")?;
+        config.identity.directory =
+            directory("identity.directory", identity, "CREDENTIALS_DIRECTORY")?;
+        config.state_directory = state;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks the values themselves, not what they name.
+    fn validate(&self) -> anyhow::Result<()> {
         ensure!(
-            !file.broker.host.is_empty(),
+            !self.broker.host.is_empty(),
             "broker.host is empty; write the broker's host name"
         );
         ensure!(
-            file.broker.port > 0,
+            self.broker.port > 0,
             "broker.port is 0; MQTT over TLS is usually on 8883"
         );
         ensure!(
-            file.minimum_presence_percent <= 100,
+            self.minimum_presence_percent <= 100,
             "minimum_presence_percent is {}; it is at most 100",
-            file.minimum_presence_percent
+            self.minimum_presence_percent
         );
-        Ok(Self {
-            state_directory: directory("state_directory", file.state_directory, "STATE_DIRECTORY")?,
-            identity_directory: directory(
-                "identity.directory",
-                file.identity.directory,
-                "CREDENTIALS_DIRECTORY",
-            )?,
-            broker_host: file.broker.host,
-            broker_port: file.broker.port,
-            log: file.log,
-            minimum_presence_percent: file.minimum_presence_percent,
-            lapse_after_days: file.lapse_after_days,
-            assume_synchronised: file.clock.assume_synchronised,
-            page: file.page.address()?,
-            traces: file.traces.endpoint()?,
-            rounds_kept: file.retention.rounds_kept()?,
-        })
+        if let Some(kept) = self.retention.rounds {
+            ensure!(
+                kept >= DAY * SHORTEST_RETENTION_DAYS,
+                "retention.rounds_days is {}; a bill of four weeks and the week in which \
+                 commitments may come late need {SHORTEST_RETENTION_DAYS}",
+                kept.as_secs() / DAY.as_secs()
+            );
+        }
+        if let Some(endpoint) = &self.traces.endpoint {
+            ensure!(
+                endpoint.starts_with("http://"),
+                "traces.endpoint is {endpoint:?}; write the URL of a collector without TLS on this \
+                 machine, such as \"http://127.0.0.1:4318/v1/traces\""
+            );
+        }
+        Ok(())
     }
 
     /// [`Self::lapse_after_days`] as a duration; `None` for never.
     pub fn lapse_after(&self) -> Option<Duration> {
-        let days = u64::from(self.lapse_after_days);
-        (days > 0).then(|| Duration::from_secs(days.saturating_mul(86_400)))
+        (self.lapse_after_days > 0).then(|| DAY.saturating_mul(self.lapse_after_days))
     }
 
     /// Where the database is.
@@ -273,7 +267,7 @@ impl Config {
     /// # Errors
     /// As [`Identity::read`].
     pub fn identity(&self) -> anyhow::Result<Identity> {
-        Identity::read(&self.identity_directory, utc::now())
+        Identity::read(&self.identity.directory, utc::now())
     }
 
     /// Checks what the configuration names, as far as it exists; changes nothing and
@@ -283,9 +277,9 @@ impl Config {
     /// The first thing that is wrong.
     pub fn check(&self) -> anyhow::Result<Vec<String>> {
         let mut remarks = Vec::new();
-        if self.identity_directory.join(CERTIFICATE).exists() {
+        if self.identity.directory.join(CERTIFICATE).exists() {
             let mut identity = self.identity()?;
-            identity.connection(&self.broker_host, self.broker_port)?;
+            identity.connection(&self.broker.host, self.broker.port)?;
             if let Some(problem) = identity.revocations.look().problems.into_iter().next() {
                 return Err(problem);
             }
@@ -301,7 +295,7 @@ impl Config {
         } else {
             remarks.push(format!(
                 "{} has no {CERTIFICATE} yet; the gateway administrator's enrolment makes it",
-                self.identity_directory.display()
+                self.identity.directory.display()
             ));
         }
         if self.store_path().exists() {
@@ -315,7 +309,7 @@ impl Config {
                 self.store_path().display()
             ));
         }
-        if self.page.is_some() {
+        if self.page.listen.is_some() {
             remarks.extend(page::advice(&self.state_directory));
         }
         Ok(remarks)
@@ -336,20 +330,20 @@ mod tests {
     fn what_is_left_out_has_a_default() {
         let config = parse("[broker]\nhost = \"b\"\n[identity]\ndirectory = \"identity\"").unwrap();
         assert_eq!(config.state_directory, Path::new("/var/lib/x"));
-        assert_eq!(config.identity_directory, Path::new("/etc/dcnet/identity"));
+        assert_eq!(config.identity.directory, Path::new("/etc/dcnet/identity"));
         assert_eq!(
-            (config.broker_port, config.minimum_presence_percent),
+            (config.broker.port, config.minimum_presence_percent),
             (8883, 80)
         );
-        assert!(!config.assume_synchronised);
-        assert_eq!(config.page, None);
+        assert!(!config.clock.assume_synchronised);
+        assert_eq!(config.page.listen, None);
         let page = |listen: &str| {
             let broker = "[broker]\nhost = \"b\"\n[identity]\ndirectory = \"i\"";
             parse(&format!("{broker}\n[page]\nlisten = {listen:?}"))
         };
         let loopback = "127.0.0.1:8481";
-        assert_eq!(page(loopback).unwrap().page, loopback.parse().ok());
-        assert_eq!(page("").unwrap().page, None);
+        assert_eq!(page(loopback).unwrap().page.listen, loopback.parse().ok());
+        assert_eq!(page("").unwrap().page.listen, None);
         let error = format!("{:#}", page("8481").unwrap_err());
         assert!(error.contains("page.listen"), "{error}");
         let days = |days: u64| Some(Duration::from_secs(days * 86_400));
@@ -370,7 +364,7 @@ mod tests {
     fn rounds_are_kept_for_ever_or_for_longer_than_a_bill_covers() {
         let retention = |table: &str| {
             let text = format!("[broker]\nhost = \"b\"\n[identity]\ndirectory = \"i\"\n{table}");
-            parse(&text).map(|config| config.rounds_kept)
+            parse(&text).map(|config| config.retention.rounds)
         };
         assert_eq!(retention("").unwrap(), None);
         assert_eq!(retention("[retention]").unwrap(), None);

@@ -8,6 +8,7 @@
 pub mod agent;
 mod attend;
 pub mod backup;
+pub mod comparison;
 pub mod config;
 pub mod export;
 pub mod home_assistant;

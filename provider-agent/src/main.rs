@@ -45,6 +45,9 @@ enum Command {
     SetPassword {
         #[command(flatten)]
         at: At,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Make, close and look at nets
     Net {
@@ -124,18 +127,23 @@ fn run(command: Command) -> anyhow::Result<()> {
             newest,
             json,
         } => store::restore(&at, &file, replace, newest, json),
-        Command::SetPassword { at } => {
-            let directory = Config::load(&at.config)?.state_directory;
-            let password = secrets::password::ask("the page")?;
-            prepare_directory(&directory)?;
-            page::password::set_password(&directory, &password)?;
-            output::line(format_args!(
-                "the page asks for it from now on; the user is {:?}",
-                ACCOUNT.user
-            ))
-        }
+        Command::SetPassword { at, json } => set_password(&at, json),
         Command::Manual(manual) => Ok(manual.write(Cli::command())?),
     }
+}
+
+fn set_password(at: &At, json: bool) -> anyhow::Result<()> {
+    let directory = Config::load(&at.config)?.state_directory;
+    let password = secrets::password::ask("the page")?;
+    prepare_directory(&directory)?;
+    page::password::set_password(&directory, &password)?;
+    let user = ACCOUNT.user;
+    if json {
+        return output::json(&serde_json::json!({ "user": user }));
+    }
+    output::line(format_args!(
+        "the page asks for it from now on; the user is {user:?}"
+    ))
 }
 
 fn check_config(at: &At, json: bool) -> anyhow::Result<()> {
@@ -147,4 +155,41 @@ fn check_config(at: &At, json: bool) -> anyhow::Result<()> {
         output::line(format_args!("note: {remark}"))?;
     }
     output::line(format_args!("{}: ok", at.config.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The commands that do something, by their names, with whether they print JSON.
+    fn commands(of: &clap::Command, before: &str) -> Vec<(String, bool)> {
+        let shown = of
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set());
+        let found = shown.flat_map(|command| {
+            let name = format!("{before}{}", command.get_name());
+            if command.has_subcommands() {
+                return commands(command, &format!("{name} "));
+            }
+            let mut arguments = command.get_arguments();
+            vec![(name, arguments.any(|argument| argument.get_id() == "json"))]
+        });
+        found.collect()
+    }
+
+    #[test]
+    fn the_operators_document_names_every_command_and_each_prints_json() {
+        let document = include_str!("../../docs/operating-provider.md");
+        let (_, table) = document.split_once("\n| | |\n").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let commands = commands(&Cli::command(), "");
+        assert!(commands.len() > 10, "{commands:?}");
+        for (name, prints_json) in commands {
+            if name == "run" {
+                continue;
+            }
+            assert!(table.contains(&format!("`{name} ")), "{name}");
+            assert_eq!(prints_json, name != "export", "{name}");
+        }
+    }
 }

@@ -21,6 +21,9 @@ use crate::store::NetRecord;
 /// only so many filters.
 const FILTERS: usize = 16;
 
+/// Ids of meters that a line of the log or a span names.
+pub(crate) const NAMED: usize = 100;
+
 /// An event of one net.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetEvent {

@@ -104,7 +104,7 @@ impl Page {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn serve(config: &Config, live: Live) -> Option<Self> {
-        let listen = config.page?;
+        let listen = config.page.listen?;
         match Self::open(config, listen, live).await {
             Ok(page) => {
                 tracing::info!("the operator's page is at http://{}/", page.address);

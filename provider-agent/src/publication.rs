@@ -164,9 +164,13 @@ impl PublishedProvider {
 
     fn publish(&mut self, kind: Public, value: &impl Serialize, retain: bool) {
         // Maps with text keys and numbers always have a JSON form.
-        if self.connected
-            && let Ok(payload) = serde_json::to_vec(value)
-        {
+        if let Ok(payload) = serde_json::to_vec(value) {
+            self.publish_bytes(kind, payload, retain);
+        }
+    }
+
+    fn publish_bytes(&mut self, kind: Public, payload: Vec<u8>, retain: bool) {
+        if self.connected {
             let topic = Topic::Public {
                 net: self.net(),
                 kind,
@@ -178,6 +182,16 @@ impl PublishedProvider {
             };
             self.outputs.push_back(Output::Publish(message));
         }
+    }
+
+    /// The device of a net that has rounds; that of a closed one is removed by an empty message
+    /// (Home Assistant's documentation of MQTT discovery, "Removing MQTT devices").
+    fn publish_discovery(&mut self) {
+        if self.provider.is_closed() {
+            return self.publish_bytes(Public::HomeAssistant, Vec::new(), true);
+        }
+        let discovery = home_assistant::discovery(self.provider.membership().genesis());
+        self.publish(Public::HomeAssistant, &discovery, true);
     }
 
     fn publish_aggregate(&mut self, published: &Published, retain: bool) {
@@ -252,8 +266,7 @@ impl StateMachine for PublishedProvider {
         }
         self.provider.handle(input, now);
         if connected {
-            let discovery = home_assistant::discovery(self.provider.membership().genesis());
-            self.publish(Public::HomeAssistant, &discovery, true);
+            self.publish_discovery();
         }
         if connected && let Some(newest) = self.newest.clone() {
             self.publish_aggregate(&newest, true);

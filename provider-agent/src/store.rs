@@ -37,6 +37,7 @@ pub use fault::{Advice, Fault};
 pub use file::prepare_directory;
 pub use load::{NetSummary, RoundRow, RoundStatus};
 pub use nets::NetStanding;
+pub(crate) use rounds::LAST_ROUND;
 pub use rounds::StoredRound;
 
 /// Name of the database in the state directory.

@@ -26,12 +26,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
-use crate::nets::NetEvent;
+use crate::nets::{NAMED, NetEvent};
 
 /// Rounds of all nets that are followed at a time; the oldest are given up.
 const OPEN: usize = 1024;
-/// Ids of meters that a span names.
-const NAMED: usize = 100;
 /// For one message to the collector.
 const TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,8 +1,15 @@
-//! `docs/asyncapi.yaml` says what is published: its schemas, topics and examples.
+//! `docs/asyncapi.yaml` says what is published: its schemas, topics, servers and examples.
 
-use dcnet::topic::{NetId, Public, Topic};
+#[path = "world/mod.rs"]
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use cddl::validator::{Validator, cbor::CBORValidator};
+use dcnet::topic::{All, NetId, Public, Topic};
 use provider_agent::publication::{ByChannel, PublicAggregate, PublicStatus};
 use serde_json::{Value, json};
+use world::network::{Network, PERIOD};
 
 const NET: NetId = NetId([0xab; 16]);
 
@@ -68,6 +75,111 @@ fn every_field_that_is_published_is_described() {
     assert_eq!(faults(&document, "status", &status(None)), none);
 }
 
+/// The newest message on a public topic, as JSON.
+fn newest(network: &Network, kind: Public) -> Value {
+    let messages = network.public(kind);
+    let newest = messages.last().expect("something is published");
+    serde_json::from_slice(&newest.payload).unwrap()
+}
+
+#[test]
+fn what_a_provider_publishes_is_as_it_is_described() {
+    let document = document();
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    for (kind, schema) in [
+        (Public::Aggregate, "aggregate"),
+        (Public::Status, "status"),
+        (Public::HomeAssistant, "discovery"),
+    ] {
+        let published = newest(&network, kind);
+        assert_eq!(faults(&document, schema, &published), [""; 0]);
+    }
+    let discovery = newest(&network, Public::HomeAssistant);
+    for (pointer, wrong) in [
+        ("/device", json!({})),
+        ("/device/identifiers", json!(["elm"])),
+        ("/components", json!({})),
+        ("/components/included", json!({"platform": "sensor"})),
+        ("/components/included/state_topic", json!("dcnet/1/elm")),
+        ("/components/included/expire_after", json!("long")),
+        ("/components/included/colour", json!("green")),
+    ] {
+        let mut other = discovery.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        other.pointer_mut(parent).unwrap()[key] = wrong;
+        assert!(
+            !faults(&document, "discovery", &other).is_empty(),
+            "{pointer}"
+        );
+    }
+}
+
+/// Whether a frame is one of the named rule of `dcnet.cddl`, signed.
+fn is(rule: &str, frame: &[u8]) -> bool {
+    // The first rule is what is checked.
+    let schema = include_str!("../../dcnet/dcnet.cddl");
+    let schema = format!("published = signed<{rule}>\n{schema}");
+    let cddl = cddl::cddl_from_str(&schema, true).unwrap();
+    let frame: ciborium::Value = ciborium::from_reader(frame).unwrap();
+    let mut validator = CBORValidator::new(&cddl, frame.into(), None);
+    // The validator panics on some mismatches.
+    let valid = catch_unwind(AssertUnwindSafe(|| validator.validate().is_ok()));
+    valid.unwrap_or(false)
+}
+
+#[test]
+fn the_cbor_form_is_what_the_cddl_says() {
+    let document = document();
+    let summary = &document["components"]["messages"]["aggregateCbor"]["summary"];
+    let summary = summary.as_str().unwrap();
+    assert!(summary.contains("`aggregate` of dcnet.cddl"), "{summary}");
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    let published = network.public(Public::AggregateCbor);
+    assert!(!published.is_empty());
+    for message in published {
+        assert!(is("aggregate", &message.payload));
+    }
+    let rosters = Topic::All {
+        net: network.net,
+        kind: All::Roster,
+    };
+    let mut sent = network.from_provider.iter();
+    let roster = sent.find(|message| message.topic == rosters).unwrap();
+    assert!(is("roster", &roster.payload) && !is("aggregate", &roster.payload));
+}
+
+#[test]
+fn every_listener_of_the_broker_is_a_server_and_how_one_gets_in() {
+    let document = document();
+    let servers = document["servers"].as_object().unwrap().values();
+    let mut described: Vec<(u16, &str, Vec<&str>)> = servers
+        .map(|server| {
+            let host = server["host"].as_str().unwrap();
+            let (_, port) = host.rsplit_once(':').unwrap();
+            let ways = server["security"].as_array().unwrap().iter().map(|way| {
+                let way = way["$ref"].as_str().unwrap().strip_prefix('#').unwrap();
+                document.pointer(way).unwrap()["type"].as_str().unwrap()
+            });
+            let protocol = server["protocol"].as_str().unwrap();
+            (port.parse().unwrap(), protocol, ways.collect())
+        })
+        .collect();
+    described.sort();
+    let either = vec!["X509", "userPassword"];
+    let expected = [
+        (8443, "wss", either.clone()),
+        (8883, "secure-mqtt", vec!["X509"]),
+        (8884, "secure-mqtt", either),
+    ];
+    assert_eq!(described, expected);
+    let configuration = include_str!("../../config/broker.toml");
+    for (port, ..) in described {
+        assert!(configuration.contains(&format!(":{port}\"")), "{port}");
+    }
+}
+
 #[test]
 fn what_is_published_differently_is_noticed() {
     let document = document();
@@ -109,14 +221,14 @@ fn every_public_topic_is_described_and_no_other() {
 #[test]
 fn the_examples_follow_their_schemas() {
     let document = document();
-    for name in ["aggregate", "status"] {
-        let examples = document["components"]["messages"][name]["examples"].as_array();
+    for (message, schema) in [
+        ("aggregate", "aggregate"),
+        ("status", "status"),
+        ("homeAssistant", "discovery"),
+    ] {
+        let examples = document["components"]["messages"][message]["examples"].as_array();
         for example in examples.unwrap() {
-            assert_eq!(faults(&document, name, &example["payload"]), [""; 0]);
+            assert_eq!(faults(&document, schema, &example["payload"]), [""; 0]);
         }
     }
-    assert!(
-        include_str!("../../dcnet/dcnet.cddl").contains("\naggregate-data = ["),
-        "the rule that the description of the CBOR form names"
-    );
 }

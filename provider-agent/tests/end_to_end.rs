@@ -48,7 +48,7 @@ async fn a_third_party_reads_the_verified_sum_of_a_real_net() {
     let mut world = World::new();
     let broker = start_broker(&world).await;
     let port = broker.local_addrs()[0].port();
-    world.config.broker_port = port;
+    world.config.broker.port = port;
     let net = world.create_net(policy(2, 800, 4), &["import"]);
     let mut agent = Agent::open(&world.config).unwrap();
     assert_eq!(agent.nets(), [net]);

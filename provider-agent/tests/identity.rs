@@ -22,7 +22,7 @@ use world::{DEADLINE, World, policy};
 fn unconnected() -> (World, NetId) {
     let mut world = World::new();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    world.config.broker_port = socket.local_addr().unwrap().port();
+    world.config.broker.port = socket.local_addr().unwrap().port();
     let net = world.create_net(policy(60, 20_000, 4), &["import"]);
     (world, net)
 }
@@ -86,13 +86,13 @@ async fn revoked(running: &mut Running) -> Option<DeviceId> {
 
 /// What `gateway-admin revoke` tells its user to copy.
 fn deliver(world: &World, devices: &[DeviceId]) {
-    let directory = world.config.identity_directory.join("revocations");
+    let directory = world.config.identity.directory.join("revocations");
     fs::create_dir_all(&directory).unwrap();
     for statement in world.authority.revoke(devices).unwrap().statements {
         let name = statement.file_name().unwrap();
         put(&statement, &directory.join(name));
     }
-    let list = world.config.identity_directory.join("revoked.cbor");
+    let list = world.config.identity.directory.join("revoked.cbor");
     put(&world.authority.revoked_path(), &list);
 }
 
@@ -133,13 +133,13 @@ async fn files_that_nobody_trustworthy_signed_are_counted_once_and_revoke_nobody
         .enrol_provider(KeyPair::generate().unwrap(), &Terms::default())
         .unwrap();
     let theirs = foreign.authority.revoke(&[stranger.id()]).unwrap();
-    let directory = world.config.identity_directory.join("revocations");
+    let directory = world.config.identity.directory.join("revocations");
     fs::create_dir(&directory).unwrap();
     fs::copy(&theirs.statements[0], directory.join(format!("{one}.cbor"))).unwrap();
     fs::write(directory.join("junk.cbor"), b"junk").unwrap();
     fs::write(directory.join("notes.txt"), b"not looked at").unwrap();
     fs::create_dir(directory.join("directory.cbor")).unwrap();
-    let list = world.config.identity_directory.join("revoked.cbor");
+    let list = world.config.identity.directory.join("revoked.cbor");
     fs::copy(foreign.authority.revoked_path(), &list).unwrap();
 
     let problem = world.config.check().unwrap_err().to_string();
@@ -163,7 +163,7 @@ fn successor(world: &World) -> Bundle {
     let terms = Terms::default();
     let key = KeyPair::generate().unwrap();
     let successor = world.authority.enrol_provider(key, &terms).unwrap();
-    let directory = world.config.identity_directory.join("successor");
+    let directory = world.config.identity.directory.join("successor");
     successor.write(&directory).unwrap();
     successor
 }
@@ -195,7 +195,7 @@ async fn a_successor_takes_over_every_net_and_then_goes_on_alone() {
 
     // Both keys, the old one alone, and the new one alone.
     start(&world).stop().await.unwrap();
-    let directory = &world.config.identity_directory;
+    let directory = &world.config.identity.directory;
     let aside = world.path("aside");
     fs::rename(directory.join("successor"), &aside).unwrap();
     let error = format!("{:#}", Agent::open(&world.config).err().unwrap());
@@ -216,7 +216,7 @@ async fn a_successor_takes_over_every_net_and_then_goes_on_alone() {
 fn a_successor_that_does_not_fit_is_refused_by_name() {
     let (world, _) = unconnected();
     successor(&world);
-    let directory = world.config.identity_directory.join("successor");
+    let directory = world.config.identity.directory.join("successor");
     let refused = |named: &str| {
         let error = format!("{:#}", Agent::open(&world.config).err().unwrap());
         assert!(
@@ -226,7 +226,7 @@ fn a_successor_that_does_not_fit_is_refused_by_name() {
     };
     let key = fs::read(directory.join("key.pem")).unwrap();
     fs::copy(
-        world.config.identity_directory.join("key.pem"),
+        world.config.identity.directory.join("key.pem"),
         directory.join("key.pem"),
     )
     .unwrap();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dcnet::meter::MeterCommand;
 use dcnet::output::Input;
 use dcnet::time::{Period, Round};
+use dcnet::topic::Public;
 use link::Journal;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
@@ -105,7 +106,7 @@ fn street() -> (Network, PathBuf, String) {
     network.input_meter(0, Input::Command(MeterCommand::Leave));
     network.run_until(5 * PERIOD);
     // Nobody listens there.
-    network.world.config.broker_port = 1;
+    network.world.config.broker.port = 1;
     let config = network.world.config_file();
     let net = network.net.to_string();
     (network, config, net)
@@ -300,7 +301,7 @@ fn a_round_is_shown_as_it_verifies() {
 #[test]
 fn a_net_is_closed_only_on_purpose() {
     let mut world = World::new();
-    world.config.broker_port = 1;
+    world.config.broker.port = 1;
     let config = world.config_file();
     let net = world
         .create_net(policy(900, 60_000, 30), &["import"])
@@ -365,9 +366,37 @@ fn a_backup_is_whole_private_and_restored_only_when_that_is_safe() {
 }
 
 #[test]
+fn what_a_restored_database_lacks_is_named() {
+    let (mut network, config, net) = street();
+    let file = network.world.path("backup.sqlite");
+    let file = file.to_str().unwrap();
+    text(&config, &["backup", file]);
+    network.run_until(7 * PERIOD);
+    let sum = network.public(Public::AggregateCbor).pop().unwrap();
+    let published = network.world.path("aggregate.cbor");
+    fs::write(&published, &sum.payload).unwrap();
+    let published = published.to_str().unwrap();
+    let compare = ["net", "compare", &net, published];
+    assert!(text(&config, &compare).contains("holds all"));
+    text(&config, &["restore", "--replace", file]);
+    let missing = text(&config, &compare);
+    assert!(
+        missing.contains("missing: the roster") && missing.contains("net close"),
+        "{missing}"
+    );
+    let json = json(&config, &compare);
+    assert_eq!(
+        (&json["has_roster"], &json["has_log_head"]),
+        (&false.into(), &true.into())
+    );
+    let absent = error(&config, &["net", "compare", &net, "absent.cbor"]);
+    assert!(absent.contains("absent.cbor"), "{absent}");
+}
+
+#[test]
 fn a_daemon_knows_that_its_state_was_restored() {
     let mut world = World::new();
-    world.config.broker_port = 1;
+    world.config.broker.port = 1;
     let config = world.config_file();
     world.create_net(policy(900, 60_000, 30), &["import"]);
     let file = world.path("backup.sqlite");
@@ -580,7 +609,7 @@ async fn a_running_agent_compacts_by_itself() {
     let (network, _, _) = street();
     let rounds: Vec<Round> = network.aggregates.iter().map(|sum| sum.round).collect();
     let mut config = network.world.config.clone();
-    config.rounds_kept = Some(Duration::from_millis(PERIOD));
+    config.retention.rounds = Some(Duration::from_millis(PERIOD));
     let running = Agent::open(&config).unwrap().start();
     let here = |round| {
         !network

@@ -11,6 +11,7 @@ use dcnet::provider::ProviderRecord;
 use dcnet::roster::Roster;
 use dcnet::time::{Round, Timestamp};
 use dcnet::topic::{Public, Topic, Up};
+use provider_agent::comparison::Comparison;
 use provider_agent::{Store, backup};
 use world::network::{Network, PERIOD, STEP};
 
@@ -85,6 +86,49 @@ fn a_round_that_was_published_after_the_backup_gets_no_second_roster() {
     // nothing that would be a second history of the log.
     assert_eq!(network.aggregates.len(), aggregates);
     assert_eq!(network.store.entries(network.net).unwrap().len(), entries);
+}
+
+#[test]
+fn a_published_sum_shows_what_a_backup_lacks() {
+    let mut network = Network::new(5);
+    network.run_until(3 * PERIOD);
+    let old = copy(&network);
+    let identity = network.world.identity();
+    let net = network.net;
+    let published = |network: &Network| {
+        let newest = network.public(Public::AggregateCbor).pop().unwrap();
+        newest.payload.clone()
+    };
+    let compare = |store: &Store, frame: &[u8]| Comparison::read(store, &identity, net, frame);
+    let same = compare(&old, &published(&network)).unwrap();
+    assert!(same.is_as_new(), "{same:?}");
+    assert_eq!(Some(same.round), same.newest_round);
+
+    network.run_until(5 * PERIOD);
+    let later = published(&network);
+    let lacks_roster = compare(&old, &later).unwrap();
+    assert!(!lacks_roster.has_roster && lacks_roster.has_log_head);
+    assert!(lacks_roster.round > same.round && lacks_roster.newest_round == same.newest_round);
+    assert!(compare(&network.store, &later).unwrap().is_as_new());
+
+    register(&mut network, "newcomer");
+    network.run_until(7 * PERIOD);
+    let lacks = compare(&old, &published(&network)).unwrap();
+    assert!(!lacks.has_roster && !lacks.has_log_head, "{lacks:?}");
+
+    let (mut forged, last) = (later.clone(), later.len() - 1);
+    forged[last] ^= 1;
+    for wrong in [b"no frame".as_slice(), &forged] {
+        let error = format!("{:#}", compare(&old, wrong).unwrap_err());
+        assert!(error.contains("no aggregate of this net"), "{error}");
+    }
+    let path = network.world.path("copy/provider.sqlite");
+    let database = rusqlite::Connection::open(path).unwrap();
+    let swapped = "UPDATE rosters SET round = ?1 WHERE id = (SELECT max(id) FROM rosters)";
+    let round = i64::try_from(lacks_roster.round).unwrap();
+    database.execute(swapped, [round]).unwrap();
+    let error = format!("{:#}", compare(&old, &later).unwrap_err());
+    assert!(error.contains("another roster"), "{error}");
 }
 
 /// Whether a provider that goes on from the state before a roster was issued issues another
@@ -184,8 +228,12 @@ fn a_closed_net_ends_what_it_began_and_begins_nothing() {
     let rosters_before = rosters(&network).len();
     network.mute_reveals = false;
     assert_eq!(status(&network)["closed"], false);
+    let device = network.public(Public::HomeAssistant).pop().unwrap();
+    assert!(device.retain && !device.payload.is_empty());
     network.continue_from(copy(&network), dcnet::provider::Provider::close);
     assert_eq!(status(&network)["closed"], true);
+    let device = network.public(Public::HomeAssistant).pop().unwrap();
+    assert!(device.retain && device.payload.is_empty(), "it is removed");
     let entries = network.store.entries(network.net).unwrap().len();
     register(&mut network, "newcomer");
     network.run_until(6 * PERIOD);

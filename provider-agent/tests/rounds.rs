@@ -262,7 +262,7 @@ fn a_meter_on_the_administrators_list_is_refused() {
     let net = world.create_net(policy(60, 20_000, 4), &["import"]);
     let meter = world.meter(net, "meter", 4);
     world.authority.revoke(&[meter.key.id()]).unwrap();
-    let list = world.config.identity_directory.join("revoked.cbor");
+    let list = world.config.identity.directory.join("revoked.cbor");
     std::fs::copy(world.authority.revoked_path(), list).unwrap();
 
     let mut nets = continue_net(&world, &world.store(), net);

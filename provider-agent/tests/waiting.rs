@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use dcnet::time::{Period, Round};
@@ -16,7 +16,7 @@ use provider_agent::utc;
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use world::sockets::{METERS, PERIOD_MS, start_broker, start_meter};
+use world::sockets::{ENERGY, METERS, PERIOD_MS, start_broker, start_meter};
 use world::{DEADLINE, World, policy, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_provider-agent");
@@ -129,7 +129,7 @@ impl Street {
             .unwrap();
         let broker = runtime.block_on(start_broker(&world));
         let port = broker.local_addrs()[0].port();
-        world.config.broker_port = port;
+        world.config.broker.port = port;
         let net = world.create_net(policy(2, 800, 4), &["import"]);
         let daemon = Daemon::start(&world);
         let meters = {
@@ -278,7 +278,7 @@ fn rounds_go_on_once_a_full_disk_has_room() {
 #[test]
 fn a_full_disk_is_waited_for_before_the_start_too() {
     let mut world = World::new();
-    world.config.broker_port = 1;
+    world.config.broker.port = 1;
     let Some(disk) = SmallDisk::mount(&world) else {
         eprintln!("skipped: this process may not mount a tmpfs");
         return;
@@ -318,6 +318,53 @@ fn rounds_go_on_once_another_process_lets_go_of_the_database() {
     other.execute_batch("ROLLBACK").unwrap();
     street.daemon.logged("the journal is open again");
     street.wait_for_a_sum_after(before);
+    street.stop();
+}
+
+#[test]
+fn a_slow_disk_is_told_and_rounds_go_on_once_it_is_quick() {
+    let street = Street::start();
+    let path = street.world.config.store_path();
+    let (quick, wait) = channel::<()>();
+    // A writer that waits for another one cannot tell it from a disk that is slow.
+    let slow = std::thread::spawn(move || {
+        let other = Connection::open(path).unwrap();
+        other.busy_timeout(Duration::from_secs(30)).unwrap();
+        while wait.recv_timeout(Duration::from_millis(400)) == Err(RecvTimeoutError::Timeout) {
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            std::thread::sleep(Duration::from_secs(2));
+            other.execute_batch("ROLLBACK").unwrap();
+        }
+    });
+    let line = street.daemon.logged("is slow");
+    assert!(
+        line.contains("provider.sqlite") && line.contains("nothing is lost"),
+        "{line}"
+    );
+    street
+        .daemon
+        .status("STATUS=slow disk: the newest write took");
+    drop(quick);
+    slow.join().unwrap();
+    let now = round_now();
+    street.daemon.logged("is quick again");
+    street.daemon.status("STATUS=connected");
+    street.wait_for_a_sum_after(now);
+    assert_eq!(street.daemon.complaints(), 0);
+    let all: u64 = (1..=METERS).map(|number| number * ENERGY).sum();
+    let mut whole = 0;
+    let store = street.world.store();
+    let check = |round: provider_agent::store::RoundRow| {
+        if u64::from(round.included) == METERS && !round.sums.is_empty() {
+            assert_eq!(round.sums[0].0, all, "round {}", round.round);
+            whole += 1;
+        }
+        Ok(())
+    };
+    store
+        .for_each_round(street.net, Round(0), Round(u64::MAX), check)
+        .unwrap();
+    assert!(whole > 0);
     street.stop();
 }
 

@@ -246,10 +246,10 @@ pub(crate) fn provider_configuration(config: &provider_agent::Config) -> anyhow:
          [identity]\ndirectory = {}\n[clock]\nassume_synchronised = {}\n",
         quoted(&config.state_directory)?,
         config.minimum_presence_percent,
-        config.broker_host,
-        config.broker_port,
-        quoted(&config.identity_directory)?,
-        config.assume_synchronised,
+        config.broker.host,
+        config.broker.port,
+        quoted(&config.identity.directory)?,
+        config.clock.assume_synchronised,
     ))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chacha20::rand_core::Rng;
+use dcnet::frame::Unverified;
 use dcnet::membership::Membership;
 use dcnet::opening::Opening;
 use dcnet::pad::RosterHash;
@@ -48,6 +49,8 @@ pub struct Rules {
     pub newest: Mutex<Option<Verified>>,
     /// When the last submission of a round was handed to the connection, in UTC.
     pub last_submission: Mutex<BTreeMap<Round, Timestamp>>,
+    /// When the provider closed the window of a round, by the time in its roster.
+    pub closed: Mutex<BTreeMap<Round, Timestamp>>,
 }
 
 /// A roster that was verified once for all meters.
@@ -72,12 +75,21 @@ impl Rules {
         last.get(&round).map(|last| at.since(*last))
     }
 
+    /// How long after its window closed something was, if a roster has come.
+    pub fn since_close(&self, round: Round, at: Timestamp) -> Option<Duration> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.get(&round).map(|closed| at.since(*closed))
+    }
+
     fn verify(&self, frame: &[u8]) -> anyhow::Result<(Round, RosterHash)> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = newest.as_ref().filter(|known| known.frame == frame) {
             return Ok((known.round, known.hash));
         }
         let roster = Roster::verify(frame, &self.membership).context("a roster is refused")?;
+        let signed = Unverified::parse(frame)?.claimed().timestamp;
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.entry(roster.round).or_insert(signed);
         *newest = Some(Verified {
             frame: frame.to_vec(),
             round: roster.round,

@@ -61,7 +61,7 @@ impl Setting {
         let config = system::provider_config(&root, port);
         let rules = policy::net(meters, period);
         let bundle = authority.enrol_provider(KeyPair::generate()?, &Terms::default())?;
-        bundle.write(&config.identity_directory)?;
+        bundle.write(&config.identity.directory)?;
         let (net, head) = system::open_net(&config, rules)?;
         authority
             .enrol_third_party(KeyPair::generate()?, Some(net), &Terms::default())?
@@ -145,6 +145,7 @@ impl Setting {
                 membership,
                 newest: Mutex::new(None),
                 last_submission: Mutex::default(),
+                closed: Mutex::default(),
             }),
             provider: process(
                 Role::Provider,

@@ -1,7 +1,9 @@
 //! The store as the driver's journal: what keeps it from being written is told, and waited for
 //! if it may clear.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use dcnet::time::Now;
@@ -9,7 +11,11 @@ use link::Journal;
 use tokio::sync::watch;
 
 use crate::nets::Nets;
+use crate::page::live::Live;
 use crate::store::{Fault, NetRecord, Store};
+
+/// A commit that takes longer is told: in a round there are several, one after the other.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Whether the agent can store what it does. While it cannot, nothing is published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +23,11 @@ pub enum StoreState {
     /// It can.
     #[default]
     Writable,
+    /// It can, but the newest commit took long. Nothing is lost; rounds are late.
+    Slow {
+        /// How long.
+        took: Duration,
+    },
     /// Not now; it is tried again every few seconds, and rounds go on by themselves then.
     Waiting {
         /// Why, and what to do.
@@ -30,24 +41,56 @@ pub enum StoreState {
 }
 
 /// Tells what became of the store; clones tell the same watchers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Teller(Arc<watch::Sender<StoreState>>);
+#[derive(Clone, Debug)]
+pub(super) struct Teller {
+    state: Arc<watch::Sender<StoreState>>,
+    live: Live,
+}
 
 impl Teller {
+    /// Tells a page's figures too.
+    pub(super) fn new(live: Live) -> Self {
+        Self {
+            state: Arc::default(),
+            live,
+        }
+    }
+
     pub(super) fn subscribe(&self) -> watch::Receiver<StoreState> {
-        self.0.subscribe()
+        self.state.subscribe()
     }
 
     fn tell(&self, state: StoreState) {
-        self.0.send_if_modified(|told| {
+        self.state.send_if_modified(|told| {
             let changed = *told != state;
             *told = state;
             changed
         });
     }
 
+    /// Tells how long a commit took, if that is long or was until now.
+    fn committed(&self, path: &Path, took: Duration) {
+        let is_slow = took > SLOW;
+        self.live.committed(took, is_slow);
+        let was_slow = matches!(&*self.state.borrow(), StoreState::Slow { .. });
+        if is_slow {
+            if !was_slow {
+                tracing::warn!(
+                    ?took,
+                    "writing to {path} is slow: its disk is busy or failing (`dmesg`), or another process \
+                     writes there (`fuser -v {path}` names it); nothing is lost, but rounds are late by as much",
+                    path = path.display()
+                );
+            }
+            self.tell(StoreState::Slow { took });
+        } else if was_slow {
+            tracing::info!("writing to {} is quick again", path.display());
+            self.tell(StoreState::Writable);
+        }
+    }
+
     /// Tells why a database cannot be used; gives the error with what to do.
-    fn failed(&self, path: &std::path::Path, error: anyhow::Error) -> anyhow::Error {
+    fn failed(&self, path: &Path, error: anyhow::Error) -> anyhow::Error {
         let Some(fault) = Fault::of(&error) else {
             self.tell(StoreState::Broken {
                 problem: format!("{error:#}"),
@@ -77,8 +120,14 @@ impl Journal for ToldStore {
     type Record = NetRecord;
 
     fn commit(&mut self, records: &[NetRecord]) -> anyhow::Result<()> {
-        let committed = self.store.commit(records);
-        committed.map_err(|error| self.teller.failed(self.store.path(), error))
+        let begun = Instant::now();
+        match self.store.commit(records) {
+            Ok(()) => {
+                self.teller.committed(self.store.path(), begun.elapsed());
+                Ok(())
+            }
+            Err(error) => Err(self.teller.failed(self.store.path(), error)),
+        }
     }
 }
 
@@ -90,7 +139,7 @@ pub(super) fn reopen(
     mut open: impl FnMut() -> anyhow::Result<(Nets, Store)> + Send + 'static,
 ) -> link::Reopen<Nets, ToldStore> {
     Box::new(move |_: Now| {
-        if let StoreState::Broken { problem } = &*teller.0.borrow() {
+        if let StoreState::Broken { problem } = &*teller.state.borrow() {
             return Err(anyhow!("{problem}"));
         }
         match open() {

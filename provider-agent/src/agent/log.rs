@@ -7,10 +7,24 @@ use dcnet::provider::ProviderEvent;
 use dcnet::topic::Topic;
 
 use super::HANDED_OVER;
-use crate::nets::NetEvent;
+use crate::nets::{NAMED, NetEvent};
 
 /// Pairs of sender and reason that are remembered so as to log each refusal once.
 const REFUSALS: usize = 4096;
+
+/// The ids of some meters, as many as a line holds.
+fn named(meters: &[DeviceId]) -> String {
+    let mut text = String::new();
+    for meter in meters.iter().take(NAMED) {
+        let gap = if text.is_empty() { "" } else { ", " };
+        text.push_str(&format!("{gap}{meter}"));
+    }
+    let more = meters.len().saturating_sub(NAMED);
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
 
 /// Events as log lines; a refusal once per sender and reason.
 #[derive(Default)]
@@ -56,10 +70,12 @@ impl Log {
                 "verified aggregate"
             ),
             ProviderEvent::Pending { round, missing } => {
-                tracing::warn!(%net, %round, ?missing, "pending: reveals are missing");
+                let (number, missing) = (missing.len(), named(missing));
+                tracing::warn!(%net, %round, number, missing, "pending: reveals are missing");
             }
             ProviderEvent::Lost { round, missing } => {
-                tracing::warn!(%net, %round, ?missing, "lost");
+                let (number, missing) = (missing.len(), named(missing));
+                tracing::warn!(%net, %round, number, missing, "lost");
             }
             ProviderEvent::Refused { topic, reason } => {
                 let sender = match topic {
@@ -76,5 +92,80 @@ impl Log {
             }
             ProviderEvent::Alarm(alarm) => tracing::error!(%net, %alarm, "alarm"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use dcnet::time::{Round, Timestamp};
+    use dcnet::topic::NetId;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines of an event.
+    fn lines(event: ProviderEvent) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            Log::default().write(&NetEvent {
+                net: NetId([7; 16]),
+                at: Timestamp(0),
+                latency: None,
+                event,
+            });
+        });
+        let written = lines.0.lock().unwrap().clone();
+        String::from_utf8(written).unwrap()
+    }
+
+    #[test]
+    fn of_many_missing_meters_some_are_named_and_all_counted() {
+        let round = Round(3);
+        let meters = |number: u16| -> Vec<DeviceId> {
+            let id = |number: u16| {
+                let mut id = [0; 16];
+                id[..2].copy_from_slice(&number.to_be_bytes());
+                DeviceId(id)
+            };
+            (0..number).map(id).collect()
+        };
+        let ids = |text: &str| text.matches(&"0".repeat(28)).count();
+        let missing = meters(5000);
+        let (pending, lost) = (
+            lines(ProviderEvent::Pending {
+                round,
+                missing: missing.clone(),
+            }),
+            lines(ProviderEvent::Lost { round, missing }),
+        );
+        for line in [pending, lost] {
+            assert_eq!(line.lines().count(), 1);
+            assert!(line.contains("number=5000"), "{line}");
+            assert!(line.contains("and 4900 more"), "{line}");
+            assert_eq!(ids(&line), 100, "{line}");
+        }
+        let missing = meters(2);
+        let line = lines(ProviderEvent::Lost { round, missing });
+        assert!(ids(&line) == 2 && !line.contains("more"), "{line}");
     }
 }

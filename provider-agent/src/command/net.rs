@@ -1,12 +1,14 @@
 //! `provider-agent net …`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use dcnet::membership::{DEFAULT_DEGREE, HARD_FLOOR, Policy};
 use dcnet::topic::NetId;
+use provider_agent::comparison::Comparison;
 use provider_agent::net::{self, Description};
 use provider_agent::{Config, Store, utc};
 
@@ -70,6 +72,19 @@ pub enum NetCommand {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell whether the database holds what a published aggregate names: after a restore, before
+    /// the agent runs again
+    Compare {
+        #[command(flatten)]
+        at: At,
+        /// The net: 32 hexadecimal digits
+        net: NetId,
+        /// The newest message on dcnet/1/NET/public/aggregate/cbor, as a file
+        file: PathBuf,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -144,6 +159,12 @@ pub fn run(command: NetCommand) -> anyhow::Result<()> {
             Ok(())
         }
         NetCommand::Close { at, net, yes, json } => close(&at, net, yes, json),
+        NetCommand::Compare {
+            at,
+            net,
+            file,
+            json,
+        } => compare(&at, net, &file, json),
         NetCommand::Show { at, net, json } => {
             let config = Config::load(&at.config)?;
             let (store, identity) = (existing_store(&config)?, config.identity()?);
@@ -210,6 +231,39 @@ fn close(at: &At, net: NetId, yes: bool, json: bool) -> anyhow::Result<()> {
         "the protocol has no message that tells the {} members: each household ends its membership \
          with `meter-agent leave`",
         description.members
+    ))
+}
+
+fn compare(at: &At, net: NetId, file: &Path, json: bool) -> anyhow::Result<()> {
+    let config = Config::load(&at.config)?;
+    let (store, identity) = (existing_store(&config)?, config.identity()?);
+    let shown = file.display();
+    let frame = std::fs::read(file).with_context(|| format!("cannot read {shown}"))?;
+    let found = Comparison::read(&store, &identity, net, &frame)
+        .with_context(|| format!("cannot compare with {shown}"))?;
+    if json {
+        return print_json(&found);
+    }
+    let round = found.round;
+    if found.is_as_new() {
+        return line(format_args!(
+            "the database holds all that the sum of round {round} names: its roster, and the log up to the entry \
+             that it names. What was published after it may be missing all the same; a restored net shows that by a \
+             later round that has a sum"
+        ));
+    }
+    if !found.has_roster {
+        line(format_args!("missing: the roster of round {round}"))?;
+    }
+    if !found.has_log_head {
+        line(format_args!(
+            "missing: log entries after {}",
+            found.log_index
+        ))?;
+    }
+    line(format_args!(
+        "the meters know what is missing and never answer this database again: restore a newer backup, or close the \
+         net (`provider-agent net close`) and make a new one"
     ))
 }
 

@@ -60,7 +60,7 @@ impl Told {
             // The alarm about the disruption has told it.
             ProviderEvent::Lost { missing, .. } if missing.is_empty() => return None,
             ProviderEvent::Lost { round, missing } => (
-                Severity::Alarm,
+                Severity::Warning,
                 "lost",
                 format!(
                     "round {round} is lost: {} never revealed",
@@ -214,9 +214,15 @@ mod tests {
             let round = Round(round);
             told(ProviderEvent::Lost { round, missing }).unwrap()
         };
+        let equivocation = || {
+            let (meter, what) = (dcnet::identity::DeviceId([1; 16]), "reveal");
+            told(ProviderEvent::Alarm(Alarm::Equivocation { meter, what })).unwrap()
+        };
         let mut alarms = Alarms::default();
         alarms.add(no_roster(1));
         alarms.add(no_roster(2));
+        alarms.add(equivocation());
+        alarms.add(equivocation());
         alarms.add(lost(3));
         alarms.add(lost(4));
         alarms.add(no_roster(5));
@@ -229,12 +235,20 @@ mod tests {
             seen,
             [
                 ("no-roster", Some(5), 1),
-                ("lost", Some(4), 1),
-                ("lost", Some(3), 1),
+                ("lost", Some(4), 2),
+                ("equivocation", None, 1),
+                ("equivocation", None, 1),
                 ("no-roster", Some(2), 2)
             ]
         );
         assert!(lost(3).what.contains("1 meter never"), "{}", lost(3).what);
+    }
+
+    #[test]
+    fn a_lost_round_is_no_alarm_of_the_protocol() {
+        let (round, missing) = (Round(1), vec![dcnet::identity::DeviceId([1; 16])]);
+        let lost = told(ProviderEvent::Lost { round, missing }).unwrap();
+        assert_eq!((lost.kind, lost.is_alarm()), ("lost", false));
     }
 
     #[test]

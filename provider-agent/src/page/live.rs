@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use dcnet::identity::DeviceId;
@@ -11,6 +12,7 @@ use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 use dcnet::units::MilliwattHours;
 use link::{Control, LinkState, Totals};
+use prometheus_client::metrics::histogram::Histogram;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -28,6 +30,9 @@ const REMEMBERED: usize = 128;
 /// Different reasons of refusals that are counted apart from each other.
 const REASONS: usize = 64;
 
+/// Upper bounds of what commits are counted by, in seconds.
+const COMMIT_SECONDS: [f64; 8] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
 /// Reasons beyond [`REASONS`].
 const OTHER_REASON: &str = "other";
 
@@ -38,6 +43,8 @@ pub struct Live(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// How long commits took, in seconds.
+    commits: Histogram,
     changes: watch::Sender<u64>,
 }
 
@@ -46,6 +53,8 @@ struct State {
     nets: BTreeMap<NetId, Net>,
     alarms: Alarms,
     driver: Option<DriverView>,
+    /// How long the newest commit took, if that was long.
+    slow_commit: Option<Duration>,
     answers: BTreeMap<u16, u64>,
     wrong_passwords: u64,
 }
@@ -97,6 +106,17 @@ struct Net {
     members: u32,
     rounds: BTreeMap<Round, Passing>,
     counts: Counts,
+}
+
+/// The newest rounds of a net, copied so that views are made of them while the agent goes on.
+#[derive(Debug)]
+struct Newest {
+    period: Period,
+    channels: Vec<String>,
+    members: u32,
+    alarms: u64,
+    /// Newest first.
+    rounds: Vec<(Round, Passing)>,
 }
 
 /// What was counted in a net since the agent started.
@@ -188,6 +208,7 @@ impl Default for Live {
     fn default() -> Self {
         Self(Arc::new(Shared {
             state: Mutex::default(),
+            commits: Histogram::new(COMMIT_SECONDS),
             changes: watch::Sender::new(0),
         }))
     }
@@ -271,6 +292,22 @@ impl Live {
         self.changed();
     }
 
+    /// Counts a commit that took so long.
+    pub fn committed(&self, took: Duration, is_slow: bool) {
+        self.0.commits.observe(took.as_secs_f64());
+        self.state().slow_commit = is_slow.then_some(took);
+    }
+
+    /// How long commits took, in seconds.
+    pub fn commits(&self) -> Histogram {
+        self.0.commits.clone()
+    }
+
+    /// How long the newest commit took, if that was long.
+    pub fn slow_commit(&self) -> Option<Duration> {
+        self.state().slow_commit
+    }
+
     /// How the link is.
     pub fn link(&self) -> LinkView {
         let state = self.state();
@@ -298,8 +335,8 @@ impl Live {
 
     /// The newest rounds of a net, newest first.
     pub fn rounds(&self, net: NetId) -> Vec<RoundView> {
-        let state = self.state();
-        state.nets.get(&net).map_or_else(Vec::new, Net::views)
+        let newest = self.state().nets.get(&net).map(Net::newest);
+        newest.map_or_else(Vec::new, |newest| newest.views())
     }
 
     /// Who owes a reveal to a round that waits for it.
@@ -322,19 +359,14 @@ impl Live {
 
     /// Everything that passes.
     pub fn snapshot(&self) -> Snapshot {
-        let link = self.link();
+        Snapshot::of(self.link(), &self.newest())
+    }
+
+    /// Only this is done while the agent's next step may wait.
+    fn newest(&self) -> Vec<(NetId, Newest)> {
         let state = self.state();
-        let nets = state.nets.iter().map(|(id, net)| NetNow {
-            net: id.to_string(),
-            members: net.members,
-            rounds: net.views(),
-        });
-        Snapshot {
-            at: utc::text(utc::now()),
-            link,
-            alarms: state.nets.values().map(|net| net.counts.alarms).sum(),
-            nets: nets.collect(),
-        }
+        let newest = state.nets.iter().map(|(id, net)| (*id, net.newest()));
+        newest.collect()
     }
 
     /// Counts an answer of the page.
@@ -354,6 +386,29 @@ impl Live {
     pub fn requests(&self) -> (BTreeMap<u16, u64>, u64) {
         let state = self.state();
         (state.answers.clone(), state.wrong_passwords)
+    }
+}
+
+impl Snapshot {
+    fn of(link: LinkView, nets: &[(NetId, Newest)]) -> Self {
+        let now = |(id, net): &(NetId, Newest)| NetNow {
+            net: id.to_string(),
+            members: net.members,
+            rounds: net.views(),
+        };
+        Self {
+            at: utc::text(utc::now()),
+            link,
+            alarms: nets.iter().map(|(_, net)| net.alarms).sum(),
+            nets: nets.iter().map(now).collect(),
+        }
+    }
+}
+
+impl Newest {
+    fn views(&self) -> Vec<RoundView> {
+        let view = |(round, passing): &(Round, Passing)| passing.view(*round, self);
+        self.rounds.iter().map(view).collect()
     }
 }
 
@@ -386,7 +441,7 @@ impl Passing {
         self.ended_at = Some(at);
     }
 
-    fn view(&self, round: Round, net: &Net) -> RoundView {
+    fn view(&self, round: Round, net: &Newest) -> RoundView {
         let after = |at: Option<Timestamp>| {
             at.map(|at| at.since(round.end(net.period)).as_millis() as f64 / 1000.0)
         };
@@ -414,11 +469,17 @@ impl Passing {
 }
 
 impl Net {
-    fn views(&self) -> Vec<RoundView> {
+    fn newest(&self) -> Newest {
         let newest = self.rounds.iter().rev().take(ROUNDS);
-        newest
-            .map(|(round, passing)| passing.view(*round, self))
-            .collect()
+        Newest {
+            period: self.period,
+            channels: self.channels.clone(),
+            members: self.members,
+            alarms: self.counts.alarms,
+            rounds: newest
+                .map(|(round, passing)| (*round, passing.clone()))
+                .collect(),
+        }
     }
 
     fn take(&mut self, NetEvent { at, event, .. }: &NetEvent) {
@@ -499,5 +560,41 @@ impl Net {
         while self.rounds.len() > REMEMBERED {
             self.rounds.pop_first();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_made_while_the_agent_goes_on() {
+        let live = Live::default();
+        let id = NetId([7; 16]);
+        let mut net = Net {
+            period: Period::from_secs(900).unwrap(),
+            channels: vec!["import".to_owned()],
+            members: 3,
+            rounds: BTreeMap::new(),
+            counts: Counts::default(),
+        };
+        let rounds = (0..20).map(|round| (Round(round), Passing::default()));
+        net.rounds.extend(rounds);
+        live.state().nets.insert(id, net);
+        let (link, newest) = (live.link(), live.newest());
+
+        // A step of the protocol that would take long.
+        let mut agent = live.state();
+        agent.nets.clear();
+        let snapshot = Snapshot::of(link, &newest);
+        let [now] = snapshot.nets.as_slice() else {
+            panic!("{snapshot:?}");
+        };
+        assert_eq!(
+            (now.net.as_str(), now.members),
+            (id.to_string().as_str(), 3)
+        );
+        let shown: Vec<u64> = now.rounds.iter().map(|round| round.round).collect();
+        assert_eq!(shown, (8..20).rev().collect::<Vec<_>>());
     }
 }

@@ -6,7 +6,7 @@ import * as format from "/format.js";
 import { getJson } from "/get.js";
 
 const HEIGHT = 260;
-const BANDS = [["lost", "--lost", "lost"], ["pending", "--pending", "pending"], ["without_roster", "--missing", "no roster"]];
+const BANDS = [["lost", "--lost", "lost"], ["pending", "--pending", "pending"], ["without_roster", "--missing", "without roster"]];
 const COLOURS = ["--first", "--second", "--green", "--amber"];
 // How often the same span is asked for at most.
 const EVERY_MS = 5000;

@@ -53,6 +53,7 @@ struct OfStatus {
 struct Nets {
     period: Family<OfNet, Gauge>,
     minimum_group: Family<OfNet, Gauge>,
+    net_closed: Family<OfNet, Gauge>,
     members: Family<OfNet, Gauge>,
     absent: Family<OfNet, Gauge>,
     pending: Family<OfNet, Gauge>,
@@ -78,6 +79,12 @@ pub(super) fn of(records: &Records, live: &Live) -> anyhow::Result<Metrics> {
         "connected",
         "1 while the broker is connected and the subscriptions are granted",
         ConstGauge::new(i64::from(live.link().is_connected)),
+    );
+    registry.register_with_unit(
+        "commit",
+        "How long it took to store what a step of the protocol did",
+        Unit::Seconds,
+        live.commits(),
     );
     let nets = Nets::default();
     for row in records.nets()? {
@@ -117,6 +124,7 @@ impl Nets {
         let period = row.policy.period;
         set(&self.period, i64::from(period.as_secs()));
         set(&self.minimum_group, i64::from(row.policy.minimum_group));
+        set(&self.net_closed, i64::from(row.closed.is_some()));
         set(&self.members, i64::from(members));
         set(&self.absent, whole(absent));
         set(&self.pending, whole(row.pending));
@@ -182,10 +190,15 @@ impl Nets {
             "Fewest meters in a sum, by the net's rules",
             self.minimum_group,
         );
+        registry.register(
+            "net_closed",
+            "1 once the operator has closed the net: it has no rounds any more",
+            self.net_closed,
+        );
         registry.register("members", "Members of the net", self.members);
         registry.register(
             "absent_members",
-            "Members that are not on the newest roster",
+            "Members that are not on the newest roster; none of a closed net",
             self.absent,
         );
         registry.register(
@@ -233,7 +246,11 @@ impl Nets {
             "Inputs of meters that were refused",
             self.refused,
         );
-        registry.register("alarms", "Alarms since the start of the agent", self.alarms);
+        registry.register(
+            "alarms",
+            "Alarms of the protocol since the start of the agent; lost rounds are no alarms",
+            self.alarms,
+        );
     }
 }
 

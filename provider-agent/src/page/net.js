@@ -3,7 +3,7 @@
 import { byId, element, figure, fill, show } from "/dom.js";
 import * as format from "/format.js";
 import { absentRow } from "/members.js";
-import { alarm } from "/overview.js";
+import { alarm, standing } from "/overview.js";
 import { outcome, roundRow, showPhases } from "/phases.js";
 
 // Alarms that are shown at once.
@@ -12,11 +12,13 @@ const ALARMS = 3;
 export function showNet(net) {
   show(byId("name"), net.name);
   show(byId("net-id"), net.net);
+  show(byId("standing"), standing(net));
   showAlarms(net.alarms);
   showPassing(net);
   const { privacy } = net;
-  const known = (value) => (value === null ? "known after the next roster" : format.count(value));
-  fill(byId("privacy"), privacy, () => [
+  const unknown = net.closed ? "not known" : "known after the next roster";
+  const known = (value) => (value === null ? unknown : format.count(value));
+  fill(byId("privacy"), [privacy, unknown], () => [
     figure("Meters in the newest sum", format.count(privacy.group)),
     figure("Fewest allowed (minimum group)", format.count(privacy.minimum_group)),
     figure("Live neighbours, fewest of a meter", known(privacy.live_neighbours_minimum)),
@@ -36,7 +38,8 @@ export function showNet(net) {
   ]);
   fill(byId("absent"), net.absent_members, (all) => all.map(absentRow));
   byId("absent-scroll").hidden = net.absent_members.length === 0;
-  byId("nobody-absent").hidden = net.absent_members.length > 0;
+  const present = net.closed ? "The net is closed: nobody is waited for." : "Every member is on the newest roster.";
+  show(byId("nobody-absent"), net.absent_members.length > 0 ? null : present);
   fill(byId("unfinished"), net.unfinished, (all) => all.map(unfinishedRow));
   byId("unfinished-scroll").hidden = net.unfinished.length === 0;
   byId("nothing-unfinished").hidden = net.unfinished.length > 0;

@@ -10,13 +10,25 @@ use anyhow::{Context, ensure};
 use dcnet::identity::{CaCertificate, Certificate, DeviceId};
 use dcnet::membership::{Membership, Policy};
 use dcnet::roster::Roster;
-use dcnet::time::{Period, Round};
+use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 use dcnet::units::MilliwattHours;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use crate::Config;
-use crate::store::RoundStatus;
+use crate::store::{LAST_ROUND, RoundStatus};
+
+/// All nets. Of their pending rounds only the index knows, however many others there are.
+const NETS: &str = "SELECT id, net, name, period_s, window_ms, minimum_group, minimum_neighbours, degree, \
+     closed_ms, resume_ms, \
+     (SELECT count(*) FROM rosters INDEXED BY pending_rosters \
+      WHERE net_id = nets.id AND status = 'pending') \
+     FROM nets ORDER BY id";
+
+/// The newest ?2 rounds of a net that are pending or lost.
+const UNFINISHED: &str = "SELECT round, status = 'lost', included, lost_why \
+     FROM rosters INDEXED BY rosters_unfinished \
+     WHERE net_id = ?1 AND status <> 'final' ORDER BY round DESC LIMIT ?2";
 
 /// How long a reader waits for the daemon's own writes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +48,10 @@ pub(super) struct NetRow {
     pub(super) name: String,
     pub(super) policy: Policy,
     pub(super) channels: Vec<String>,
+    /// When it was closed, if it was.
+    pub(super) closed: Option<Timestamp>,
+    /// If it was restored from a backup: no round that started earlier gets a roster.
+    pub(super) resume: Option<Timestamp>,
     /// The newest round with a sum.
     pub(super) newest: Option<FinalRow>,
     /// Rounds that wait for reveals.
@@ -119,11 +135,7 @@ impl Records {
     /// The database cannot be read.
     pub(super) fn nets(&self) -> anyhow::Result<Vec<NetRow>> {
         let database = self.connect()?;
-        let mut statement = database.prepare(
-            "SELECT id, net, name, period_s, window_ms, minimum_group, minimum_neighbours, degree, \
-             (SELECT count(*) FROM rosters WHERE net_id = nets.id AND status = 'pending') \
-             FROM nets ORDER BY id",
-        )?;
+        let mut statement = database.prepare(NETS)?;
         let mut rows = statement.query([])?;
         let mut nets = Vec::new();
         while let Some(row) = rows.next()? {
@@ -143,8 +155,10 @@ impl Records {
                 name: row.get(2)?,
                 policy,
                 channels: names.collect::<Result<_, _>>()?,
+                closed: moment(row.get(8)?),
+                resume: moment(row.get(9)?),
                 newest: newest_final(&database, id)?,
-                pending: unsigned(row.get(8)?),
+                pending: unsigned(row.get(10)?),
             });
         }
         Ok(nets)
@@ -194,15 +208,10 @@ impl Records {
     ) -> anyhow::Result<BTreeMap<DeviceId, Round>> {
         let database = self.connect()?;
         let id = net_id(&database, net)?;
-        let mut statement = database.prepare(
-            "SELECT round FROM rosters WHERE net_id = ?1 \
-             AND id = (SELECT max(roster_id) FROM submissions WHERE meter = ?2)",
-        )?;
+        let mut statement = database.prepare(LAST_ROUND)?;
         let mut found = BTreeMap::new();
         for meter in meters {
-            let round: Option<i64> = statement
-                .query_row(params![id, meter.0], |row| row.get(0))
-                .optional()?;
+            let round: Option<i64> = statement.query_row(params![id, meter.0], |row| row.get(0))?;
             found.extend(round.map(|round| (*meter, Round(unsigned(round)))));
         }
         Ok(found)
@@ -276,10 +285,7 @@ impl Records {
     /// There is no such net, or the database cannot be read.
     pub(super) fn unfinished(&self, net: NetId, most: u32) -> anyhow::Result<Vec<UnfinishedRow>> {
         let database = self.connect()?;
-        let mut statement = database.prepare(
-            "SELECT round, status = 'lost', included, lost_why FROM rosters \
-             WHERE net_id = ?1 AND status <> 'final' ORDER BY round DESC LIMIT ?2",
-        )?;
+        let mut statement = database.prepare(UNFINISHED)?;
         let rows = statement.query_map(params![net_id(&database, net)?, most], |row| {
             let is_lost: bool = row.get(1)?;
             Ok(UnfinishedRow {
@@ -336,6 +342,20 @@ impl Records {
     }
 }
 
+impl NetRow {
+    /// If it was restored and no later round has a sum yet: no round that started before this
+    /// moment gets a roster, and nobody joins, leaves or draws.
+    pub(super) fn waits_since(&self) -> Option<Timestamp> {
+        let period = self.policy.period;
+        let newest = self
+            .newest
+            .as_ref()
+            .map(|newest| newest.round.start(period));
+        let is_later = |at: &Timestamp| newest.is_none_or(|start| start < *at);
+        self.resume.filter(is_later)
+    }
+}
+
 impl NewestRoster {
     /// The roster itself; `None` if there is none, or not one of this log.
     pub(super) fn read(&self, membership: &Membership) -> Option<Roster> {
@@ -346,6 +366,10 @@ impl NewestRoster {
 /// Of a column that the schema keeps from being negative.
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+fn moment(value: Option<i64>) -> Option<Timestamp> {
+    value.map(|value| Timestamp(unsigned(value)))
 }
 
 fn net_id(database: &Connection, net: NetId) -> anyhow::Result<i64> {
@@ -376,4 +400,48 @@ fn newest_final(database: &Connection, net_id: i64) -> anyhow::Result<Option<Fin
         included,
         sums: sums.collect::<Result<_, _>>()?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    /// How SQLite would answer, one step a line.
+    fn plan(query: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("state/provider.sqlite")).unwrap();
+        let database = Connection::open(store.path()).unwrap();
+        let mut statement = database
+            .prepare(&format!("EXPLAIN QUERY PLAN {query}"))
+            .unwrap();
+        let parameters = statement.parameter_count();
+        let steps = statement
+            .query_map(rusqlite::params_from_iter(vec![1; parameters]), |row| {
+                row.get(3)
+            })
+            .unwrap();
+        let steps: Vec<String> = steps.collect::<Result<_, _>>().unwrap();
+        steps.join("\n")
+    }
+
+    #[test]
+    fn what_is_asked_every_few_seconds_does_not_walk_through_all_rounds() {
+        let nets = plan(NETS);
+        assert!(nets.contains("INDEX pending_rosters (net_id=?)"), "{nets}");
+        assert!(!nets.contains("rosters_in_order"), "{nets}");
+        let unfinished = plan(UNFINISHED);
+        assert_eq!(
+            unfinished,
+            "SEARCH rosters USING INDEX rosters_unfinished (net_id=?)"
+        );
+        let last = plan(LAST_ROUND);
+        assert!(last.contains("submissions_of_meter (meter=?)"), "{last}");
+        for whole in ["SCAN rosters", "SCAN submissions", "TEMP B-TREE"] {
+            assert!(
+                !last.contains(whole) && !nets.contains(whole),
+                "{last}\n{nets}"
+            );
+        }
+    }
 }

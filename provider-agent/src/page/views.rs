@@ -59,6 +59,10 @@ pub(super) struct NetView {
     minimum_group: u32,
     minimum_neighbours: u32,
     degree: u32,
+    /// When it was closed.
+    closed: Option<String>,
+    /// It was restored, and no round that started after this moment has a sum yet.
+    resume: Option<String>,
     members: u32,
     absent: usize,
     pending: u64,
@@ -212,7 +216,7 @@ pub(super) fn overview(records: &Records, live: &Live) -> anyhow::Result<Overvie
     let mut nets = Vec::new();
     let mut alarms = standing(live);
     for row in records.nets()? {
-        alarms.extend(silence(&row));
+        alarms.extend(standstill(&row));
         nets.push(net_view(records, &row)?);
     }
     alarms.extend(live.alarms());
@@ -236,7 +240,42 @@ fn standing(live: &Live) -> Vec<Told> {
              `provider-agent check-config` tells whether certificates and host name fit. The agent tries again by itself.",
         )
     });
-    told.into_iter().collect()
+    let slow = live.slow_commit().map(|took| {
+        Told::now(
+            "slow-disk",
+            format!("the newest write to the database took {:.1} s", took.as_secs_f64()),
+            "Nothing is lost, but rounds are late by as much. Look whether the disk is busy or failing (`dmesg`), and \
+             whether another process writes to the database.",
+        )
+    });
+    told.into_iter().chain(slow).collect()
+}
+
+/// Whether a net that is to have sums has none.
+fn standstill(row: &NetRow) -> Option<Told> {
+    if row.closed.is_some() {
+        return None;
+    }
+    let mut told = match row.waits_since() {
+        Some(resume) => restored(row, resume),
+        None => silence(row)?,
+    };
+    told.net = Some(row.net.to_string());
+    Some(told)
+}
+
+fn restored(row: &NetRow, resume: Timestamp) -> Told {
+    Told::now(
+        "restored",
+        format!(
+            "{} was restored from a backup, and no round that started after {} has a sum yet",
+            row.name,
+            utc::text(resume)
+        ),
+        "Nobody joins, leaves or draws until one has. If none comes within some rounds although the meters are \
+         connected, they know rosters or log entries that the backup lacks, and never answer this net again: close it \
+         (`provider-agent net close`) and make a new one.",
+    )
 }
 
 /// Whether a net that had sums has none any more.
@@ -247,7 +286,7 @@ fn silence(row: &NetRow) -> Option<Told> {
     if silent <= period.duration() * PATIENCE + Duration::from_millis(row.policy.window_ms.into()) {
         return None;
     }
-    let mut told = Told::now(
+    Some(Told::now(
         "silence",
         format!(
             "{} has had no sum since {}",
@@ -256,9 +295,7 @@ fn silence(row: &NetRow) -> Option<Told> {
         ),
         "Look at the list of absent members and at the last rounds: without enough submissions there is no roster, \
          without all reveals no sum. If everybody is absent, look at the broker.",
-    );
-    told.net = Some(row.net.to_string());
-    Some(told)
+    ))
 }
 
 fn by_channel(
@@ -282,13 +319,17 @@ fn sum_view(row: &NetRow, newest: &FinalRow) -> SumView {
     }
 }
 
-/// How many members there are, and how many of them are not on the newest roster.
+/// How many members there are, and how many of them are not on the newest roster; of a closed
+/// net nobody is waited for.
 ///
 /// # Errors
 /// The database cannot be read, or the log does not verify.
 pub(super) fn presence(records: &Records, row: &NetRow) -> anyhow::Result<(u32, usize)> {
     let roster = records.newest_roster(row.net)?;
     records.membership(row.net, |membership| {
+        if row.closed.is_some() {
+            return (membership.size(), 0);
+        }
         let absent = active(membership).filter(|(_, member)| !roster.included.contains(&member.id));
         (membership.size(), absent.count())
     })
@@ -306,6 +347,8 @@ fn net_view(records: &Records, row: &NetRow) -> anyhow::Result<NetView> {
         minimum_group: policy.minimum_group,
         minimum_neighbours: policy.minimum_neighbours,
         degree: policy.degree,
+        closed: row.closed.map(utc::text),
+        resume: row.waits_since().map(utc::text),
         members,
         absent,
         pending: row.pending,
@@ -383,7 +426,10 @@ pub(super) fn net(records: &Records, live: &Live, row: &NetRow) -> anyhow::Resul
             let states = states(membership, &roster, &owing);
             (membership.head().index, left.count(), states, half_open)
         })?;
-    absent.retain(|(state, ..)| *state != MemberState::Included);
+    absent.retain(|(state, ..)| match row.closed {
+        Some(_) => *state == MemberState::OwesReveal,
+        None => *state != MemberState::Included,
+    });
     absent.truncate(ABSENT);
     let rounds = live.rounds(row.net);
     let with_edges = rounds.iter().find(|r| r.live_neighbours_minimum.is_some());
@@ -398,7 +444,7 @@ pub(super) fn net(records: &Records, live: &Live, row: &NetRow) -> anyhow::Resul
         why: round.why,
     });
     let id = row.net.to_string();
-    let mut alarms: Vec<Told> = standing(live).into_iter().chain(silence(row)).collect();
+    let mut alarms: Vec<Told> = standing(live).into_iter().chain(standstill(row)).collect();
     alarms.extend(live.alarms());
     alarms.retain(|told| told.net.as_ref().is_none_or(|net| *net == id));
     Ok(NetDetails {
@@ -521,8 +567,9 @@ pub(super) fn course(
         seconds,
         (Round(rounds(first)), Round(rounds(end))),
     )?;
-    // Rounds from here on may still get a roster.
-    let over = utc::now().minus(Duration::from_millis(row.policy.window_ms.into()));
+    // Rounds from here on may still get a roster, or get none because the net was closed.
+    let end_of_rounds = row.closed.unwrap_or_else(utc::now);
+    let over = end_of_rounds.minus(Duration::from_millis(row.policy.window_ms.into()));
     let open = period.round_at(over);
     let mut bins = Vec::new();
     let born = born.unwrap_or(open);

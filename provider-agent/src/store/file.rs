@@ -14,6 +14,7 @@ const APPLICATION: i64 = 0x4443_7072;
 const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
 ];
 

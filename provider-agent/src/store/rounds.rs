@@ -37,6 +37,13 @@ pub struct StoredRound {
     pub compacted: Option<Timestamp>,
 }
 
+/// The newest round of net ?1 (its number in the database) with meter ?2 on its roster, those
+/// that are compacted included; null if there is none.
+pub(crate) const LAST_ROUND: &str = "SELECT max(round) FROM \
+    (SELECT * FROM (SELECT round FROM submissions JOIN rosters ON rosters.id = roster_id \
+                    WHERE meter = ?2 AND net_id = ?1 ORDER BY roster_id DESC LIMIT 1) \
+     UNION ALL SELECT round FROM last_rounds WHERE net_id = ?1 AND meter = ?2)";
+
 impl Store {
     /// Everything stored of a round; `None` if it never had a roster.
     ///
@@ -98,13 +105,7 @@ impl Store {
     /// # Errors
     /// There is no such net; input/output errors.
     pub fn last_round_of(&self, net: NetId, meter: DeviceId) -> anyhow::Result<Option<Round>> {
-        // Ids of rosters ascend with their rounds.
-        let mut statement = self.database.prepare_cached(
-            "SELECT max(round) FROM \
-             (SELECT round FROM rosters WHERE net_id = ?1 AND id = \
-                 (SELECT max(roster_id) FROM submissions WHERE meter = ?2) \
-              UNION ALL SELECT round FROM last_rounds WHERE net_id = ?1 AND meter = ?2)",
-        )?;
+        let mut statement = self.database.prepare_cached(LAST_ROUND)?;
         let newest: Option<i64> =
             statement.query_row(params![self.net_id(net)?, meter.0], |row| row.get(0))?;
         Ok(newest

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use dcnet::membership::sign_registration;
 use dcnet::output::{Input, Output, Received, StateMachine};
-use dcnet::provider::{Provider, ProviderRecord};
-use dcnet::time::{Now, Round};
+use dcnet::provider::{IncludedSubmission, Provider, ProviderRecord};
+use dcnet::time::{Now, Period, Round};
 use dcnet::topic::{NetId, Topic, Up};
 use link::Journal;
+use provider_agent::page::Page;
+use provider_agent::page::live::Live;
 use provider_agent::store::NetRecord;
 use provider_agent::utc;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
-use crate::daemon::{Daemon, PASSWORD, PROGRAM, ask, request, set_password};
+use crate::daemon::{Answer, Daemon, PASSWORD, PROGRAM, ask, request, set_password};
 use crate::world::{World, aggregate, policy, roster};
 
 const PERIOD: u32 = 900;
@@ -255,7 +258,7 @@ fn a_watching_page_is_told_at_once_and_others_are_let_in_meanwhile() {
 }
 
 /// Lets new meters join a net that nobody runs.
-fn join(world: &World, net: NetId, meters: usize) {
+pub fn join(world: &World, net: NetId, meters: usize) {
     let now = Now {
         monotonic: Duration::ZERO,
         utc: utc::now(),
@@ -266,7 +269,7 @@ fn join(world: &World, net: NetId, meters: usize) {
     let config = world.identity().provider_config(80, None);
     let mut provider = Provider::new(config, saved, [9; 32]).unwrap();
     let registrations = (0..meters).map(|number| {
-        let meter = world.meter(net, &format!("meter-{number}"), 4);
+        let meter = world.meter(net, &format!("{net}-{number}"), 4);
         let topic = Topic::Up {
             net,
             meter: meter.key.id(),
@@ -284,6 +287,214 @@ fn join(world: &World, net: NetId, meters: usize) {
     }
     assert_eq!(records.len(), meters);
     store.commit(&records).unwrap();
+}
+
+/// A round whose roster names the first so many members.
+pub fn round_of(world: &World, net: NetId, round: u64, meters: usize) -> [NetRecord; 2] {
+    let log = world.membership(net);
+    let members = log.members().iter().take(meters);
+    let submissions = members.map(|member| IncludedSubmission {
+        meter: member.id,
+        frame: vec![1; 100],
+        commitments: vec![[2; 32]],
+    });
+    let submissions: Vec<IncludedSubmission> = submissions.collect();
+    let (mut roster, mut sum) = (roster(net, round, 0, 0), aggregate(net, round, 0, 0));
+    if let ProviderRecord::Roster {
+        submissions: on_it, ..
+    } = &mut roster.record
+    {
+        *on_it = submissions;
+    }
+    if let ProviderRecord::Aggregate(published) = &mut sum.record {
+        published.sums.truncate(1);
+    }
+    [roster, sum]
+}
+
+/// The page of a provider whose agent does not run.
+pub struct Served {
+    pub page: Page,
+    // After the page, which is served in it.
+    _runtime: Runtime,
+}
+
+impl Served {
+    pub fn start(world: &World) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let mut config = world.config.clone();
+        config.page.listen = Some("127.0.0.1:0".parse().unwrap());
+        let page = runtime.block_on(Page::serve(&config, Live::default()));
+        Self {
+            page: page.expect("the page is served"),
+            _runtime: runtime,
+        }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        ask(self.page.address, path, Some(("operator", PASSWORD)))
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        serde_json::from_str(&answer.body).unwrap()
+    }
+}
+
+#[test]
+fn who_was_last_included_in_a_compacted_round_is_not_called_never_included() {
+    let world = World::new();
+    let net = world.create_net(policy(PERIOD, 60_000, 30), &["import"]);
+    set_password(&world.config.state_directory);
+    join(&world, net, 3);
+    let daemon = Daemon::start(&world);
+    daemon.is_started();
+    let mut store = world.store();
+    for (round, meters) in [(100, 3), (101, 2), (102, 2)] {
+        store.commit(&round_of(&world, net, round, meters)).unwrap();
+    }
+    let last = |daemon: &Daemon| {
+        let page = daemon.json(&format!("/api/nets/{net}/members"));
+        let members = page["members"].as_array().unwrap().iter();
+        let last = members.map(|member| member["last_included"].clone());
+        last.collect::<Vec<_>>()
+    };
+    let end = |round: u64| {
+        json!(utc::text(
+            Round(round).end(Period::from_secs(PERIOD).unwrap())
+        ))
+    };
+    // Those that need a look first.
+    let expected = [end(100), end(102), end(102)];
+    assert_eq!(last(&daemon), expected);
+    let mut compact = || store.compact_round(net, Round(102), utc::now()).unwrap();
+    assert_eq!(compact(), Some(Round(100)));
+    assert_eq!(compact(), Some(Round(101)));
+    assert_eq!(last(&daemon), expected, "the same after it");
+}
+
+#[test]
+fn a_closed_net_is_shown_as_closed_and_misses_nothing() {
+    let world = World::new();
+    let net = world.create_net(policy(PERIOD, 60_000, 30), &["import"]);
+    set_password(&world.config.state_directory);
+    join(&world, net, 3);
+    let page = Served::start(&world);
+    // Eight rounds ago.
+    let hour = utc::now().as_millis() / 3_600_000;
+    let round = (hour - 2) * 4;
+    world
+        .store()
+        .commit(&round_of(&world, net, round, 2))
+        .unwrap();
+    let kinds = |json: &Value| {
+        let alarms = json["alarms"].as_array().unwrap().iter();
+        let kinds = alarms.map(|told| told["kind"].as_str().unwrap().to_owned());
+        kinds.collect::<Vec<_>>()
+    };
+    let path = format!("/api/nets/{net}");
+    let course = format!("{path}/course");
+    let without = |page: &Served| {
+        let course = page.json(&course);
+        let bins = course["bins"].as_array().unwrap().iter();
+        bins.map(|bin| bin["without_roster"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let open = page.json(&path);
+    assert_eq!(
+        (&open["closed"], &open["resume"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        (
+            &open["absent"],
+            open["absent_members"].as_array().unwrap().len()
+        ),
+        (&json!(1), 1)
+    );
+    assert!(kinds(&open).contains(&"silence".to_owned()), "{open:#}");
+    assert!(without(&page) >= 4);
+    let label = format!("{{net=\"{net}\"}}");
+    let metrics = page.get("/metrics").body;
+    for line in ["net_closed", "absent_members"].map(|name| format!("provider_agent_{name}{label}"))
+    {
+        assert!(metrics.contains(&line), "{line} is not in:\n{metrics}");
+    }
+    assert!(metrics.contains(&format!("provider_agent_net_closed{label} 0")));
+
+    // Closed before the round after it could get a roster.
+    let at = Round(round + 1).end(Period::from_secs(PERIOD).unwrap());
+    assert!(world.store().close_net(net, at).unwrap());
+    let closed = page.json(&path);
+    assert_eq!(closed["closed"], json!(utc::text(at)));
+    assert_eq!(
+        (&closed["absent"], &closed["absent_members"]),
+        (&json!(0), &json!([]))
+    );
+    assert!(
+        !kinds(&closed).contains(&"silence".to_owned()),
+        "{closed:#}"
+    );
+    let overview = page.json("/api/overview");
+    assert_eq!(overview["nets"][0]["closed"], closed["closed"]);
+    assert!(
+        !kinds(&overview).contains(&"silence".to_owned()),
+        "{overview:#}"
+    );
+    assert_eq!(without(&page), 0, "no round is missed");
+    let metrics = page.get("/metrics").body;
+    for line in [
+        format!("provider_agent_net_closed{label} 1"),
+        format!("provider_agent_absent_members{label} 0"),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in:\n{metrics}");
+    }
+}
+
+#[test]
+fn a_restored_net_says_what_it_waits_for_until_a_later_round_has_a_sum() {
+    let world = World::new();
+    let net = world.create_net(policy(PERIOD, 60_000, 30), &["import"]);
+    set_password(&world.config.state_directory);
+    let daemon = Daemon::start(&world);
+    daemon.is_started();
+    let period = Period::from_secs(PERIOD).unwrap();
+    let resume = Round(200).start(period);
+    // As `restore` marks it.
+    rusqlite::Connection::open(world.config.store_path())
+        .unwrap()
+        .execute(
+            "UPDATE nets SET resume_ms = ?1",
+            [i64::try_from(resume.as_millis()).unwrap()],
+        )
+        .unwrap();
+    let path = format!("/api/nets/{net}");
+    let told = |daemon: &Daemon| {
+        let alarms = daemon.json(&path)["alarms"].as_array().unwrap().clone();
+        let of_net = alarms
+            .into_iter()
+            .filter(|told| told["net"] == net.to_string());
+        of_net
+            .map(|told| told["kind"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for round in [198, 199] {
+        let details = daemon.json(&path);
+        assert_eq!(details["resume"], json!(utc::text(resume)), "{details:#}");
+        assert_eq!(told(&daemon), ["restored"]);
+        world
+            .store()
+            .commit(&round_of(&world, net, round, 0))
+            .unwrap();
+    }
+    assert_eq!(told(&daemon), ["restored"]);
+    world
+        .store()
+        .commit(&round_of(&world, net, 200, 0))
+        .unwrap();
+    assert_eq!(daemon.json(&path)["resume"], Value::Null);
+    assert_eq!(told(&daemon), ["silence"]);
 }
 
 #[test]

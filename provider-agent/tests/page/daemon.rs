@@ -63,10 +63,6 @@ impl Daemon {
         Self { child, page }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://{}/", self.page)
-    }
-
     /// Asks for a path as the operator.
     pub fn get(&self, path: &str) -> Answer {
         ask(self.page, path, Some((ACCOUNT.user, PASSWORD)))

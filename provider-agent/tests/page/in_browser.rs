@@ -1,5 +1,7 @@
 //! The page in a headless Chromium, with a real net whose past was made up.
 
+use std::net::SocketAddr;
+
 use dcnet::provider::{ProviderRecord, Published};
 use dcnet::time::Round;
 use dcnet::topic::NetId;
@@ -9,6 +11,7 @@ use provider_agent::store::NetRecord;
 use provider_agent::utc;
 use serde_json::json;
 
+use crate::answers::{Served, join, round_of};
 use crate::browser::{Browser, Scheme};
 use crate::daemon::{Daemon, PASSWORD, set_password};
 use crate::world::sockets::{start_broker, start_meter};
@@ -74,11 +77,11 @@ fn store_past(world: &World, net: NetId) {
 }
 
 /// Signs in as the browser asks for it.
-async fn sign_in(page: &Browser, daemon: &Daemon) {
-    page.open(&format!("http://operator:correct%20horse@{}/", daemon.page))
+async fn sign_in(page: &Browser, address: SocketAddr) {
+    page.open(&format!("http://operator:correct%20horse@{address}/"))
         .await;
     assert_eq!(PASSWORD, "correct horse");
-    page.open(&daemon.url()).await;
+    page.open(&format!("http://{address}/")).await;
 }
 
 async fn nothing_is_wrong(page: &Browser, what: &str) {
@@ -95,11 +98,11 @@ async fn an_operator_watches_a_net_in_the_browser() {
     let mut world = World::new();
     let broker = start_broker(&world).await;
     let port = broker.local_addrs()[0].port();
-    world.config.broker_port = port;
+    world.config.broker.port = port;
     let net = world.create_net(policy(5, 3000, 4), &["import"]);
     set_password(&world.config.state_directory);
     let daemon = Daemon::start(&world);
-    sign_in(&page, &daemon).await;
+    sign_in(&page, daemon.page).await;
     page.view(1280, 900, Scheme::Light).await;
     page.until_text("#link-text", "Connected").await;
     page.until_text("#nets h3", "Elm Street").await;
@@ -174,4 +177,70 @@ async fn an_operator_watches_a_net_in_the_browser() {
     drop(daemon);
     page.until_text("#no-connection", "No connection to the agent")
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_which_net_is_closed_and_which_waits_after_a_restore() {
+    let Some(page) = Browser::start().await else {
+        return;
+    };
+    let world = World::new();
+    let nets = [(); 2].map(|()| world.create_net(policy(900, 60_000, 30), &["import"]));
+    set_password(&world.config.state_directory);
+    let newest = utc::now().as_millis() / 900_000 - 8;
+    for (round, net) in (newest..).zip(nets) {
+        join(&world, net, 3);
+        let mut store = world.store();
+        store.commit(&round_of(&world, net, round, 2)).unwrap();
+    }
+    let [closed, restored] = nets;
+    world.store().close_net(closed, utc::now()).unwrap();
+    // As `restore` marks it.
+    let database = rusqlite::Connection::open(world.config.store_path()).unwrap();
+    let mark = "UPDATE nets SET resume_ms = ?1 WHERE net = ?2";
+    let now = i64::try_from(utc::now().as_millis()).unwrap();
+    database.execute(mark, (now, restored.0)).unwrap();
+    let served = tokio::task::spawn_blocking(move || (Served::start(&world), world));
+    let (served, world) = served.await.unwrap();
+
+    sign_in(&page, served.page.address).await;
+    page.view(1280, 900, Scheme::Light).await;
+    page.until_text("#nets li:first-child", "Closed since")
+        .await;
+    page.until_text("#nets li:last-child", "waiting for the sum of a round")
+        .await;
+    page.until_text("#all-alarms", "was restored from a backup")
+        .await;
+    let has_time = r"return /started after [^T]*\d\d:\d\d.* has/.test(document.querySelector('#all-alarms').innerText)";
+    page.until("the browser's time", has_time, vec![]).await;
+    page.until_text("#all-alarms li:last-child code", "provider-agent net close")
+        .await;
+    nothing_is_wrong(&page, "a closed and a restored net").await;
+    println!(
+        "see {}",
+        page.screenshot("operator-standing").await.display()
+    );
+    page.click("#nets li:first-child a").await;
+    page.until_text("#standing", "Closed since").await;
+    page.until_text("#nobody-absent", "nobody is waited for")
+        .await;
+    page.until_hidden("#absent-scroll").await;
+    for (width, scheme, name) in [
+        (1280, Scheme::Light, "closed-light"),
+        (1280, Scheme::Dark, "closed-dark"),
+        (390, Scheme::Dark, "closed-phone"),
+    ] {
+        page.view(width, 900, scheme).await;
+        nothing_is_wrong(&page, name).await;
+        let picture = page.screenshot(&format!("operator-{name}")).await;
+        println!("see {}", picture.display());
+    }
+    page.click("#back").await;
+    page.until_text("#nets li:last-child", "Elm Street").await;
+    page.click("#nets li:last-child a").await;
+    page.until_text("#standing", "Restored from a backup").await;
+    page.until_text("#absent", "joining").await;
+    tokio::task::spawn_blocking(move || drop((served, world)))
+        .await
+        .unwrap();
 }

@@ -29,7 +29,7 @@ async fn rounds_members_and_sums_of_a_real_net_are_shown_as_they_are() {
     let mut world = World::new();
     let broker = start_broker(&world).await;
     let port = broker.local_addrs()[0].port();
-    world.config.broker_port = port;
+    world.config.broker.port = port;
     let net = world.create_net(policy(4, 2500, 4), &["import"]);
     set_password(&world.config.state_directory);
     let daemon = Daemon::start(&world);

@@ -53,10 +53,8 @@ impl World {
             .enrol_provider(KeyPair::generate().unwrap(), &Terms::default())
             .unwrap();
         provider.write(&at("identity")).unwrap();
-        let config = Config {
-            assume_synchronised: true,
-            ..Config::new(at("state"), at("identity"), "127.0.0.1")
-        };
+        let mut config = Config::new(at("state"), at("identity"), "127.0.0.1");
+        config.clock.assume_synchronised = true;
         Self {
             directory,
             authority,
@@ -133,7 +131,7 @@ impl World {
         let path = self.path("provider.toml");
         let text = format!(
             "state_directory = \"state\"\n[broker]\nhost = \"127.0.0.1\"\nport = {}\n[identity]\ndirectory = \"identity\"\n[clock]\nassume_synchronised = true\n",
-            self.config.broker_port
+            self.config.broker.port
         );
         fs::write(&path, text).unwrap();
         path
