@@ -89,8 +89,7 @@ impl Office {
             key: files.join("key.pem"),
             revocations: looks_at_list.then(|| self.authority.revoked_path()),
             administrator: looks_at_list.then_some(administrator),
-            state: None,
-            limits: broker::Limits::default(),
+            ..broker::Config::default()
         };
         let broker = broker::Broker::start(config).await.unwrap();
         let port = broker.local_addrs()[0].port();

@@ -131,11 +131,9 @@ impl Street {
             .unwrap();
         bundle.write(&path("broker")).unwrap();
         let (broker, port) = start_broker(directory.path()).await;
-        let config = Config {
-            broker_port: port,
-            assume_synchronised: true,
-            ..Config::new(path("provider-state"), path("provider"), "127.0.0.1")
-        };
+        let mut config = Config::new(path("provider-state"), path("provider"), "127.0.0.1");
+        config.broker.port = port;
+        config.clock.assume_synchronised = true;
         let policy = Policy {
             period: period(),
             window_ms: 1000,
@@ -176,9 +174,8 @@ impl Street {
     pub fn start_provider(&mut self) {
         let Config {
             state_directory,
-            identity_directory,
-            broker_host,
-            broker_port,
+            identity,
+            broker,
             minimum_presence_percent,
             ..
         } = &self.config;
@@ -186,13 +183,14 @@ impl Street {
             "state_directory = {state_directory:?}
             minimum_presence_percent = {minimum_presence_percent}
             [broker]
-            host = {broker_host:?}
-            port = {broker_port}
+            host = {:?}
+            port = {}
             [identity]
-            directory = {identity_directory:?}
+            directory = {:?}
             [clock]
             assume_synchronised = true
-            "
+            ",
+            broker.host, broker.port, identity.directory
         );
         let config = self.directory.path().join("provider-agent.toml");
         std::fs::write(&config, text).unwrap();
@@ -297,7 +295,7 @@ impl Street {
         self.authority.revoke(&[device]).unwrap();
         let list = self.authority.revoked_path();
         put(&list, &self.revocation_list(told));
-        let provider = &self.config.identity_directory;
+        let provider = &self.config.identity.directory;
         put(&list, &provider.join("revoked.cbor"));
         std::fs::create_dir_all(provider.join("revocations")).unwrap();
         let statement = self.authority.statement_path(device);
