@@ -67,25 +67,53 @@ pub struct CountedChannel {
     pub energy: MilliwattHours,
     /// What the meter's own display should show.
     pub reading: MilliwattHours,
-    /// The same when the register was last saved: no crash takes that back.
-    pub saved_reading: MilliwattHours,
+    /// Whether somebody has said what that display shows, be it the household or the device
+    /// itself; else the reading is only what was counted.
+    pub is_reading_set: bool,
+    /// The reading when the register was last saved: no crash takes that back. None as long as
+    /// the total is not known.
+    pub saved_reading: Option<MilliwattHours>,
     /// Its power.
     pub power: PowerMeter,
+    /// Whether it follows a total that a device shows.
+    pub is_device: bool,
+    /// Up to when everything is counted, on the clock of [`clock::monotonic`]; none before the
+    /// first reading of a device.
+    pub covered: Option<Duration>,
+    /// How often a batch brought what was counted at times that nobody knows
+    /// ([`Batch::is_catching_up`]).
+    pub catch_ups: u64,
+}
+
+impl CountedChannel {
+    /// Whether the total says anything: that of a device whose first reading is still to come
+    /// does not.
+    pub fn is_known(&self) -> bool {
+        self.covered.is_some() || self.pulses.0 > 0
+    }
 }
 
 impl Counted {
-    fn of(register: &Register) -> Self {
+    /// `devices` says which channels follow a device's total.
+    fn of(register: &Register, devices: &[bool]) -> Self {
         let start = clock::monotonic();
         let mut counted = Self::default();
-        counted
-            .channels
-            .extend(register.channels().iter().map(|channel| CountedChannel {
+        let set = register.are_readings_set();
+        let devices = devices.iter().copied().chain(std::iter::repeat(false));
+        let channels = register.channels().iter().zip(devices).zip(set);
+        counted.channels.extend(
+            channels.map(|((channel, is_device), is_set)| CountedChannel {
                 pulses: Pulses(0),
                 energy: MilliwattHours(0),
                 reading: MilliwattHours(0),
-                saved_reading: MilliwattHours(0),
+                is_reading_set: is_set || is_device,
+                saved_reading: None,
                 power: PowerMeter::new(channel.constant, start),
-            }));
+                is_device,
+                covered: (!is_device).then_some(start),
+                catch_ups: 0,
+            }),
+        );
         counted.saved(register);
         counted
     }
@@ -93,10 +121,25 @@ impl Counted {
     /// All of it is on disk.
     fn saved(&mut self, register: &Register) {
         self.totals(register);
-        for channel in &mut self.channels {
-            channel.saved_reading = channel.reading;
-        }
         self.save_error = None;
+    }
+
+    /// Takes a batch that the register has recorded; says whether those who watch have to be
+    /// told.
+    fn batch(&mut self, batch: &Batch, register: &Register) -> bool {
+        let Some(channel) = self.channels.get_mut(batch.channel().0) else {
+            return false;
+        };
+        channel.covered = channel.covered.max(Some(batch.monotonic().end));
+        channel.catch_ups = channel
+            .catch_ups
+            .saturating_add(batch.is_catching_up().into());
+        if batch.pulses().0 == 0 && !batch.is_catching_up() {
+            return false;
+        }
+        self.totals(register);
+        self.power(batch);
+        true
     }
 
     fn totals(&mut self, register: &Register) {
@@ -104,6 +147,9 @@ impl Counted {
         let totals = totals.zip(register.readings());
         for (channel, ((pulses, energy), reading)) in self.channels.iter_mut().zip(totals) {
             (channel.pulses, channel.energy, channel.reading) = (*pulses, energy, reading);
+            if register.unsaved() == 0 {
+                channel.saved_reading = channel.is_known().then_some(reading);
+            }
         }
         self.unsaved = register.unsaved();
     }
@@ -167,6 +213,10 @@ pub async fn count(
     } = rounds;
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
     let mut tasks = JoinSet::new();
+    let devices: Vec<bool> = sources
+        .iter()
+        .map(|source| source.input().is_some())
+        .collect();
     for mut source in sources {
         source.resume(register.totals());
         source.serve(&period);
@@ -178,7 +228,9 @@ pub async fn count(
     let turn = link::service::turn();
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
-    watching.counted.send_replace(Counted::of(&register));
+    watching
+        .counted
+        .send_replace(Counted::of(&register, &devices));
     let (mut open, mut synchronised) = (true, true);
     loop {
         watching.heartbeat.beat();
@@ -198,12 +250,9 @@ pub async fn count(
             received = batches.recv(), if open => match received {
                 Some(Ok(batch)) => {
                     waiting.extend(record(&mut register, &batch, &clock));
-                    if batch.pulses().0 > 0 {
-                        watching.counted.send_modify(|counted| {
-                            counted.totals(&register);
-                            counted.power(&batch);
-                        });
-                    }
+                    watching
+                        .counted
+                        .send_if_modified(|counted| counted.batch(&batch, &register));
                 }
                 Some(Err(error)) => {
                     register.save()?;
