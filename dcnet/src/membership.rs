@@ -17,7 +17,7 @@ use crate::identity::{CaCertificate, Certificate, DeviceId, DeviceKey, PublicKey
 use crate::time::Timestamp;
 use crate::topic::NetId;
 
-pub(crate) use append::{NO_SUCH_INVITE, NO_SUCH_MEMBERSHIP};
+pub(crate) use append::{NO_SUCH_INVITE, NO_SUCH_MEMBERSHIP, REGISTRATION_USED};
 pub use entry::{EntryError, EntryKind, sign_exit, sign_registration, verify_registration};
 pub use genesis::{Genesis, NewNet};
 pub use policy::{DEFAULT_DEGREE, HARD_FLOOR, Policy};

@@ -341,6 +341,19 @@ fn a_key_that_is_used_elsewhere_stops_the_meter() {
 }
 
 #[test]
+fn a_meter_that_forgot_everything_but_its_registration_learns_that_it_left() {
+    let mut network = Network::new(World::new(6, policy(4), &["import"]), Faults::default(), 7);
+    let registered = network.saved[0].clone();
+    network.run_until(5 * MINUTE);
+    leave(&mut network, 0);
+    network.run_until(network.now + MINUTE);
+    assert!(network.heard(0, &MeterEvent::Left));
+    network.restore_disk(0, registered);
+    assert_eq!(included_after(&mut network, 3), [1, 2, 3, 4, 5]);
+    assert_eq!(network.alarms(0), [Alarm::KeyUsedElsewhere]);
+}
+
+#[test]
 fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
     let mut network = running(7, policy(4));
     let (key, administrator) = network.world.authority.issue(Role::Administrator, None);

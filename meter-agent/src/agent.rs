@@ -42,13 +42,15 @@ use crate::pulse::{self, LineView, PulseSource};
 use crate::register::counting::{CountError, Counted, Rounds, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
 use crate::standing::{HasLeft, Standing, Watched};
-use crate::status::{Recorder, View};
+use crate::status::{AlarmFile, Recorder, View};
 
+mod alarms;
 mod attend;
 mod log;
 mod net;
 mod pause;
 
+use alarms::KeptAlarms;
 use attend::attend;
 use log::EventLog;
 use net::NetView;
@@ -366,7 +368,7 @@ impl Agent {
         let net = Arc::new(NetView::new(&channels));
         let (now, floors) = (clock.now(), meter.floors);
         let (names, watched_clock) = (channels.clone(), clock.clone());
-        let pause_file = state_directory.clone();
+        let own_files = state_directory.clone();
         let (directory, config) = (state_directory.clone(), meter.clone());
         let opening = tokio::task::spawn_blocking(move || {
             State::open(&state_directory, channels, meter, now)
@@ -383,8 +385,9 @@ impl Agent {
         let standing = meter.standing();
         let span = tracing::info_span!("meter", id = %meter.meter().id());
         let mut log = EventLog::new(floors.minimum_group, standing.clone());
-        let recorder = Arc::new(Recorder::default());
-        let pause = Pause::open(&pause_file);
+        let (alarm_file, alarms) = AlarmFile::open(&own_files);
+        let recorder = Arc::new(Recorder::new(alarms));
+        let pause = Pause::open(&own_files);
         if pause.is_paused() {
             tracing::warn!("this meter is paused: it counts and submits nothing");
         }
@@ -455,7 +458,8 @@ impl Agent {
             .instrument(span.clone()),
         );
         let (owner, owner_events) = mpsc::channel(EVENTS);
-        let told = (Arc::clone(&recorder), watched_clock.clone());
+        let kept = KeptAlarms::new(alarm_file, Arc::clone(&recorder));
+        let told = (Arc::clone(&recorder), watched_clock.clone(), kept);
         let telling = tokio::spawn(
             tell(events, log, told, owner, net, Arc::clone(&counters)).instrument(span.clone()),
         );
@@ -533,7 +537,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         started => started?,
     };
-    let page = Page::serve(config.page, &config.state_directory, &control).await?;
+    let page = Page::serve(config.page, &config.state_directory, &control).await;
     let progress = watch::Sender::default();
     let showing = config.home_assistant.clone().map(|options| {
         let channels = config.channels.iter();
@@ -680,8 +684,9 @@ async fn hand_over(
         let Some(boundary) = net.ordered(&boundary) else {
             continue;
         };
-        recorder.boundary(&boundary);
-        if pause.is_paused() {
+        let is_paused = pause.is_paused();
+        recorder.boundary(&boundary, is_paused);
+        if is_paused {
             continue;
         }
         if commands
@@ -699,12 +704,22 @@ async fn hand_over(
 async fn tell(
     mut events: mpsc::Receiver<MeterEvent>,
     mut log: EventLog,
-    (recorder, clock): (Arc<Recorder>, Clock),
+    (recorder, clock, mut kept): (Arc<Recorder>, Clock, KeptAlarms),
     owner: mpsc::Sender<MeterEvent>,
     net: Arc<NetView>,
     counters: Arc<Counters>,
 ) {
-    while let Some(event) = events.recv().await {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = kept.due() => {
+                kept.write().await;
+                continue;
+            }
+        };
+        let Some(event) = event else {
+            return kept.finish().await;
+        };
         log.write(&event);
         recorder.event(&event, clock.now().utc);
         match &event {
@@ -713,6 +728,7 @@ async fn tell(
                 counters.refused.fetch_add(1, Ordering::Relaxed);
             }
             MeterEvent::Alarm(_) => {
+                kept.changed();
                 counters.alarms.fetch_add(1, Ordering::Relaxed);
             }
             _ => {}

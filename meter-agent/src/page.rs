@@ -83,17 +83,10 @@ pub struct Page {
 }
 
 impl Page {
-    /// Serves the page of a running agent. What cannot be served is said in the log and harms
-    /// nobody: the meter comes first.
-    ///
-    /// # Errors
-    /// The history cannot be opened.
-    pub async fn serve(
-        config: PageConfig,
-        state_directory: &Path,
-        control: &AgentControl,
-    ) -> anyhow::Result<Self> {
-        let history = Arc::new(History::open(state_directory, config.history_days)?);
+    /// Serves the page of a running agent. What cannot be served or kept is said in the log and
+    /// harms nobody: the meter comes first.
+    pub async fn serve(config: PageConfig, state_directory: &Path, control: &AgentControl) -> Self {
+        let history = Arc::new(History::open(state_directory, config.history_days));
         let household = Household {
             view: control.view(),
             orders: control.orders(),
@@ -129,12 +122,12 @@ impl Page {
             };
             history::keep(&household.history, &household.view, stop).await;
         });
-        Ok(Self {
+        Self {
             address,
             servers,
             stop,
             keeping,
-        })
+        }
     }
 
     /// Ends it; the totals of this moment are kept.
@@ -279,7 +272,7 @@ async fn exit(
     State(household): State<Household>,
     Json(confirmation): Json<Confirmation>,
 ) -> Result<Done, Failure> {
-    let status = household.view.status(0);
+    let status = household.view.status(household.history.days());
     if status.meter.get(..8) != Some(confirmation.confirm.trim()) {
         return Err(Failure::bad_request(
             "these are not the first 8 digits of this meter's id; nothing was done",

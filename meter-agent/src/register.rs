@@ -163,6 +163,14 @@ impl Register {
             .collect()
     }
 
+    /// Whether the reading of each channel was ever set; else it is the total.
+    pub fn are_readings_set(&self) -> Vec<bool> {
+        let channels = self.channels.iter();
+        channels
+            .map(|channel| self.readings.is_set(&channel.name))
+            .collect()
+    }
+
     /// Says what the meter's display shows now. The total stays as it is: it never
     /// decreases, and rounds and bills are made of it. Durable when this returns, and kept
     /// in a log.

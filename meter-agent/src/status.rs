@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::agent::Pause;
 use crate::clock;
+use crate::history::Days;
 use crate::power::Power;
 use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
@@ -26,10 +27,14 @@ use crate::register::RegisterChannel;
 use crate::register::counting::Counted;
 use crate::standing::Standing;
 
+mod alarm_file;
 mod alarms;
 mod checks;
 mod recorder;
+#[cfg(test)]
+pub(crate) mod samples;
 
+pub use alarm_file::AlarmFile;
 pub use alarms::AlarmView;
 pub use checks::{CheckState, CheckView, Stage};
 pub use recorder::{PolicyView, Recorder, RoundView, StepView, ValueView};
@@ -51,8 +56,10 @@ pub struct Status {
     pub clock_unconfirmed: bool,
     /// Seconds since the agent was started.
     pub uptime_s: u64,
-    /// Days for which the register's course is kept.
+    /// Days for which the register's course is kept on disk; 0 for none.
     pub history_days: u32,
+    /// Days before today that there may be something of, on disk or in memory.
+    pub shown_days: u32,
     /// What is counted, in the order of the configuration.
     pub channels: Vec<ChannelView>,
     /// Pulses that a crash would lose.
@@ -100,10 +107,11 @@ pub struct ChannelView {
     pub impulses_per_kwh: u32,
     /// The register's total.
     pub pulses: u64,
-    /// The same in mWh.
-    pub energy_mwh: u64,
-    /// What the meter's own display should show, in mWh.
-    pub reading_mwh: u64,
+    /// The same in mWh; unknown until a device has shown its first total.
+    pub energy_mwh: Option<u64>,
+    /// What the meter's own display should show, in mWh; unknown until the household has said
+    /// it once, or a device has shown its first total.
+    pub reading_mwh: Option<u64>,
     /// Its power.
     pub power: Option<Power>,
     /// Its GPIO line, if it reads one.
@@ -266,8 +274,8 @@ impl View {
         self.recorder.clock_is_confirmed();
     }
 
-    /// This moment. `history_days` is what is kept of the register's course.
-    pub fn status(&self, history_days: u32) -> Status {
+    /// This moment. `days` says for how long there is the register's course.
+    pub fn status(&self, days: Days) -> Status {
         let now = self.clock.now();
         let standing = self.standing.borrow().clone();
         let link = self.link.borrow().clone();
@@ -281,7 +289,8 @@ impl View {
             synchronised: now.synchronised,
             clock_unconfirmed: recorded.clock_unconfirmed,
             uptime_s: clock::monotonic().saturating_sub(self.started).as_secs(),
-            history_days,
+            history_days: days.on_disk,
+            shown_days: days.shown,
             channels: self.channel_views(&counted),
             unsaved_pulses: counted.unsaved,
             save_error: counted.save_error,
@@ -310,14 +319,16 @@ impl View {
         let now = clock::monotonic();
         let views = self.channels.iter().enumerate().map(|(place, channel)| {
             let counted = counted.channels.get(place);
+            let known = counted.filter(|counted| counted.is_known());
+            let read = known.filter(|counted| counted.is_reading_set);
             let line = self.lines.get(place).and_then(Option::as_ref);
             let input = self.inputs.get(place).and_then(Option::as_ref);
             ChannelView {
                 name: channel.name.clone(),
                 impulses_per_kwh: channel.constant.get(),
                 pulses: counted.map_or(0, |counted| counted.pulses.0),
-                energy_mwh: counted.map_or(0, |counted| counted.energy.0),
-                reading_mwh: counted.map_or(0, |counted| counted.reading.0),
+                energy_mwh: known.map(|counted| counted.energy.0),
+                reading_mwh: read.map(|counted| counted.reading.0),
                 power: counted.and_then(|counted| counted.power.at(now)),
                 line: line.map(|line| line_status(&line.borrow())),
                 input: input.map(|input| InputView::from(&*input.borrow())),

@@ -10,11 +10,15 @@ use link::Clock;
 use link::service::Heartbeat;
 use meter_agent::clock::{self, Moment};
 use meter_agent::config::{ChannelConfig, ReplayConfig, SourceConfig};
+use meter_agent::pulse::input::TotalSource;
 use meter_agent::pulse::loads::{Energies, Loads};
 use meter_agent::pulse::profile::ProfileSource;
 use meter_agent::pulse::replay::{AfterLastRow, Replay};
+use meter_agent::pulse::total::{TotalOptions, Totals};
 use meter_agent::pulse::{self, Channel, PulseSource, begin_at};
-use meter_agent::register::counting::{Counted, Rounds, SavePolicy, Watching, count};
+use meter_agent::register::counting::{
+    Counted, CountedChannel, Rounds, SavePolicy, Watching, count,
+};
 use meter_agent::register::{Register, RegisterChannel};
 use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -260,6 +264,53 @@ async fn counting_turns_while_there_is_nothing_to_count() {
         end = counting => panic!("it ended: {:?}", end.map(|_| ())),
         turned = tokio::time::timeout(Duration::from_secs(60), turned) => turned.unwrap(),
     }
+}
+
+/// A device that was swapped in after years: its total is nothing that was used just now.
+#[tokio::test]
+async fn the_first_total_of_a_device_is_unknown_before_and_caught_up_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let constant = ImpulsesPerKwh::new(1000).unwrap();
+    let totals = Totals::new(Channel(0), constant, TotalOptions::default());
+    let (source, device) = TotalSource::new("device", totals);
+    let (sender, _receiver) = mpsc::channel(1);
+    let watching = Watching::default();
+    let mut counted = watching.counted.subscribe();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let counting = tokio::spawn(count(
+        register(directory.path(), 1000),
+        vec![Box::new(source)],
+        SavePolicy::default(),
+        rounds(watch::channel(None).1, sender),
+        watching,
+        async {
+            let _ = stopped.await;
+        },
+    ));
+    let mut until = async |wanted: fn(&CountedChannel) -> bool| {
+        let is_wanted = |counted: &Counted| counted.channels.first().is_some_and(wanted);
+        let seen = counted.wait_for(is_wanted);
+        let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;
+        seen.unwrap().unwrap().channels[0].clone()
+    };
+    let before = until(|_| true).await;
+    assert!(!before.is_known() && before.is_device);
+    assert_eq!((before.saved_reading, before.covered), (None, None));
+
+    device.reading(MilliwattHours(12_345_000_000));
+    let first = until(CountedChannel::is_known).await;
+    assert_eq!(first.energy, MilliwattHours(12_345_000_000));
+    assert_eq!((first.catch_ups, first.is_reading_set), (1, true));
+    let saved = until(|channel| channel.saved_reading.is_some()).await;
+    assert_eq!(saved.saved_reading, Some(saved.energy), "never the zero");
+
+    // What comes now is counted as time goes by.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    device.reading(MilliwattHours(12_345_007_000));
+    let next = until(|channel| channel.energy.0 > 12_345_000_000).await;
+    assert_eq!(next.catch_ups, 1);
+    drop(stop);
+    counting.await.unwrap().unwrap();
 }
 
 struct Failing;

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use dcnet::identity::DeviceId;
 use dcnet::time::Round;
+use meter_agent::ask::ask;
+use serde_json::Value;
 use street::{Street, present_round, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,6 +67,26 @@ async fn a_revoked_household_is_told_and_the_others_go_on_without_it() {
     let log = street.log();
     assert!(log.is_revoked(&revoked) && log.size() == 5);
     assert!(others.iter().all(|id| !street.said(id).contains("alarm")));
+    street.stop(&revoked).await;
+
+    // It says why, too, when it was started again.
+    street.start(&revoked);
+    street.page(&revoked).await;
+    let status = ask(&street.state(&revoked), "/api/status").await.unwrap();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["is_stopped"], true, "{status}");
+    let last = &status["alarms"][0];
+    assert_eq!(last["is_final"], true, "{status}");
+    assert_eq!(
+        last["text"],
+        "the gateway administrator revoked this meter; it takes part no more"
+    );
+    let output = street.command(&revoked, &["status"]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains("ALARM       the gateway administrator revoked this meter"),
+        "{said}"
+    );
     street.stop(&revoked).await;
     let output = street.command(&revoked, &["leave"]).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -213,10 +213,17 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
     assert_eq!(kept["values"][0]["superposition"], Value::Null);
     let others: BTreeSet<DeviceId> = ids[1..].iter().copied().collect();
     street.sums_over(&others, 1, paused).await;
-    // It outlives a crash.
+    // It outlives a crash, and damage to what is only shown costs no more than that.
     street.kill(&own);
+    for name in ["history.db", "alarms.json"] {
+        std::fs::write(street.state(&own).join(name), "damaged".repeat(1000)).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(street.state(&own).join(name), mode).unwrap();
+    }
     street.start(&own);
     street.until_said(&own, "this meter is paused").await;
+    street.until_said(&own, "history.db is damaged").await;
+    street.until_said(&own, "alarms.json is damaged").await;
     let page = street.page(&own).await;
     assert!(begins(&post(page, "/api/resume", JSON, "{}").await, "204"));
     street.sums_over(&street.all(), 1, present_round()).await;

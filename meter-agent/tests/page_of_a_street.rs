@@ -19,12 +19,27 @@ async fn a_household_watches_its_agent_pauses_it_and_lets_it_leave_in_the_browse
         return;
     };
     let mut street = Street::new().await;
-    let ids: Vec<DeviceId> = (0..6).map(|_| street.join()).collect();
-    let own = ids[0];
-    street.sums_over(&street.all(), 2, Round(0)).await;
-    let address = street.page(&own).await;
+    let own = street.join();
+    let url = format!("http://{}/", street.page(&own).await);
     page.view(390, 844, Scheme::Light).await;
-    page.open(&format!("http://{address}/")).await;
+
+    // Alone it waits, round after round, and reads its meter.
+    page.open(&url).await;
+    page.until_text("#why", "This meter waits until it has 4.")
+        .await;
+    page.until_text("#why", "stayed here").await;
+    page.open(&url).await;
+    page.until_text("#summary-text", "Waiting").await;
+    page.until_text("#why", "stayed here").await;
+    page.click("#rounds-details summary").await;
+    page.until_text("#rounds", "Wh").await;
+    page.until_text("#rounds", "Nothing left the house. Reason: ")
+        .await;
+    assert_eq!(page.log().await, Vec::<String>::new());
+
+    let others: BTreeSet<DeviceId> = (1..6).map(|_| street.join()).collect();
+    street.sums_over(&street.all(), 2, Round(0)).await;
+    page.open(&url).await;
     page.until_text("#summary-text", "Taking part in a group of 6")
         .await;
     page.until_text("#steps", "the sum over").await;
@@ -42,11 +57,22 @@ async fn a_household_watches_its_agent_pauses_it_and_lets_it_leave_in_the_browse
     page.click("#pause").await;
     page.until_text("#summary-text", "Paused").await;
     let paused = present_round();
-    let others: BTreeSet<DeviceId> = ids[1..].iter().copied().collect();
     street.sums_over(&others, 1, paused).await;
+    page.until_text("#why", "You have paused it. The newest interval")
+        .await;
+    page.open(&url).await;
+    page.until_text("#why", "You have paused it. The newest interval")
+        .await;
+    page.until_text("#picture-interval", "What left the house last")
+        .await;
+    page.click("#rounds-details summary").await;
+    page.until_text("#rounds", "Reason: the household had paused this meter.")
+        .await;
     page.click("#pause").await;
     page.until_text("#summary-text", "Taking part").await;
     street.sums_over(&street.all(), 1, present_round()).await;
+
+    assert_eq!(page.log().await, Vec::<String>::new());
 
     page.click("#exit").await;
     page.keys("#confirm", &own.to_string()[..8]).await;

@@ -14,6 +14,9 @@ use crate::time::Timestamp;
 /// A draw is opened that nobody was invited to, or that is done.
 pub(crate) const NO_SUCH_INVITE: &str = "no such invite is open";
 
+/// A registration that began a membership, which may have ended.
+pub(crate) const REGISTRATION_USED: &str = "a registration is used twice";
+
 /// An exit of a membership that has ended, or never was.
 pub(crate) const NO_SUCH_MEMBERSHIP: &str = "the exit names no membership of its sender";
 
@@ -101,7 +104,7 @@ impl Membership {
         }
         // Otherwise a meter that left could be made to join again without wanting to.
         if self.registrations_used.contains(&registration) {
-            return Err(EntryError::Rule("a registration is used twice"));
+            return Err(EntryError::Rule(REGISTRATION_USED));
         }
         if self.members.len() >= MAX_MEMBERS {
             return Err(EntryError::Rule("the net is full"));

@@ -12,7 +12,8 @@ use crate::frame::{Frame, Notification};
 use crate::graph::MemberIndex;
 use crate::identity::{Certificate, DeviceId};
 use crate::membership::{
-    Applied, EntryError, EntryKind, Member, NO_SUCH_INVITE, NO_SUCH_MEMBERSHIP, verify_registration,
+    Applied, EntryError, EntryKind, Member, NO_SUCH_INVITE, NO_SUCH_MEMBERSHIP, REGISTRATION_USED,
+    verify_registration,
 };
 use crate::meter::SHORTEST_LAPSE;
 use crate::revocation::{RevocationList, verify_revocation};
@@ -102,7 +103,13 @@ impl Provider {
                 });
                 self.send_log(sender, 0);
             }
-            Err(reason) => self.refuse(topic, reason),
+            Err(reason) => {
+                // The meter does not know of the membership that has ended, nor of any log.
+                if reason == Refusal::Entry(EntryError::Rule(REGISTRATION_USED)) {
+                    self.send_log(sender, 0);
+                }
+                self.refuse(topic, reason);
+            }
         }
     }
 

@@ -186,8 +186,11 @@ pub(super) fn state(
             return ChannelState::default();
         };
         ChannelState {
-            // Of what is not on disk a crash could take some back: the total would decrease.
-            energy_kwh: number(Kwh::from(counted.saved_reading).to_string()),
+            // Of what is not on disk a crash could take some back: the total would decrease. A
+            // zero before a device's first reading would make of all that it shows then a use.
+            energy_kwh: counted
+                .saved_reading
+                .and_then(|reading| number(Kwh::from(reading).to_string())),
             power_w: watts(&counted.power, now).and_then(number),
         }
     };

@@ -8,8 +8,11 @@ import { getJson } from "/get.js";
 const MINUTE = 60_000;
 const QUARTER = 15 * MINUTE;
 const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
 // Further apart than this, nobody counted in between.
 const LONGEST = 20 * MINUTE;
+// Some devices say only every hour or two what they have counted meanwhile.
+const LONGEST_OF_DEVICE = 135 * MINUTE;
 
 let chosen = 0; // Days before today.
 let asked = 0;
@@ -23,26 +26,29 @@ function midnight(now, days) {
 // Shows the chosen day and the week. `status` is the newest one: its registers end the history.
 export async function showHistory(status) {
   const now = status.utc_ms;
-  chosen = Math.min(chosen, status.history_days);
+  chosen = Math.min(chosen, status.shown_days);
   const day = [midnight(now, -chosen), midnight(now, 1 - chosen)];
   const week = [midnight(now, -6), midnight(now, 1)];
-  const from = Math.min(day[0], week[0]) - LONGEST;
+  // The total before the first one that is shown may be as old as that.
+  const from = Math.min(day[0], week[0]) - DAY;
   asked += 1;
   const own = asked;
   const { channels, samples } = await getJson(`/api/history?from=${from}&until=${now + LONGEST}`, 20_000);
   // Another day was chosen in the meantime.
   if (own !== asked) return;
-  samples.push({
-    at_ms: now,
-    energy_mwh: channels.map((name) => status.channels.find((channel) => channel.name === name)?.energy_mwh ?? null),
-  });
+  const known = channels.map((name) => status.channels.find((channel) => channel.name === name) ?? null);
+  // Without the right time it is not known where it belongs.
+  if (status.synchronised) {
+    samples.push({ at_ms: now, energy_mwh: known.map((channel) => channel?.energy_mwh ?? null), is_break: known.map(() => false) });
+  }
+  const data = { channels, samples, longest: known.map((channel) => (channel?.input ? LONGEST_OF_DEVICE : LONGEST)) };
 
   const date = format.date(day[0]);
   show(byId("day-date"), chosen === 0 ? `Today, ${date}` : chosen === 1 ? `Yesterday, ${date}` : date);
-  byId("day-before").setAttribute("aria-disabled", chosen >= status.history_days);
+  byId("day-before").setAttribute("aria-disabled", chosen >= status.shown_days);
   byId("day-after").setAttribute("aria-disabled", chosen === 0);
-  drawAll(byId("day-charts"), channels, samples, now, { from: day[0], until: day[1], width: QUARTER, isWeek: false });
-  drawAll(byId("week-charts"), channels, samples, now, { from: week[0], until: week[1], width: HOUR, isWeek: true });
+  drawAll(byId("day-charts"), data, now, { from: day[0], until: day[1], width: QUARTER, isWeek: false });
+  drawAll(byId("week-charts"), data, now, { from: week[0], until: week[1], width: HOUR, isWeek: true });
 }
 
 // Lets the buttons choose a day; `redraw` is called after it.
@@ -56,28 +62,39 @@ export function steerDays(redraw) {
   byId("day-after").addEventListener("click", move(-1));
 }
 
-// The energy of each bin of `range` in mWh, and the part of the bin that was counted;
-// `from` and `until` are null where nobody counted.
-export function bins(samples, channel, range) {
+// The course of a channel in `range`:
+//   bins: energy in mWh and the part of the bin that was counted; `from` and `until` are null
+//     where nobody counted
+//   jumps: stretches of time of which only the energy altogether is known
+// Totals that are further apart than `longest` are not joined.
+export function course(samples, channel, range, longest) {
   const made = [];
   for (let start = range.from; start < range.until; start += range.width) {
     made.push({ start, end: Math.min(start + range.width, range.until), mwh: 0, counted: 0, from: null, until: null });
   }
+  const jumps = [];
   let before = null;
-  for (const { at_ms, energy_mwh } of samples) {
+  for (const { at_ms, energy_mwh, is_break } of samples) {
     const total = energy_mwh[channel];
-    if (before !== null && total !== null && before.total !== null) {
-      addPiece(made, range, before, { at: at_ms, total });
+    if (total === null) continue;
+    const after = { at: at_ms, total };
+    if (before !== null) {
+      const length = after.at - before.at;
+      if (!is_break[channel] && length <= longest) {
+        addPiece(made, range, before, after);
+      } else if (total > before.total && length >= MINUTE && before.at < range.until && after.at > range.from) {
+        jumps.push({ from: before.at, until: after.at, mwh: total - before.total });
+      }
     }
-    before = { at: at_ms, total };
+    before = after;
   }
-  return made;
+  return { bins: made, jumps };
 }
 
 function addPiece(made, range, before, after) {
   const length = after.at - before.at;
   const energy = after.total - before.total;
-  if (length <= 0 || length > LONGEST || energy < 0) return;
+  if (length <= 0 || energy < 0) return;
   const first = Math.max(0, Math.floor((before.at - range.from) / range.width));
   for (let index = first; index < made.length && made[index].start < after.at; index += 1) {
     const bin = made[index];
@@ -107,9 +124,9 @@ export function gaps(made, now) {
   return found;
 }
 
-function drawAll(target, channels, samples, now, range) {
+function drawAll(target, { channels, samples, longest }, now, range) {
   fill(target, [channels, range.isWeek], () => channels.map((name, index) => frame(name, index)));
-  channels.forEach((name, index) => draw(target.children[index], name, bins(samples, index, range), now, range));
+  channels.forEach((name, index) => draw(target.children[index], name, course(samples, index, range, longest[index]), now, range));
 }
 
 let frames = 0;
@@ -132,11 +149,11 @@ function frame(name, index) {
     element("p", "picked"), summary, table);
 }
 
-function draw(target, name, made, now, range) {
+function draw(target, name, { bins: made, jumps }, now, range) {
   const counted = made.filter((bin) => bin.counted > 0);
   const missing = gaps(made, now);
   const summary = target.querySelector(".chart-text");
-  show(summary, summarise(counted, missing, name, range));
+  show(summary, summarise(counted, missing, jumps, name, range));
   chart(target.querySelector(".chart"), {
     bins: made.map((bin) => ({ ...bin, watts: bin.counted > 0 ? watts(bin) : null })),
     gaps: missing, range, now,
@@ -169,8 +186,9 @@ function row(bin, range) {
   return element("tr", "", header, element("td", "", format.energy(Math.round(bin.mwh))), element("td", "", format.power(watts(bin))));
 }
 
-function summarise(counted, missing, name, range) {
-  if (counted.length === 0) return "Nothing was counted in this time.";
+function summarise(counted, missing, jumps, name, range) {
+  const unseen = jumps.map(jumpText).join("");
+  if (counted.length === 0) return `Nothing was counted in this time.${unseen}`;
   const sum = counted.reduce((total, bin) => total + bin.mwh, 0);
   const most = counted.reduce((best, bin) => (watts(bin) > watts(best) ? bin : best));
   const meaning = format.channel(name)[1];
@@ -178,10 +196,16 @@ function summarise(counted, missing, name, range) {
   if (sum > 0) text += ` Most in ${when(most.start, most.end, range)}: ${format.power(watts(most))} on average.`;
   const shown = missing.slice(0, 3).map(([from, until]) => gapText(from, until, range));
   if (missing.length > 0) text += ` Nobody counted in ${shown.join("; ")}${missing.length > 3 ? `, and in ${format.count(missing.length - 3)} more gaps` : ""}.`;
-  return text;
+  return text + unseen;
+}
+
+const dayAndClock = (ms) => `${format.weekdayAndDay(ms)}, ${format.clock(ms)}`;
+
+function jumpText({ from, until, mwh }) {
+  return ` Between ${dayAndClock(from)} and ${dayAndClock(until)} the meter moved on by ${format.energy(mwh)}; when in that time is not known.`;
 }
 
 function gapText(from, until, range) {
   if (!range.isWeek) return when(from, until, range);
-  return `${format.weekdayAndDay(from)}, ${format.clock(from)} to ${format.weekdayAndDay(until)}, ${format.clock(until)}`;
+  return `${dayAndClock(from)} to ${dayAndClock(until)}`;
 }

@@ -131,9 +131,12 @@ impl Channels {
         let flag = |family: &Family<OfChannel, Gauge>, value: bool| {
             family.get_or_create(&label).set(i64::from(value));
         };
-        let joules = channel.energy_mwh as f64 * JOULES;
-        self.energy.get_or_create(&label).inc_by(joules);
-        count(&self.pulses, channel.pulses);
+        // Counters that jumped from zero to all that a device shows would look like use.
+        if let Some(energy) = channel.energy_mwh {
+            let joules = energy as f64 * JOULES;
+            self.energy.get_or_create(&label).inc_by(joules);
+            count(&self.pulses, channel.pulses);
+        }
         if let Some(power) = channel.power {
             let watts = power.milliwatts as f64 / 1000.0;
             self.power.get_or_create(&label).set(watts);
@@ -182,48 +185,61 @@ impl Channels {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::status::LineStatus;
+    use crate::status::samples;
+
+    fn text(sample: &str) -> String {
+        let totals = link::Counters::default().totals();
+        let metrics = of(&samples::named(sample), &totals).unwrap();
+        metrics.as_str().to_owned()
+    }
 
     #[test]
     fn each_family_is_described_once_however_many_channels_there_are() {
-        let channel = |name: &str, pulses| ChannelView {
-            name: name.to_owned(),
-            impulses_per_kwh: 1000,
-            pulses,
-            energy_mwh: pulses * 1000,
-            reading_mwh: 0,
-            power: None,
-            line: Some(LineStatus {
-                is_active: false,
-                is_stuck: false,
-                pulses,
-                rejected: 2,
-                lost: 0,
-            }),
-            input: None,
-        };
-        let channels = Channels::default();
-        channels.set(&channel("import", 5));
-        channels.set(&channel("export", 7));
-        let mut registry = Registry::with_prefix("meter_agent");
-        channels.register(&mut registry);
-        let metrics = Metrics::of(&registry).unwrap();
-        let lines: Vec<&str> = metrics.as_str().lines().collect();
+        let text = text("taking-part");
+        let lines: Vec<&str> = text.lines().collect();
         for line in [
-            "meter_agent_pulses_total{channel=\"import\"} 5",
-            "meter_agent_pulses_total{channel=\"export\"} 7",
-            "meter_agent_energy_joules_total{channel=\"export\"} 25200.0",
+            "meter_agent_pulses_total{channel=\"import\"} 123456",
+            "meter_agent_pulses_total{channel=\"export\"} 54321",
+            "meter_agent_energy_joules_total{channel=\"export\"} 195555600.0",
             "meter_agent_line_stuck{channel=\"import\"} 0",
+            "meter_agent_group 55",
         ] {
             assert!(lines.contains(&line), "{line}: {lines:#?}");
         }
-        let mut descriptions: Vec<&&str> =
-            lines.iter().filter(|line| line.starts_with("# ")).collect();
-        let all = descriptions.len();
-        assert!(all > 8, "{lines:#?}");
-        descriptions.sort();
-        descriptions.dedup();
-        assert_eq!(descriptions.len(), all, "{lines:#?}");
+        let described = |kind: &str| {
+            let names = lines.iter().filter_map(|line| {
+                let (name, _) = line.strip_prefix(kind)?.split_once(' ')?;
+                Some(name)
+            });
+            names.collect::<Vec<_>>()
+        };
+        for kind in ["# TYPE ", "# HELP "] {
+            let all = described(kind);
+            let different: BTreeSet<_> = all.iter().collect();
+            assert_eq!(different.len(), all.len(), "{kind}: {lines:#?}");
+            assert!(all.len() > 20, "{kind}: {lines:#?}");
+        }
+        // Figures of a family stand together, right below its description.
+        let mut families: Vec<&str> = Vec::new();
+        for line in lines.iter().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            if families.last() != Some(&name) {
+                assert!(!families.contains(&name), "{name}: {lines:#?}");
+                families.push(name);
+            }
+        }
+    }
+
+    #[test]
+    fn counters_do_not_begin_at_zero_before_a_device_has_shown_its_total() {
+        let text = text("first-start");
+        assert!(text.contains("meter_agent_energy_joules_total{channel=\"import\"}"));
+        for counter in ["energy_joules", "pulses"] {
+            let of_device = format!("meter_agent_{counter}_total{{channel=\"export\"}}");
+            assert!(!text.contains(&of_device), "{text}");
+        }
     }
 }

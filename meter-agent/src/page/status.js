@@ -17,7 +17,7 @@ export function showStatus(status) {
   showGroup(status);
   showChecks(status.checks);
   showClock(status);
-  showAlarms(status.alarms);
+  showAlarms(status);
   showTakingPart(status);
   showAbout(status);
 }
@@ -32,11 +32,11 @@ function whySilent(status) {
   const { exit, policy, members, live, drawn, link } = status;
   if (exit?.done) return "This meter has left the group and erased its keys.";
   if (exit) return "This meter is leaving the group.";
-  if (status.is_stopped) return "An alarm has stopped this meter for good. See “Alarms”.";
+  if (status.is_stopped) return stoppedBy(status);
   if (status.paused) return "You have paused it.";
   if (!status.synchronised) return "The clock of this device is not set by the network yet. Without the right time this meter submits nothing.";
   if (status.clock_unconfirmed) return "The clock of this device has jumped ahead. Without your word that it is right this meter submits nothing.";
-  if (!link.is_connected) return `There is no connection to the net: ${sentence(link.text)}`;
+  if (!link.is_connected) return `This meter does not reach the net (${link.text.replace(/[.\s]*$/, "")}). It tries again by itself.`;
   if (!status.is_member) return "This meter is no member of the group yet. It asks to be let in by itself.";
   const least = minimumGroup(status);
   if (policy && members < least) {
@@ -48,6 +48,13 @@ function whySilent(status) {
     return `Secrets are shared with ${format.count(live)} neighbours now. This meter needs ${format.count(required)}.`;
   }
   return null;
+}
+
+function stoppedBy({ alarms }) {
+  const last = alarms.find(({ is_final }) => is_final);
+  return last
+    ? `An alarm has stopped this meter for good: ${sentence(last.text)} See “Alarms” for what to do.`
+    : "An alarm has stopped this meter for good. Which one is not known here any more: look in the log of this device (journalctl -u meter-agent), or ask the gateway administrator.";
 }
 
 // The floor L of the newest round in which it is known.
@@ -101,7 +108,8 @@ function channelCard({ name }) {
   return element("article", "card channel",
     element("h3", "", title, meaning && element("span", "meaning", ` ${meaning}`)),
     element("p", "now", element("span", "bound"), " ", element("strong", "watts")),
-    element("dl", "figures", element("div", "", element("dt", "", "Register"), element("dd", "register"))),
+    element("dl", "figures", element("div", "", element("dt", "register-name"), element("dd", "register"))),
+    element("p", "hint soft"),
     element("details", "", element("summary", "", "How it is measured"),
       element("p", "late"), element("p", "counted"), element("p", "line"), element("p", "input")));
 }
@@ -112,9 +120,16 @@ function showChannel(card, { power, energy_mwh, reading_mwh, impulses_per_kwh, p
   part("bound", power?.is_upper_bound && "at most");
   part("watts", power === null ? "not known yet" : format.breakable(format.power(power.milliwatts / 1000)));
   card.classList.toggle("unknown", power === null);
-  part("register", format.register(reading_mwh ?? energy_mwh));
+  const isSet = reading_mwh !== null;
+  part("register-name", isSet || energy_mwh === null ? "Meter reading" : "Counted so far");
+  part("register", energy_mwh === null ? "not known yet" : format.register(reading_mwh ?? energy_mwh));
+  part("hint", isSet ? null
+    : energy_mwh === null ? "The device has not shown its total yet."
+    : "Does the meter itself show another number? Whoever looks after this device can say so once, with the command “meter-agent set-reading”. From then on it is shown here.");
   part("late", power?.is_upper_bound && "“At most”, because the next pulse has not come yet: the power may be lower, and the longer none comes, the lower it is.");
-  part("counted", `Counted: ${format.numberOf(pulses, "pulse", "pulses")} at ${format.count(impulses_per_kwh)} per kWh, that is ${format.register(energy_mwh)}.${reading_mwh === null ? " The command “meter-agent set-reading” tells the agent what the meter’s own display shows; then it is shown here." : ""}`);
+  part("counted", energy_mwh === null ? null
+    : input ? `The device shows its total itself. It is followed in steps of ${format.energy(1e6 / impulses_per_kwh)}.`
+    : `Counted: ${format.numberOf(pulses, "pulse", "pulses")} at ${format.count(impulses_per_kwh)} per kWh, that is ${format.register(energy_mwh)}.`);
   part("line", line && `Pulse line: ${line.is_active ? "active" : "idle"} now; ${format.count(line.rejected)} not counted because too short or too close, ${format.count(line.lost)} lost.`);
   const faults = Object.entries(input?.faults ?? {}).map(([kind, times]) => `${kind} (${format.count(times)})`);
   part("input", input && `Input: ${format.numberOf(input.readings, "reading", "readings")}; faults: ${faults.join(", ") || "none"}.`);
@@ -123,18 +138,13 @@ function showChannel(card, { power, energy_mwh, reading_mwh, impulses_per_kwh, p
 function showPicture(status, why) {
   const { rounds } = status;
   const newest = rounds[0];
-  const left = rounds.find((round) => round.values.length > 0);
-  let text = why && `Nothing new leaves the house at present. ${why}`;
-  if (!text && newest && newest.submission.state === "failed") {
-    text = `Nothing of the interval ${format.interval(newest.from_ms, newest.until_ms)} left the house: ${sentence(newest.submission.reason ?? "a check failed")}`;
-  }
-  if (!text && !left) text = firstRound(status);
-  if (!left && why) text += " No round is known yet.";
-  show(byId("why"), text);
+  const left = rounds.find(hasLeft);
+  show(byId("why"), stays(newest, why));
+  show(byId("next"), why ? (left ? null : "Since this agent was started nothing has left the house.") : next(status, newest, left));
   byId("picture").hidden = !left;
   if (left) {
-    fill(byId("picture-interval"), [left.from_ms, left.until_ms], ([from, until]) => [
-      "The last time: the interval ",
+    fill(byId("picture-interval"), [left.from_ms, left.until_ms, left === newest], ([from, until, isNewest]) => [
+      isNewest ? "The newest interval: " : "What left the house last: the interval ",
       element("strong", "", format.interval(from, until)),
       ` on ${format.date(from)}.`,
     ]);
@@ -144,6 +154,26 @@ function showPicture(status, why) {
   }
   byId("rounds-details").hidden = rounds.length === 0;
   fill(byId("rounds"), rounds, (all) => all.map(roundRow));
+}
+
+// Whether the superposition of a round was sent. One that was not has values all the same: the
+// readings, which stay.
+const hasLeft = ({ values }) => values.length > 0 && values.every(({ superposition }) => superposition !== null);
+
+// What stays in the house although its time has come, and why.
+function stays(newest, why) {
+  const interval = newest && !hasLeft(newest) && format.interval(newest.from_ms, newest.until_ms);
+  if (why) return `Nothing new leaves the house at present. ${why}${interval ? ` The newest interval, ${interval}, stayed here.` : ""}`;
+  if (!interval || newest.submission.state !== "failed") return null;
+  return `Nothing of the newest interval, ${interval}, left the house: ${sentence(newest.submission.reason ?? "a check failed")}`;
+}
+
+// What is to leave the house next, if nothing keeps it.
+function next(status, newest, left) {
+  if (newest && !hasLeft(newest) && newest.submission.state === "open") {
+    return `The newest interval, ${format.interval(newest.from_ms, newest.until_ms)}, has not left the house yet. It does so at a random moment soon.`;
+  }
+  return left ? null : firstRound(status);
 }
 
 // When the first superposition is due.
@@ -213,7 +243,7 @@ function roundRow({ from_ms, until_ms, values, submission, reveal, included, sum
   const readings = values.map(({ reading_mwh }) => (reading_mwh === null ? "–" : format.energy(reading_mwh)));
   const outcome =
     submission.state === "failed" ? `Nothing left the house.${reason(submission)}`
-    : submission.state === "open" ? "Not sent yet."
+    : submission.state === "open" ? "It has not left the house yet."
     : reveal.state === "failed" ? `Sent, but no reveal.${reason(reveal)}`
     : sums_mwh !== null ? `Sum over ${format.count(included ?? 0)}${sums(sums_mwh, null)}.`
     : reveal.state === "passed" ? "Answered; the sum is not published yet."
@@ -248,8 +278,10 @@ function showChecks(checks) {
   fill(byId("checks"), checks, () => WHEN.flatMap(([before, title]) => {
     const own = checks.filter((check) => check.before === before);
     if (own.length === 0) return [];
+    // The first check that fails is the last one that is made.
+    const results = checks.some(({ state }) => state === "failed") ? { ...RESULTS, open: "not made any more" } : RESULTS;
     const items = own.map(({ rule, state }) => element("li", state,
-      element("span", "mark", MARKS[state][0]), element("span", "", rule, " ", element("span", "state", `(${RESULTS[state]})`))));
+      element("span", "mark", MARKS[state][0]), element("span", "", rule, " ", element("span", "state", `(${results[state]})`))));
     const passed = own.filter((check) => check.state === "passed").length;
     return [element("h3", "", title),
       element("p", "count", `${format.count(passed)} of ${format.count(own.length)} passed`),
@@ -264,8 +296,11 @@ function showClock({ clock_unconfirmed, utc_ms, is_stopped, exit }) {
   byId("clock-now").dateTime = new Date(utc_ms).toISOString();
 }
 
-function showAlarms(alarms) {
-  byId("no-alarms").hidden = alarms.length > 0;
+function showAlarms({ alarms, is_stopped }) {
+  const isLost = is_stopped && !alarms.some(({ is_final }) => is_final);
+  show(byId("no-alarms"), isLost ? "The alarm that stopped this meter is not kept here any more; the log of this device has it."
+    : alarms.length === 0 ? "No alarms."
+    : null);
   fill(byId("alarms"), alarms, () => alarms.map(({ utc_ms, text, advice }) => {
     const time = element("time", "", format.moment(utc_ms));
     time.dateTime = new Date(utc_ms).toISOString();
@@ -298,5 +333,8 @@ function showAbout(status) {
   show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
   show(byId("link"), status.link.text);
   show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);
-  show(byId("history-days"), format.numberOf(status.history_days, "day", "days"));
+  const { history_days, shown_days } = status;
+  show(byId("history-days"), history_days > 0
+    ? `The agent keeps the meter reading and ${format.numberOf(history_days, "day", "days")} of history on this device. It is yours.`
+    : `The agent keeps the meter reading on this device. No history is stored: up to ${format.numberOf(shown_days, "day", "days")} of it are held in memory, until the agent is stopped. It is yours.`);
 }

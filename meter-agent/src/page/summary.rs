@@ -5,7 +5,7 @@ use std::fmt::Write;
 use dcnet::units::MilliwattHours;
 
 use crate::energy::Kwh;
-use crate::status::{CheckState, Status, StepView};
+use crate::status::{ChannelView, CheckState, Status, StepView};
 
 /// The lines.
 pub(super) fn text(status: &Status) -> String {
@@ -33,8 +33,7 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
             Some(power) => format!("{} W", power.milliwatts / 1000),
             None => "power not known yet".to_owned(),
         };
-        let reading = Kwh::from(MilliwattHours(channel.reading_mwh));
-        write!(out, "{:<11} {reading} kWh, {power}", channel.name)?;
+        write!(out, "{:<11} {}, {power}", channel.name, reading(channel))?;
         if let Some(line) = &channel.line {
             write!(
                 out,
@@ -76,7 +75,10 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         }
         writeln!(out)?;
     }
-    for alarm in status.alarms.iter().take(5) {
+    // Whatever has come since, the one that has stopped the meter is among them.
+    let newest = status.alarms.iter().take(5);
+    let finals = status.alarms.iter().skip(5).filter(|alarm| alarm.is_final);
+    for alarm in newest.chain(finals) {
         writeln!(
             out,
             "ALARM       {}\n            {}",
@@ -84,6 +86,18 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+fn reading(channel: &ChannelView) -> String {
+    let kwh = |energy| format!("{} kWh", Kwh::from(MilliwattHours(energy)));
+    match (channel.reading_mwh, channel.energy_mwh) {
+        (Some(reading), _) => kwh(reading),
+        (None, Some(energy)) => format!(
+            "{} counted (say what the display shows: meter-agent set-reading)",
+            kwh(energy)
+        ),
+        (None, None) => "no reading of the device yet".to_owned(),
+    }
 }
 
 fn state(status: &Status) -> String {
@@ -116,5 +130,61 @@ fn step(step: &StepView) -> String {
         (CheckState::Passed, _) => "sent".to_owned(),
         (_, Some(reason)) => format!("not sent: {reason}"),
         (_, None) => "pending".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{AlarmView, samples};
+
+    fn lines(status: &Status) -> Vec<String> {
+        text(status).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_reading_that_nobody_knows_is_no_zero() {
+        let known = lines(&samples::named("taking-part"));
+        assert!(known.contains(
+            &"import      987.654 kWh, 523 W, 123456 pulses since the start, 2 edges rejected, \
+              0 missing"
+                .to_owned()
+        ));
+        let unknown = lines(&samples::named("first-start"));
+        let of = |channel: &str| {
+            let line = unknown.iter().find(|line| line.starts_with(channel));
+            line.unwrap().as_str()
+        };
+        assert!(of("import").contains(" 0 kWh counted (say what the display shows"));
+        assert!(of("export").contains(" no reading of the device yet, power not known yet"));
+    }
+
+    #[test]
+    fn the_alarm_that_stopped_the_meter_is_told_whatever_came_after_it() {
+        let mut status = samples::named("stopped");
+        let newer = AlarmView {
+            text: "something else".to_owned(),
+            is_final: false,
+            ..status.alarms[0].clone()
+        };
+        let others = std::iter::repeat_n(newer, 20);
+        status.alarms = others.chain(status.alarms).collect();
+        let lines = lines(&status);
+        let alarms: Vec<&String> = lines
+            .iter()
+            .filter(|line| line.starts_with("ALARM"))
+            .collect();
+        assert_eq!(alarms.len(), 6, "{lines:#?}");
+        assert!(
+            alarms[5].contains("two different membership logs"),
+            "{lines:#?}"
+        );
+    }
+
+    #[test]
+    fn a_pause_is_the_reason_of_a_round_that_was_not_sent() {
+        let text = text(&samples::named("paused"));
+        let reason = "submission not sent: the household had paused this meter";
+        assert!(text.contains(reason), "{text}");
     }
 }

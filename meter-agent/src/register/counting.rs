@@ -67,25 +67,57 @@ pub struct CountedChannel {
     pub energy: MilliwattHours,
     /// What the meter's own display should show.
     pub reading: MilliwattHours,
-    /// The same when the register was last saved: no crash takes that back.
-    pub saved_reading: MilliwattHours,
+    /// Whether somebody has said what that display shows, be it the household or the device
+    /// itself; else the reading is only what was counted.
+    pub is_reading_set: bool,
+    /// The reading when the register was last saved: no crash takes that back. None as long as
+    /// the total is not known.
+    pub saved_reading: Option<MilliwattHours>,
     /// Its power.
     pub power: PowerMeter,
+    /// Whether it follows a total that a device shows.
+    pub is_device: bool,
+    /// Up to when everything is counted, on the clock of [`clock::monotonic`]; none before the
+    /// first reading of a device.
+    pub covered: Option<Duration>,
+    /// How often a batch brought what was counted at times that nobody knows
+    /// ([`Batch::is_catching_up`]).
+    pub catch_ups: u64,
+}
+
+impl CountedChannel {
+    /// Whether the total says anything: that of a device whose first reading is still to come
+    /// does not.
+    pub fn is_known(&self) -> bool {
+        self.covered.is_some() || self.pulses.0 > 0
+    }
 }
 
 impl Counted {
-    /// `power` has one meter for every channel.
-    fn of(register: &Register, power: Vec<PowerMeter>) -> Self {
+    /// `sources` are those of the channels, in their order.
+    fn of(register: &Register, sources: &[Box<dyn PulseSource>]) -> Self {
+        let start = clock::monotonic();
         let mut counted = Self::default();
-        counted
-            .channels
-            .extend(power.into_iter().map(|power| CountedChannel {
+        let devices = sources.iter().map(|source| source.input().is_some());
+        let devices = devices.chain(std::iter::repeat(false));
+        let channels = register.channels().iter().zip(devices);
+        let channels = channels.zip(register.are_readings_set());
+        counted.channels.extend(
+            channels.map(|((channel, is_device), is_set)| CountedChannel {
                 pulses: Pulses(0),
                 energy: MilliwattHours(0),
                 reading: MilliwattHours(0),
-                saved_reading: MilliwattHours(0),
-                power,
-            }));
+                is_reading_set: is_set || is_device,
+                saved_reading: None,
+                power: match is_device {
+                    true => PowerMeter::of_readings(channel.constant),
+                    false => PowerMeter::new(channel.constant, start),
+                },
+                is_device,
+                covered: (!is_device).then_some(start),
+                catch_ups: 0,
+            }),
+        );
         counted.saved(register);
         counted
     }
@@ -93,10 +125,26 @@ impl Counted {
     /// All of it is on disk.
     fn saved(&mut self, register: &Register) {
         self.totals(register);
-        for channel in &mut self.channels {
-            channel.saved_reading = channel.reading;
-        }
         self.save_error = None;
+    }
+
+    /// Takes a batch that the register has recorded; says whether those who watch have to be
+    /// told.
+    fn batch(&mut self, batch: &Batch, register: &Register) -> bool {
+        let Some(channel) = self.channels.get_mut(batch.channel().0) else {
+            return false;
+        };
+        channel.covered = channel.covered.max(Some(batch.monotonic().end));
+        channel.catch_ups = channel
+            .catch_ups
+            .saturating_add(batch.is_catching_up().into());
+        let says_something = batch.pulses().0 > 0 || batch.is_catching_up();
+        if !says_something && !batch.ends_a_reading() {
+            return false;
+        }
+        self.totals(register);
+        self.power(batch);
+        true
     }
 
     fn totals(&mut self, register: &Register) {
@@ -104,6 +152,9 @@ impl Counted {
         let totals = totals.zip(register.readings());
         for (channel, ((pulses, energy), reading)) in self.channels.iter_mut().zip(totals) {
             (channel.pulses, channel.energy, channel.reading) = (*pulses, energy, reading);
+            if register.unsaved() == 0 {
+                channel.saved_reading = channel.is_known().then_some(reading);
+            }
         }
         self.unsaved = register.unsaved();
     }
@@ -165,7 +216,7 @@ pub async fn count(
     } = rounds;
     let (sender, mut batches) = mpsc::channel(64 * sources.len().max(1));
     let mut tasks = JoinSet::new();
-    let power = power_meters(&register, &sources);
+    let at_start = Counted::of(&register, &sources);
     for mut source in sources {
         source.resume(register.totals());
         source.serve(&period);
@@ -177,7 +228,7 @@ pub async fn count(
     let turn = link::service::turn();
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
-    watching.counted.send_replace(Counted::of(&register, power));
+    watching.counted.send_replace(at_start);
     let (mut open, mut synchronised) = (true, true);
     loop {
         watching.heartbeat.beat();
@@ -197,12 +248,9 @@ pub async fn count(
             received = batches.recv(), if open => match received {
                 Some(Ok(batch)) => {
                     waiting.extend(record(&mut register, &batch, &clock));
-                    if batch.pulses().0 > 0 || batch.ends_a_reading() {
-                        watching.counted.send_modify(|counted| {
-                            counted.totals(&register);
-                            counted.power(&batch);
-                        });
-                    }
+                    watching
+                        .counted
+                        .send_if_modified(|counted| counted.batch(&batch, &register));
                 }
                 Some(Err(error)) => {
                     register.save()?;
@@ -246,21 +294,6 @@ pub async fn count(
     register.save()?;
     hand_on(&mut waiting, &boundaries);
     Ok(register)
-}
-
-/// One for every channel of the register, by the kind of its source.
-fn power_meters(register: &Register, sources: &[Box<dyn PulseSource>]) -> Vec<PowerMeter> {
-    let start = clock::monotonic();
-    let channels = register.channels().iter().enumerate();
-    channels
-        .map(|(place, channel)| {
-            let input = sources.get(place).and_then(|source| source.input());
-            match input {
-                Some(_) => PowerMeter::of_readings(channel.constant),
-                None => PowerMeter::new(channel.constant, start),
-            }
-        })
-        .collect()
 }
 
 async fn forward(

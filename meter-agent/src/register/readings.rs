@@ -105,6 +105,11 @@ impl Readings {
         Ok(())
     }
 
+    /// Whether somebody has ever said what the display of a channel shows.
+    pub(super) fn is_set(&self, channel: &str) -> bool {
+        self.newest.contains_key(channel)
+    }
+
     /// What the display of a channel shows at a total.
     pub(super) fn of(
         &self,

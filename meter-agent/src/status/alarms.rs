@@ -1,21 +1,48 @@
 //! What an alarm means for the household, and what it can do.
 
 use dcnet::alarm::{Alarm, Loss};
-use serde::Serialize;
+use dcnet::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// An alarm, explained.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlarmView {
     /// When it was raised, by the agent's clock: milliseconds since 1970.
     pub utc_ms: u64,
     /// What happened, and who did it.
     pub text: String,
     /// What it means, and what to do.
-    pub advice: &'static str,
+    pub advice: String,
+    /// Whether it has stopped the meter for good.
+    pub is_final: bool,
+}
+
+impl AlarmView {
+    /// An alarm that was raised at a moment.
+    pub(super) fn of(alarm: &Alarm, at: Timestamp) -> Self {
+        Self {
+            utc_ms: at.as_millis(),
+            text: alarm.to_string(),
+            advice: advice(alarm).to_owned(),
+            is_final: is_final(alarm),
+        }
+    }
+}
+
+/// Whether a meter that raises it takes part no more, also after a restart.
+fn is_final(alarm: &Alarm) -> bool {
+    matches!(
+        alarm,
+        Alarm::LogFork { .. }
+            | Alarm::Checkpoint { .. }
+            | Alarm::Exclusions { .. }
+            | Alarm::KeyUsedElsewhere
+            | Alarm::Revoked
+    )
 }
 
 /// What an alarm means for the household, and what to do.
-pub(super) fn advice(alarm: &Alarm) -> &'static str {
+fn advice(alarm: &Alarm) -> &'static str {
     match alarm {
         Alarm::LogFork { .. } => {
             "The provider shows different meters different lists of members, which could single \

@@ -126,6 +126,39 @@ const CHECKS: [Check; 15] = [
     },
 ];
 
+/// Why a meter was silent, in words for the household.
+pub(super) fn words(reason: Silence) -> &'static str {
+    match reason {
+        Silence::Stopped => "an alarm has stopped this meter",
+        Silence::ClockUnsynchronised => "the clock is not synchronised",
+        Silence::ClockOutOfStep => "the clock did not run evenly over the interval",
+        Silence::ClockUnconfirmed => "a jump of the clock is not confirmed",
+        Silence::Leaving => "this meter leaves the group, or has left it",
+        Silence::AlreadySubmitted => "this time was submitted before",
+        Silence::WindowOver => "it was too late for this round",
+        Silence::CheckpointNotReached => {
+            "the list of members is not complete up to where the gateway administrator saw it"
+        }
+        Silence::NotMember => "this meter was no member of the group yet",
+        Silence::DrawIncomplete => "the neighbours of this meter were not drawn yet",
+        Silence::TooFewCandidates => "there were too few meters to draw neighbours from",
+        Silence::TooFewNeighbours => "too few neighbours shared a secret with this meter",
+        Silence::Closed => "the round was closed",
+        Silence::HeadNotDescendant => {
+            "the roster builds on another list of members than the one that this meter knows"
+        }
+        Silence::WrongDigest => "the roster states something else than this meter has sent",
+        Silence::HalfOpenClaim => {
+            "the roster says something false about the secrets that this meter used"
+        }
+        Silence::GroupTooSmall => "too few meters were in the sum",
+        Silence::PresenceTooLow => "too many of the meters seen lately were missing",
+        Silence::TooFewFullEdges => "too few of this meter's neighbours were in the sum",
+        Silence::SecondRoster => "there was another roster for this round",
+        Silence::KeysErased => "the keys of that day are erased",
+    }
+}
+
 /// All checks, for a round whose steps became this; `reason` is why it was silent.
 pub(super) fn views(
     submission: CheckState,

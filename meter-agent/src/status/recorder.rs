@@ -11,14 +11,17 @@ use dcnet::superposition::Share;
 use dcnet::time::{Period, Round, Timestamp};
 use serde::Serialize;
 
-use super::alarms::{AlarmView, advice};
-use super::checks::{CheckState, CheckView, views};
+use super::alarms::AlarmView;
+use super::checks::{CheckState, CheckView, views, words};
 
 /// Rounds that are shown.
 const ROUNDS: usize = 10;
 
-/// Alarms that are shown; older ones are in the log.
-const ALARMS: usize = 50;
+/// Alarms that are kept and shown; older ones are in the log.
+const ALARMS: usize = 100;
+
+/// Why nothing of an interval left the house while the meter was paused.
+const PAUSED: &str = "the household had paused this meter";
 
 /// The rules of the net.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,7 +103,8 @@ pub(super) struct Recorded {
 #[derive(Debug, Default)]
 struct Records {
     net: Option<(Period, PolicyView)>,
-    last: Option<Boundary>,
+    /// The newest boundary, and whether the meter was paused then.
+    last: Option<(Boundary, bool)>,
     rounds: BTreeMap<Round, RoundView>,
     /// Drawn neighbours, and those whose pads hid the last submission.
     neighbours: Option<(usize, usize)>,
@@ -121,6 +125,21 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
+    /// Goes on from the alarms of before the start, newest first.
+    pub fn new(alarms: Vec<AlarmView>) -> Self {
+        let mut records = Records {
+            alarms: alarms.into(),
+            ..Records::default()
+        };
+        records.forget_alarms();
+        Self(Mutex::new(records))
+    }
+
+    /// The alarms that are kept, newest first.
+    pub fn alarms(&self) -> Vec<AlarmView> {
+        self.records().alarms.iter().cloned().collect()
+    }
+
     fn records(&self) -> MutexGuard<'_, Records> {
         // Each change is one assignment: no half of it can be seen.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -136,15 +155,18 @@ impl Recorder {
         self.records().net = Some((policy.period, view));
     }
 
-    /// The register's values at the end of a round, by the net's channels.
-    pub fn boundary(&self, boundary: &Boundary) {
+    /// The register's values at the end of a round, by the net's channels. While the meter is
+    /// paused it is not told of them, so that nothing of a round that begins or ends then leaves
+    /// the house.
+    pub fn boundary(&self, boundary: &Boundary, is_paused: bool) {
         let mut records = self.records();
         let Some((period, _)) = records.net else {
             return;
         };
-        let before = records.last.replace(boundary.clone());
-        let end = boundary.at;
-        let Some(before) = before.filter(|before| before.at.plus(period.duration()) == end) else {
+        let before = records.last.replace((boundary.clone(), is_paused));
+        let Some((before, was_paused)) =
+            before.filter(|(before, _)| before.at.plus(period.duration()) == boundary.at)
+        else {
             return;
         };
         let values = before.channels.iter().zip(&boundary.channels);
@@ -155,6 +177,10 @@ impl Recorder {
         if let Some(view) = records.round(round) {
             for (value, reading) in view.values.iter_mut().zip(readings) {
                 value.reading_mwh = Some(reading);
+            }
+            if was_paused || is_paused {
+                view.submission.state = CheckState::Failed;
+                view.submission.reason = Some(PAUSED.to_owned());
             }
         }
     }
@@ -216,12 +242,8 @@ impl Recorder {
             MeterEvent::Refused { .. } => records.refused = records.refused.saturating_add(1),
             MeterEvent::Alarm(alarm) => {
                 records.clock_unconfirmed |= matches!(alarm, Alarm::ClockJump { .. });
-                records.alarms.push_front(AlarmView {
-                    utc_ms: now.as_millis(),
-                    text: alarm.to_string(),
-                    advice: advice(alarm),
-                });
-                records.alarms.truncate(ALARMS);
+                records.alarms.push_front(AlarmView::of(alarm, now));
+                records.forget_alarms();
             }
             _ => {}
         }
@@ -246,6 +268,14 @@ impl Recorder {
 }
 
 impl Records {
+    /// Forgets the oldest alarms, but never the one that says why the meter has stopped.
+    fn forget_alarms(&mut self) {
+        while self.alarms.len() > ALARMS {
+            let oldest = self.alarms.iter().rposition(|alarm| !alarm.is_final);
+            self.alarms.remove(oldest.unwrap_or(ALARMS));
+        }
+    }
+
     /// The view of a round; `None` before the net's rules are known, and of a round older
     /// than those that are shown.
     fn round(&mut self, round: Round) -> Option<&mut RoundView> {
@@ -299,12 +329,14 @@ impl RoundView {
             CheckState::Open | CheckState::Failed => &mut self.submission,
         };
         step.state = CheckState::Failed;
-        step.reason = Some(reason.to_string());
+        step.reason = Some(words(reason).to_owned());
         self.silence = Some(reason);
     }
 
+    /// Whether the meter has checked it to an end. Of one that was kept from it by a pause it has
+    /// checked nothing.
     fn is_decided(&self) -> bool {
-        self.submission.state == CheckState::Failed || self.reveal.state != CheckState::Open
+        self.silence.is_some() || self.reveal.state != CheckState::Open
     }
 }
 

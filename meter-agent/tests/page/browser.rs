@@ -183,8 +183,16 @@ impl Browser {
     /// Saves a picture of the page in `target/tmp` and returns its path. Makes the window as
     /// high as the page, so that the picture has all of it.
     pub async fn screenshot(&self, name: &str) -> PathBuf {
-        let script = "return [innerWidth, document.documentElement.scrollHeight]";
-        let size = self.script(script, Vec::new()).await;
+        self.screenshot_to(name, "html").await
+    }
+
+    /// As [`Self::screenshot`], down to the end of an element and a margin.
+    pub async fn screenshot_to(&self, name: &str, css: &str) -> PathBuf {
+        let script =
+            "const { bottom } = document.querySelector(arguments[0]).getBoundingClientRect();
+            const whole = document.documentElement.scrollHeight;
+            return [innerWidth, Math.min(whole, Math.ceil(bottom + scrollY) + 8)]";
+        let size = self.script(script, vec![json!(css)]).await;
         let size = json!({
             "width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": false,
         });

@@ -1,6 +1,7 @@
 //! What the page shows.
 
-use serde_json::json;
+use meter_agent::history::{Course, Sample};
+use serde_json::{Value, json};
 
 use crate::{is_clean, open, page_of, polls};
 
@@ -22,11 +23,14 @@ async fn power_register_round_group_checks_and_alarms_are_shown() {
         page.text(&format!("{import} .register")).await,
         "987.654 kWh"
     );
-    assert_eq!(page.text(&format!("{export} .now")).await, "at most 12 W");
+    assert_eq!(page.text(&format!("{export} .now")).await.trim(), "100 W");
     assert_eq!(
         page.text(&format!("{export} .register")).await,
-        "4.321 kWh",
-        "as counted"
+        "54.321 kWh"
+    );
+    assert!(
+        !page.is_shown(".hint").await,
+        "the household has set the one, the device says the other itself"
     );
 
     // The superposition beside the reading that it hides.
@@ -60,16 +64,16 @@ async fn power_register_round_group_checks_and_alarms_are_shown() {
     assert!(group.contains("A round every 15 minutes"), "{group}");
     let checks = page.text("#checks").await;
     assert!(
-        checks.contains("5 of 5 passed") && checks.contains("9 of 9 passed"),
+        checks.contains("7 of 7 passed") && checks.contains("8 of 8 passed"),
         "{checks}"
     );
     assert!(
-        checks.contains("at least 30 meters are in it (passed)"),
+        checks.contains("The sum contains enough meters. (passed)"),
         "{checks}"
     );
     let alarms = page.text("#alarms").await;
     assert!(
-        alarms.contains("the tag is wrong") && alarms.contains("Nothing to do"),
+        alarms.contains("the tag is wrong") && alarms.contains("tries again"),
         "{alarms}"
     );
     assert!(
@@ -85,7 +89,7 @@ async fn power_register_round_group_checks_and_alarms_are_shown() {
         "{rounds}"
     );
     assert!(
-        rounds.contains("Sent, but no reveal. Reason: too many of the lately seen"),
+        rounds.contains("Sent, but no reveal. Reason: too many of the meters seen lately"),
         "{rounds}"
     );
     let csv = page
@@ -105,7 +109,7 @@ async fn each_state_says_what_leaves_the_house_and_why_not() {
             "first-start",
             "Waiting: nothing new",
             "clock of this device is not set",
-            "No round is known",
+            "",
         ),
         (
             "waiting",
@@ -114,35 +118,52 @@ async fn each_state_says_what_leaves_the_house_and_why_not() {
             "",
         ),
         (
-            "first-round",
-            "Taking part",
-            "Nothing has left the house yet. The first whole interval ends at 09:45.",
-            "",
+            "no-member",
+            "Waiting: nothing new",
+            "This meter is no member of the group yet.",
+            STAYED,
         ),
-        ("paused", "Paused", "You have paused it.", ""),
+        (
+            "paused",
+            "Paused",
+            "Nothing new leaves the house at present. You have paused it.",
+            STAYED,
+        ),
+        (
+            "no-time",
+            "Waiting",
+            "The clock of this device is not set by the network yet.",
+            STAYED,
+        ),
         (
             "clock-jumped",
             "Waiting",
             "The clock of this device has jumped ahead.",
-            "",
+            STAYED,
         ),
         (
             "stopped",
             "Stopped by an alarm",
-            "An alarm has stopped this meter for good.",
-            "",
+            "An alarm has stopped this meter for good: the provider signed two different",
+            STAYED,
+        ),
+        (
+            "stopped-earlier",
+            "Stopped by an alarm",
+            "An alarm has stopped this meter for good. Which one is not known here any more",
+            STAYED,
         ),
         (
             "leaving",
             "Leaving the group",
             "This meter is leaving the group.",
-            "",
+            STAYED,
         ),
         (
             "long-texts",
             "Waiting: nothing new",
-            "There is no connection to the net",
-            "does not answer.",
+            "This meter does not reach the net (no connection to the broker",
+            "does not answer).",
         ),
     ];
     for (sample, summary, why, more) in states {
@@ -154,10 +175,44 @@ async fn each_state_says_what_leaves_the_house_and_why_not() {
             text.contains(why) && text.contains(more),
             "{sample}: {text}"
         );
-        let rounds = stub.state().status["rounds"].as_array().unwrap().len();
-        assert_eq!(page.is_shown("#picture").await, rounds > 0, "{sample}");
-        assert_eq!(page.is_shown("#no-checks").await, rounds == 0, "{sample}");
+        let rounds = stub.state().status["rounds"].as_array().unwrap().clone();
+        let has_left = |round: &Value| round["values"][0]["superposition"].is_string();
+        let any_left = rounds.iter().any(has_left);
+        assert_eq!(page.is_shown("#picture").await, any_left, "{sample}");
+        let checks = stub.state().status["checks"].as_array().unwrap().len();
+        assert_eq!(page.is_shown("#no-checks").await, checks == 0, "{sample}");
+        assert_eq!(page.is_shown("#next").await, !any_left, "{sample}");
+        if any_left && !has_left(&rounds[0]) {
+            page.until_text(
+                "#picture-interval",
+                "What left the house last: the interval 08:45",
+            )
+            .await;
+            assert_eq!(page.text(".sides .reading").await, "142 Wh", "{sample}");
+        }
+        is_clean(&stub, &page).await;
     }
+
+    stub.state().status = crate::stub::status("first-round");
+    open(&page, &stub).await;
+    page.until_text("#summary-text", "Taking part").await;
+    let text = page.text("#next").await;
+    assert_eq!(
+        text,
+        "Nothing has left the house yet. The first whole interval ends at 09:45."
+    );
+    assert!(!page.is_shown("#why").await && !page.is_shown("#picture").await);
+
+    // It leaves at a random moment after its end, which is nothing to worry about.
+    stub.state().status = crate::stub::status("just-over");
+    open(&page, &stub).await;
+    let text = page.text("#next").await;
+    assert!(
+        text.contains("The newest interval, 09:00–09:15, has not left the house yet."),
+        "{text}"
+    );
+    assert!(!page.is_shown("#why").await);
+    assert_eq!(page.text(".sides .reading").await, "142 Wh", "of the last");
 
     // A round in which nothing was sent, before one in which something was.
     let mut status = crate::stub::status("taking-part");
@@ -167,7 +222,7 @@ async fn each_state_says_what_leaves_the_house_and_why_not() {
     open(&page, &stub).await;
     let text = page.text("#why").await;
     assert!(
-        text.contains("07:30–07:45 left the house: the clock is not synchronised."),
+        text.contains("07:30–07:45, left the house: the clock is not synchronised."),
         "{text}"
     );
     assert_eq!(
@@ -189,20 +244,121 @@ async fn each_state_says_what_leaves_the_house_and_why_not() {
         "{steps}"
     );
 
-    stub.state().status = crate::stub::status("stopped");
+    stub.state().status = crate::stub::status("refused-roster");
     open(&page, &stub).await;
     let steps = page.text("#steps").await;
     assert!(
-        steps.contains("refuses to answer. Reason: another roster was seen"),
+        steps.contains("refuses to answer. Reason: there was another roster"),
         "{steps}"
     );
+    assert!(page.text("#checks").await.contains("(failed)"));
+
+    stub.state().status = crate::stub::status("stopped");
+    open(&page, &stub).await;
     assert!(
         page.text("#notes")
             .await
             .contains("1 alarm in the last 24 hours.")
     );
     assert!(page.text("#checks").await.contains("(failed)"));
+    assert!(!page.is_shown("#no-alarms").await);
     assert!(!page.is_shown("#pause").await && !page.is_shown("#exit").await);
+    is_clean(&stub, &page).await;
+}
+
+const STAYED: &str = " The newest interval, 09:00–09:15, stayed here.";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_known_is_not_shown_as_zero_and_the_household_is_told_of_set_reading() {
+    let Some((stub, page)) = page_of("first-start").await else {
+        return;
+    };
+    let (import, export) = (
+        "#channels article:nth-child(1)",
+        "#channels article:nth-child(2)",
+    );
+    let line = page.text(import).await;
+    assert!(
+        line.contains("Counted so far") && line.contains("0.000 kWh"),
+        "{line}"
+    );
+    assert!(line.contains("meter-agent set-reading"), "{line}");
+    let device = page.text(export).await;
+    assert!(
+        device.contains("Meter reading") && device.contains("not known yet"),
+        "{device}"
+    );
+    assert!(device.contains("has not shown its total yet"), "{device}");
+    assert!(!device.contains("set-reading"), "{device}");
+    assert!(!device.contains("kWh"), "{device}");
+
+    // Nothing is on disk, and there is something to look at all the same.
+    page.until_text("#history-days", "No history is stored: up to 8 days")
+        .await;
+    assert!(
+        !page
+            .text("#history-days")
+            .await
+            .contains("8 days of history")
+    );
+    for _ in 0..9 {
+        page.click("#day-before").await;
+    }
+    page.until_text("#day-date", "Friday 14 November").await;
+
+    stub.state().status = crate::stub::status("taking-part");
+    page.until_text("#history-days", "8 days of history on this device")
+        .await;
+    is_clean(&stub, &page).await;
+}
+
+/// A device shows its first total, is read for an hour, and again after ten hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_counted_unseen_is_no_power() {
+    let Some((stub, page)) = page_of("taking-part").await else {
+        return;
+    };
+    // 22:00 in Berlin, the evening before.
+    let evening = 1_763_758_800_000_u64;
+    let sample = |minute: u64, total: u64, is_break| Sample {
+        at_ms: evening + minute * 60_000,
+        energy_mwh: vec![None, Some(total)],
+        is_break: vec![false, is_break],
+    };
+    // 12 345 kWh at first; 100 W for an hour, and 5 kWh in the night.
+    let mut samples = vec![sample(2, 12_345_000_000, true)];
+    for quarter in 1..=4 {
+        let total = 12_345_000_000 + (quarter * 15 - 2) * 100_000 / 60;
+        samples.push(sample(quarter * 15, total, false));
+    }
+    samples.push(sample(640, 12_350_000_000, true));
+    let channels = vec!["import".to_owned(), "export".to_owned()];
+    stub.state().course = Some(Course { channels, samples });
+    stub.state().status["channels"][1]["energy_mwh"] = json!(12_350_010_000_u64);
+    open(&page, &stub).await;
+    let day = "#day-charts > :nth-child(2)";
+    let unseen = "Between Fri 21, 23:00 and Sat 22, 08:40 the meter moved on by 4.90 kWh; when in that time is not known.";
+    let text = page.text(&format!("{day} .chart-text")).await;
+    assert!(
+        text.starts_with("10 Wh fed into the grid.") && text.ends_with(unseen),
+        "{text}"
+    );
+    assert!(text.contains("Nobody counted in 00:00–08:40."), "{text}");
+    let axis = "return document.querySelector(arguments[0] + ' svg').textContent";
+    let axis = page.script(axis, vec![json!(day)]).await;
+    let axis = axis.as_str().unwrap();
+    assert!(
+        axis.contains('W') && !axis.contains("kW"),
+        "a spike: {axis}"
+    );
+    page.click("#day-before").await;
+    page.until_text("#day-date", "Yesterday").await;
+    let text = page.text(&format!("{day} .chart-text")).await;
+    assert!(
+        text.starts_with("97 Wh fed into the grid. Most in 22:15–22:30: 100 W on average.")
+            && text.ends_with(unseen),
+        "{text}"
+    );
     is_clean(&stub, &page).await;
 }
 
@@ -244,7 +400,13 @@ async fn charts_show_the_power_and_a_gap_as_a_gap() {
         text.contains("2.19 kWh drawn from the grid. Most in 07:00–07:15: 800 W on average."),
         "{text}"
     );
-    assert!(text.ends_with("Nobody counted in 04:00–05:30."), "{text}");
+    assert!(
+        text.ends_with(
+            "Nobody counted in 04:00–05:30. Between Sat 22, 04:00 and Sat 22, 05:30 the meter \
+             moved on by 300 Wh; when in that time is not known."
+        ),
+        "{text}"
+    );
     let text = page.text("#day-charts > :nth-child(2) .chart-text").await;
     assert!(text.contains("794 Wh fed into the grid."), "{text}");
     page.click(&format!("{import} summary")).await;
@@ -292,16 +454,19 @@ async fn a_day_on_which_clocks_change_has_25_hours() {
     let Some((stub, page)) = page_of("taking-part").await else {
         return;
     };
-    let script = "const { bins, gaps } = await import('/history.js');
+    let script = "const { course, gaps } = await import('/history.js');
         const range = { from: Date.parse('2025-10-26T00:00+02:00'), until: Date.parse('2025-10-27T00:00+01:00'), width: 900000 };
-        const at = (minutes, total) => ({ at_ms: range.from + minutes * 60000, energy_mwh: [total] });
-        const made = bins([at(-10, 0), at(5, 15000), at(20, 15000), at(50, 99000), at(65, null), at(80, 1), at(90, 0), at(95, 500)], 0, range);
-        return [made.length, made.slice(0, 7).map((bin) => [bin.mwh, bin.counted / 60000]), gaps(made, range.from + 100 * 60000).map((gap) => gap.map((ms) => (ms - range.from) / 60000))]";
+        const at = (minutes, total, isBreak = false) => ({ at_ms: range.from + minutes * 60000, energy_mwh: [total], is_break: [isBreak] });
+        const { bins: made, jumps } = course([at(-10, 0), at(5, 15000), at(20, 15000), at(50, 99000), at(65, null), at(80, 1), at(90, 0), at(95, 500), at(96, 700, true)], 0, range, 20 * 60000);
+        const minutes = (ms) => (ms - range.from) / 60000;
+        return [made.length, made.slice(0, 7).map((bin) => [bin.mwh, bin.counted / 60000]), gaps(made, range.from + 100 * 60000).map((gap) => gap.map(minutes)),
+            jumps.map(({ from, until, mwh }) => [minutes(from), minutes(until), mwh])]";
     let script = format!("return (async () => {{ {script} }})()");
     let found = page.script(&script, vec![]).await;
     let bins = json!([[5000, 15], [0, 5], [0, 0], [0, 0], [0, 0], [0, 0], [500, 5]]);
     // 20 to 50 is too long, 50 to 80 has an unknown total, and 80 to 90 goes back.
-    assert_eq!(found, json!([100, bins, [[20, 90], [95, 100]]]));
+    let jumps = json!([[20, 50, 84000], [95, 96, 200]]);
+    assert_eq!(found, json!([100, bins, [[20, 90], [95, 100]], jumps]));
     is_clean(&stub, &page).await;
 }
 

@@ -5,15 +5,20 @@ use serde_json::{Value, json};
 use crate::browser::{Browser, Scheme};
 use crate::{is_clean, open, page_of, polls};
 
-const SAMPLES: [&str; 10] = [
+const SAMPLES: [&str; 15] = [
     "taking-part",
     "first-start",
     "waiting",
+    "no-member",
     "first-round",
+    "just-over",
+    "waiting-for-roster",
+    "refused-roster",
     "paused",
+    "no-time",
     "clock-jumped",
     "stopped",
-    "waiting-for-roster",
+    "stopped-earlier",
     "leaving",
     "long-texts",
 ];
@@ -83,6 +88,26 @@ async fn dialogs_and_the_lost_connection_fit_and_can_be_read() {
         stub.state().is_away = false;
         page.until_hidden("#no-connection").await;
     }
+}
+
+/// `docs/household-page.png`, which the README shows, is this picture.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_picture_of_the_readme_ends_with_a_section() {
+    let Some((stub, page)) = page_of("taking-part").await else {
+        return;
+    };
+    page.view(848, 900, Scheme::Light).await;
+    open(&page, &stub).await;
+    let section = "section[aria-labelledby=leaves-title]";
+    let picture = page.screenshot_to("household-page", section).await;
+    println!("see {}", picture.display());
+    let below = "const [section, next] = [document.querySelector(arguments[0]),
+            document.querySelector('section[aria-labelledby=day-title]')];
+        return [section, next].map((each) => each.getBoundingClientRect())
+            .every((box, place) => (place === 0 ? box.bottom <= innerHeight : box.top >= innerHeight))";
+    let is_whole = page.script(below, vec![json!(section)]).await;
+    assert_eq!(is_whole, json!(true));
+    is_clean(&stub, &page).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

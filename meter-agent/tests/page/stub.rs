@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use meter_agent::history::{Course, Sample};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +32,8 @@ pub struct State {
     pub status: Value,
     /// Whether there is a history.
     pub has_history: bool,
+    /// The answer to `GET /api/history`, instead of the sample one.
+    pub course: Option<Course>,
     /// Hangs up instead of answering.
     pub is_away: bool,
     /// The error with which it refuses each POST.
@@ -106,7 +109,7 @@ pub fn status(sample: &str) -> Value {
 }
 
 /// Import 200 W, from 06:00 to 07:00 UTC 800 W; export 100 W.
-fn history(from: i64, until: i64, channels: &[Value]) -> Value {
+fn history(from: i64, until: i64, channels: &[Value]) -> Course {
     let watts = |channel: usize, hour: i64| match (channel, hour) {
         (0, 6) => 800,
         (0, _) => 200,
@@ -118,25 +121,36 @@ fn history(from: i64, until: i64, channels: &[Value]) -> Value {
         .iter()
         .enumerate()
         .map(|(index, channel)| {
-            let now = channel["energy_mwh"].as_i64().unwrap();
+            let now = channel["energy_mwh"].as_i64().unwrap_or(0);
             now - watts(index, 8) * 1000 * (NOW_MS - at) / HOUR_MS
         })
         .collect();
     let mut samples = Vec::new();
     while at >= from {
         if at <= until && !(GAP_MS.0 < at && at < GAP_MS.1) {
-            samples.insert(0, json!({"at_ms": at, "energy_mwh": totals}));
+            let energy = |total: &i64| u64::try_from(*total).ok();
+            let sample = Sample {
+                at_ms: at.try_into().unwrap(),
+                energy_mwh: totals.iter().map(energy).collect(),
+                // The agent was started again.
+                is_break: vec![at == GAP_MS.1; totals.len()],
+            };
+            samples.insert(0, sample);
         }
         at -= QUARTER_MS;
         for (index, total) in totals.iter_mut().enumerate() {
             *total -= watts(index, at / HOUR_MS % 24) * 250;
         }
     }
-    json!({"channels": names(channels), "samples": samples})
+    Course {
+        channels: names(channels),
+        samples,
+    }
 }
 
-fn names(channels: &[Value]) -> Vec<&Value> {
-    channels.iter().map(|channel| &channel["name"]).collect()
+fn names(channels: &[Value]) -> Vec<String> {
+    let name = |channel: &Value| channel["name"].as_str().unwrap().to_owned();
+    channels.iter().map(name).collect()
 }
 
 async fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
@@ -225,12 +239,18 @@ fn get(path: &str, query: &str, state: &mut State) -> Answer {
                     .unwrap()
             };
             let channels = state.status["channels"].as_array().unwrap();
-            let answer = if state.has_history {
-                history(bound("from"), bound("until"), channels)
-            } else {
-                json!({"channels": names(channels), "samples": []})
+            let sample = || match state.has_history {
+                true => history(bound("from"), bound("until"), channels),
+                false => Course {
+                    channels: names(channels),
+                    samples: Vec::new(),
+                },
             };
-            answer.to_string()
+            match &state.course {
+                Some(course) => serde_json::to_string(course),
+                None => serde_json::to_string(&sample()),
+            }
+            .unwrap()
         }
         _ => {
             let name = if path == "/" {

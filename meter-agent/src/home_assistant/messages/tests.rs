@@ -53,8 +53,12 @@ fn counted(saved_reading: u64, pulses: &[u32]) -> CountedChannel {
         pulses: Pulses(0),
         energy: MilliwattHours(0),
         reading: MilliwattHours(saved_reading.saturating_add(1_000_000)),
-        saved_reading: MilliwattHours(saved_reading),
+        is_reading_set: true,
+        saved_reading: Some(MilliwattHours(saved_reading)),
         power,
+        is_device: false,
+        covered: Some(100 * SECOND),
+        catch_ups: 0,
     }
 }
 
@@ -88,6 +92,18 @@ fn the_state_has_exact_numbers_of_what_is_saved() {
             r#""connected":true,"members":31,"round":"final","alarms":2}"#,
         )
     );
+}
+
+#[test]
+fn the_energy_of_a_device_is_null_and_no_zero_until_its_first_reading_is_saved() {
+    let silent = CountedChannel {
+        saved_reading: None,
+        is_device: true,
+        covered: None,
+        ..counted(0, &[])
+    };
+    let text = shown(vec![silent], &LinkState::Connected, Progress::default());
+    assert!(text.contains(r#""import":{"energy_kwh":null,"#), "{text}");
 }
 
 #[test]

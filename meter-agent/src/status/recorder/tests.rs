@@ -22,10 +22,15 @@ fn recorder() -> Recorder {
 }
 
 fn boundary(recorder: &Recorder, minute: u64, energy: u64) {
-    recorder.boundary(&Boundary {
+    paused_boundary(recorder, minute, energy, false);
+}
+
+fn paused_boundary(recorder: &Recorder, minute: u64, energy: u64, is_paused: bool) {
+    let boundary = Boundary {
         at: Timestamp(minute * 60_000),
         channels: vec![MilliwattHours(energy)],
-    });
+    };
+    recorder.boundary(&boundary, is_paused);
 }
 
 fn tell(recorder: &Recorder, event: MeterEvent) {
@@ -118,7 +123,7 @@ fn a_refused_roster_fails_the_reveal_and_a_broken_rule_before_it_the_submission(
     assert_eq!(five.reveal.state, CheckState::Failed);
     assert_eq!(
         five.reveal.reason.as_deref(),
-        Some("too few meters are included")
+        Some("too few meters were in the sum")
     );
     assert_eq!(four.submission.state, CheckState::Failed);
     let failed: Vec<_> = view
@@ -130,9 +135,45 @@ fn a_refused_roster_fails_the_reveal_and_a_broken_rule_before_it_the_submission(
 }
 
 #[test]
+fn a_round_that_begins_or_ends_in_a_pause_says_that_nothing_of_it_leaves() {
+    let recorder = recorder();
+    let pauses = [false, false, true, true, false, false];
+    for (minute, is_paused) in (5..).zip(pauses) {
+        paused_boundary(&recorder, minute, minute * 500, is_paused);
+    }
+    tell(&recorder, submitted(5));
+    let view = recorder.view();
+    let reasons = view.rounds.iter().map(|round| {
+        assert_eq!(round.values[0].reading_mwh, Some(500), "it is counted");
+        round.submission.reason.as_deref()
+    });
+    let reasons: Vec<_> = reasons.collect();
+    // Of minute 9, the newest, to 5.
+    assert_eq!(
+        reasons,
+        [None, Some(PAUSED), Some(PAUSED), Some(PAUSED), None]
+    );
+    assert!(view.checks.is_empty(), "nothing was checked");
+}
+
+#[test]
+fn alarms_of_before_the_start_go_on_and_the_one_that_stopped_the_meter_is_never_forgotten() {
+    let first = Recorder::default();
+    tell(&first, MeterEvent::Alarm(Alarm::LogFork { index: 7 }));
+    let recorder = Recorder::new(first.alarms());
+    for _ in 0..2 * ALARMS {
+        tell(&recorder, MeterEvent::Alarm(Alarm::DrawAbandoned));
+    }
+    let alarms = recorder.view().alarms;
+    assert_eq!(alarms.len(), ALARMS);
+    assert_eq!(alarms[ALARMS - 1], first.alarms()[0]);
+    assert!(alarms[ALARMS - 1].is_final && !alarms[0].is_final);
+}
+
+#[test]
 fn only_the_newest_rounds_and_alarms_are_kept() {
     let recorder = recorder();
-    for round in 0..100 {
+    for round in 0..200 {
         tell(&recorder, submitted(round));
         tell(
             &recorder,
@@ -142,10 +183,10 @@ fn only_the_newest_rounds_and_alarms_are_kept() {
     tell(&recorder, submitted(3));
     let view = recorder.view();
     let rounds: Vec<u64> = view.rounds.iter().map(|round| round.round).collect();
-    assert_eq!(rounds, (90..100).rev().collect::<Vec<_>>());
+    assert_eq!(rounds, (190..200).rev().collect::<Vec<_>>());
     assert_eq!(view.alarms.len(), ALARMS);
     assert!(
-        view.alarms[0].text.contains("99 s"),
+        view.alarms[0].text.contains("199 s"),
         "{}",
         view.alarms[0].text
     );

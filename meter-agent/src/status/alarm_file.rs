@@ -1,0 +1,119 @@
+//! The file of the alarms, so that a meter that has stopped for good still says why after a
+//! restart. It is for the household alone: nothing is decided by it.
+
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use secrets::permissions::{open_private_file, replace_private_file};
+
+use super::AlarmView;
+
+const NAME: &str = "alarms.json";
+
+/// Far more than the alarms that are kept need.
+const LIMIT: u64 = 1 << 20;
+
+/// Where the newest alarms are kept.
+#[derive(Debug)]
+pub struct AlarmFile(PathBuf);
+
+impl AlarmFile {
+    /// The file of a state directory, and the alarms in it, newest first. One that cannot be
+    /// read is told in the log and put aside: a meter counts and takes part with or without it.
+    pub fn open(directory: &Path) -> (Self, Vec<AlarmView>) {
+        let file = Self(directory.join(NAME));
+        let alarms = file.read().unwrap_or_else(|error| {
+            let aside = file.0.with_extension("json.damaged");
+            let kept = match std::fs::rename(&file.0, &aside) {
+                Ok(()) => format!("it is {} now", aside.display()),
+                Err(error) => format!("it cannot be put aside: {error}"),
+            };
+            tracing::warn!(
+                "the alarms of before this start are not shown: {error:#}; {kept}. The log has \
+                 them (journalctl -u meter-agent)"
+            );
+            Vec::new()
+        });
+        (file, alarms)
+    }
+
+    fn read(&self) -> anyhow::Result<Vec<AlarmView>> {
+        if let Err(error) = self.0.symlink_metadata()
+            && error.kind() == ErrorKind::NotFound
+        {
+            return Ok(Vec::new());
+        }
+        let file = open_private_file(&self.0, "which meters raised alarms", "")?;
+        let mut text = String::new();
+        file.take(LIMIT)
+            .read_to_string(&mut text)
+            .with_context(|| format!("cannot read {}", self.0.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", self.0.display()))
+    }
+
+    /// Keeps these alarms instead of what was there; durable when it returns.
+    ///
+    /// # Errors
+    /// It cannot be written; what was there before is then still there.
+    pub fn write(&self, alarms: &[AlarmView]) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(alarms)?;
+        let directory = secrets::permissions::directory_of(&self.0);
+        replace_private_file(&self.0, &format!("{text}\n"), directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use dcnet::alarm::Alarm;
+    use dcnet::time::Timestamp;
+
+    use super::*;
+
+    fn alarms() -> Vec<AlarmView> {
+        let alarms = [Alarm::Revoked, Alarm::ClockJump { seconds: 9000 }];
+        let alarms = alarms.iter().zip([Timestamp(2000), Timestamp(1000)]);
+        alarms.map(|(alarm, at)| AlarmView::of(alarm, at)).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_restart_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, none) = AlarmFile::open(directory.path());
+        assert_eq!(none, []);
+        file.write(&alarms()[1..]).unwrap();
+        file.write(&alarms()).unwrap();
+        let (_, kept) = AlarmFile::open(directory.path());
+        assert_eq!(kept, alarms());
+        assert!(kept[0].is_final && !kept[1].is_final);
+        let mode = directory
+            .path()
+            .join(NAME)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_file_is_put_aside_and_a_new_one_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        let (file, _) = AlarmFile::open(directory.path());
+        file.write(&alarms()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"", b"\xff\xff", b"{}", b"[{}]"] {
+            file.write(&alarms()).unwrap();
+            std::fs::write(&path, damaged).unwrap();
+            let (file, kept) = AlarmFile::open(directory.path());
+            assert_eq!(kept, [], "{damaged:?}");
+            let aside = directory.path().join("alarms.json.damaged");
+            assert_eq!(std::fs::read(aside).unwrap(), damaged);
+            file.write(&alarms()).unwrap();
+            assert_eq!(AlarmFile::open(directory.path()).1, alarms());
+        }
+    }
+}
