@@ -272,7 +272,7 @@ async fn the_first_total_of_a_device_is_unknown_before_and_caught_up_then() {
     let directory = tempfile::tempdir().unwrap();
     let constant = ImpulsesPerKwh::new(1000).unwrap();
     let totals = Totals::new(Channel(0), constant, TotalOptions::default());
-    let (source, device) = TotalSource::new("device", totals);
+    let (source, device) = TotalSource::new("device", "look at the device", totals);
     let (sender, _receiver) = mpsc::channel(1);
     let watching = Watching::default();
     let mut counted = watching.counted.subscribe();

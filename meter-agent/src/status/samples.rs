@@ -207,8 +207,12 @@ fn status(recorder: &Recorder) -> Status {
         }),
         line: None,
         input: Some(InputView {
+            source: "/dev/ttyUSB0".to_owned(),
+            advice: "look at the optical head",
             readings: 55,
             faults: [("no answer", 2)].into(),
+            trouble: None,
+            refused: None,
         }),
     };
     Status {
@@ -393,9 +397,10 @@ fn first_start() -> Status {
         energy_mwh: channel.line.is_some().then_some(0),
         reading_mwh: None,
         power: None,
-        input: channel.input.map(|_| InputView {
+        input: channel.input.map(|input| InputView {
             readings: 0,
             faults: BTreeMap::new(),
+            ..input
         }),
         ..channel
     };
