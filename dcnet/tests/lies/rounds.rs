@@ -1,0 +1,222 @@
+//! Of submissions, rosters, reveals and sums.
+
+use super::*;
+
+// Rounds.
+
+#[test]
+fn a_frame_on_a_wrong_topic_is_refused() {
+    let mut network = running();
+    let submission = network.sent(VICTIM, Up::Submission).pop().unwrap();
+    let (net, own) = (network.world.net, network.meters[VICTIM].id());
+    let other = network.meters[1].id();
+    let up = |meter, kind| Topic::Up { net, meter, kind };
+    let before = provider_refusals(&network).len();
+    network.deliver_up(up(own, Up::Reveal), submission.clone());
+    network.deliver_up(up(other, Up::Submission), submission.clone());
+    network.deliver_up(
+        Topic::All {
+            net,
+            kind: All::Roster,
+        },
+        submission,
+    );
+    let refused = provider_refusals(&network).split_off(before);
+    assert_eq!(
+        refused,
+        [Refusal::Topic, FrameError::Sender.into(), Refusal::Topic]
+    );
+
+    let roster = network.saved_net.rosters.last().unwrap().frame.clone();
+    network.show_entry(VICTIM, roster.clone());
+    network.deliver(VICTIM, up(own, Up::Submission), roster);
+    let kind: Refusal = EntryError::Frame(FrameError::Kind).into();
+    assert_eq!(refusals(&network, VICTIM), [kind, Refusal::Topic]);
+    assert!(speaks_next_round(&mut network));
+}
+
+fn read_submission(network: &Network, meter: usize, bytes: &[u8]) -> Submission {
+    let key = network.world.meters[meter].key.public();
+    let frame = Frame::verify(bytes, &key).unwrap();
+    Submission::read(frame, network.world.net, 1).unwrap()
+}
+
+/// The victim's submission of the round that ends in minute 4, and another one that
+/// it signed; rosters do not arrive before the second is delivered.
+fn two_submissions(after_roster: bool) -> Network {
+    let mut network = running();
+    let silent = network.meters[1].id();
+    if !after_roster {
+        // One submission is late, so that the window stays open.
+        network.filter = Some(Box::new(
+            move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Submission, .. } if *meter == silent),
+        ));
+    }
+    network.run_until(4 * MINUTE + 12 * SECOND);
+    let first = network.sent(VICTIM, Up::Submission).pop().unwrap();
+    let mut second = read_submission(&network, VICTIM, &first);
+    assert_eq!(second.round, network.last_round());
+    second.shares[0].superposition.value += Scalar::ONE;
+    let key = network.world.meters[VICTIM].key.clone();
+    let (net, meter) = (network.world.net, network.meters[VICTIM].id());
+    let second = second.sign(&key, net, at(network.now).utc);
+    let topic = Topic::Up {
+        net,
+        meter,
+        kind: Up::Submission,
+    };
+    network.deliver_up(topic, first);
+    assert_eq!(provider_alarms(&network), []);
+    network.deliver_up(topic, second);
+    network
+}
+
+#[test]
+fn of_two_submissions_the_first_wins_and_the_second_is_an_alarm() {
+    let mut network = two_submissions(false);
+    let alarm = Alarm::Equivocation {
+        meter: network.meters[VICTIM].id(),
+        what: "submission",
+    };
+    assert_eq!(provider_alarms(&network), [alarm]);
+    let round = network.last_round();
+    network.run_until(4 * MINUTE + 40 * SECOND);
+    assert!(network.aggregates.iter().any(|a| a.round == round));
+    network.check_aggregates();
+}
+
+#[test]
+fn a_second_submission_after_the_roster_is_an_alarm_too() {
+    let network = two_submissions(true);
+    let alarm = Alarm::Equivocation {
+        meter: network.meters[VICTIM].id(),
+        what: "submission",
+    };
+    assert_eq!(provider_alarms(&network), [alarm]);
+}
+
+/// Replaces the victim's reveals of the round that ends in minute 4.
+fn changed_reveal(change: impl Fn(&mut Reveal)) -> Network {
+    let mut network = running();
+    let id = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == id),
+    ));
+    network.run_until(4 * MINUTE + 12 * SECOND);
+    let key: DeviceKey = network.world.meters[VICTIM].key.clone();
+    let sent = network.sent(VICTIM, Up::Reveal).pop().unwrap();
+    let frame = Frame::verify(&sent, &key.public()).unwrap();
+    let net = network.world.net;
+    let mut reveal = Reveal::read(frame, net, 1).unwrap();
+    assert_eq!(reveal.round, network.last_round());
+    change(&mut reveal);
+    let changed = reveal.sign(&key, net, at(network.now).utc);
+    let topic = Topic::Up {
+        net,
+        meter: id,
+        kind: Up::Reveal,
+    };
+    network.deliver_up(topic, changed);
+    network
+}
+
+#[test]
+fn a_reveal_for_another_roster_is_refused_and_the_true_one_taken() {
+    let mut network = changed_reveal(|reveal| reveal.roster[0] ^= 1);
+    let round = network.last_round();
+    assert!(matches!(
+        provider_refusals(&network).last(),
+        Some(Refusal::Rule(_))
+    ));
+    network.filter = None;
+    network.run_until(5 * MINUTE);
+    assert!(network.aggregates.iter().any(|a| a.round == round));
+    network.check_aggregates();
+}
+
+#[test]
+fn of_two_reveals_the_first_counts_and_the_second_is_refused() {
+    let mut network = running();
+    let (net, meter, late) = (
+        network.world.net,
+        network.meters[VICTIM].id(),
+        network.meters[1].id(),
+    );
+    // One reveal is late, so that the round stays pending.
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == late),
+    ));
+    network.run_until(4 * MINUTE + 12 * SECOND);
+    let round = network.last_round();
+    let first = network.sent(VICTIM, Up::Reveal).pop().unwrap();
+    let key = network.world.meters[VICTIM].key.clone();
+    let mut second = Reveal::read(Frame::verify(&first, &key.public()).unwrap(), net, 1).unwrap();
+    assert_eq!(second.round, round);
+    second.openings[0].value += Scalar::ONE;
+    let second = second.sign(&key, net, at(network.now).utc);
+    let kind = Up::Reveal;
+    let topic = Topic::Up { net, meter, kind };
+    let refused = Refusal::Rule("a second, different reveal");
+    let alarm = Alarm::Equivocation {
+        meter,
+        what: "reveal",
+    };
+    for (frame, refusals, alarms) in [
+        (&first, 0, 0),
+        (&second, 1, 1),
+        (&second, 2, 1),
+        (&first, 2, 1),
+    ] {
+        network.deliver_up(topic, frame.clone());
+        let told = provider_refusals(&network);
+        let told = told.iter().filter(|reason| **reason == refused).count();
+        assert_eq!(told, refusals);
+        assert_eq!(provider_alarms(&network), vec![alarm.clone(); alarms]);
+    }
+    network.filter = None;
+    network.run_until(5 * MINUTE);
+    assert!(network.aggregates.iter().any(|a| a.round == round));
+    network.check_aggregates();
+}
+
+#[test]
+fn who_is_silent_until_a_round_closes_is_on_record() {
+    let mut network = running();
+    let silent = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == silent),
+    ));
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let round = network.last_round();
+    (0..5).for_each(|meter| network.asleep[meter] = true);
+    network.run_until(24 * 60 * MINUTE + 3 * MINUTE);
+    assert_eq!(network.lost, []);
+    network.run_until(24 * 60 * MINUTE + 20 * MINUTE);
+    assert_eq!(network.lost, [(round, vec![silent])]);
+}
+
+#[test]
+fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
+    // One mWh less: it decodes, but the meters committed to something else.
+    let small = changed_reveal(|reveal| reveal.openings[0].value += Scalar::ONE);
+    let blinding = changed_reveal(|reveal| reveal.openings[0].blinding += Scalar::ONE);
+    let garbage = changed_reveal(|reveal| {
+        reveal.openings[0].value = Scalar::from_bytes_mod_order([0x55; 32]);
+    });
+    for (mut network, disruption) in [
+        (small, Disruption::Commitment(0)),
+        (blinding, Disruption::Commitment(0)),
+        (garbage, Disruption::Value(0)),
+    ] {
+        let round = network.last_round();
+        let alarm = Alarm::Disrupted { round, disruption };
+        assert_eq!(provider_alarms(&network), [alarm]);
+        assert_eq!(network.lost, [(round, vec![])], "nobody owed a reveal");
+        network.filter = None;
+        network.run_until(6 * MINUTE + 30 * SECOND);
+        let rounds: BTreeSet<_> = network.aggregates.iter().map(|a| a.round).collect();
+        assert!(!rounds.contains(&round));
+        assert!(rounds.contains(&network.last_round()));
+        network.check_aggregates();
+    }
+}
