@@ -73,7 +73,7 @@ async fn power_register_round_group_checks_and_alarms_are_shown() {
     );
     let alarms = page.text("#alarms").await;
     assert!(
-        alarms.contains("the tag is wrong") && alarms.contains("tries again"),
+        alarms.contains("the tag is wrong") && alarms.contains("joins anew by itself"),
         "{alarms}"
     );
     assert!(
