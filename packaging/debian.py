@@ -45,11 +45,10 @@ def install(*packages):
 
 
 def apt(*words):
-    """apt with lists of its own, for packages of all three architectures; nothing is installed."""
+    """apt with lists of its own, for packages of both architectures; nothing is installed."""
     (WORK / "lists/partial").mkdir(parents=True, exist_ok=True)
     options = [f"Dir::State::Lists={WORK}/lists", f"Dir::Cache={WORK}", "APT::Sandbox::User=root",
-               "APT::Architectures::=amd64", "APT::Architectures::=arm64",
-               "APT::Architectures::=armhf"]
+               "APT::Architectures::=amd64", "APT::Architectures::=arm64"]
     fresh = WORK / "updated"
     if words[0] != "update" and not (fresh.exists() and time.time() - fresh.stat().st_mtime < 86_400):
         apt("update")
