@@ -341,7 +341,7 @@ fn a_key_that_is_used_elsewhere_stops_the_meter() {
 }
 
 #[test]
-fn a_meter_that_forgot_everything_but_its_registration_learns_that_it_left() {
+fn a_meter_that_has_kept_a_used_registration_alone_is_not_stuck() {
     let mut network = Network::new(World::new(6, policy(4), &["import"]), Faults::default(), 7);
     network.run_until(5 * MINUTE);
     let mut registered = network.saved[0].clone();
@@ -351,8 +351,8 @@ fn a_meter_that_forgot_everything_but_its_registration_learns_that_it_left() {
     network.run_until(network.now + MINUTE);
     assert!(network.heard(0, &MeterEvent::Left));
     network.restore_disk(0, registered);
-    assert_eq!(included_after(&mut network, 3), [1, 2, 3, 4, 5]);
-    assert_eq!(network.alarms(0), [Alarm::KeyUsedElsewhere]);
+    assert_eq!(included_after(&mut network, 3), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(network.alarms(0), [Alarm::StateLost(Loss::State)]);
 }
 
 #[test]
