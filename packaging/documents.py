@@ -24,6 +24,10 @@ ELSEWHERE = {
     "sudo apt-get install ./dcnet-meter-agent_0.1.0-1_arm64.deb": "install()",
     "sudo apt-get install ./dcnet-meter-agent_0.1.1-1_arm64.deb": "upgrade()",
     "sudo apt-get purge --yes dcnet-meter-agent": "remove()",
+    "mosquitto_sub … -t dcnet/1/NET/public/aggregate/cbor -C 1 -N > newest.cbor":
+        "another program; lab/tests/demonstration.rs subscribes with it",
+    "sudo provider-agent net compare --config /etc/dcnet/provider/provider-agent.toml NET newest.cbor":
+        "provider-agent/tests/restored.rs",
 }
 
 
