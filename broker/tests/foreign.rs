@@ -11,17 +11,6 @@ use std::process::{Child, Command, Stdio};
 use broker::{Certified, Format};
 use rig::*;
 
-/// The program, or why a test without it is skipped.
-fn program() -> Option<PathBuf> {
-    let named = std::env::var_os("MOSQUITTO").map(PathBuf::from);
-    let usual = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].map(PathBuf::from);
-    let found = named.into_iter().chain(usual).find(|path| path.exists());
-    if found.is_none() {
-        skip("there is no mosquitto; install the package of that name");
-    }
-    found
-}
-
 /// A running mosquitto; killed when dropped.
 struct Mosquitto {
     child: Child,
@@ -90,7 +79,7 @@ fn certified(rig: &Rig) -> Certified {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_meter_and_the_provider_have_their_rights_at_mosquitto() {
-    let Some(program) = program() else {
+    let Some(program) = mosquitto() else {
         return;
     };
     let mut rig = Rig::start().await;
@@ -182,7 +171,7 @@ async fn a_meter_and_the_provider_have_their_rights_at_mosquitto() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mosquitto_wants_a_certificate_too() {
-    let Some(program) = program() else {
+    let Some(program) = mosquitto() else {
         return;
     };
     let mut rig = Rig::start().await;
@@ -200,7 +189,7 @@ async fn mosquitto_wants_a_certificate_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_party_reads_the_net_of_its_certificate_at_mosquitto() {
-    let Some(program) = program() else {
+    let Some(program) = mosquitto() else {
         return;
     };
     let mut rig = Rig::start().await;

@@ -180,6 +180,13 @@ pub enum SourceConfig {
     },
 }
 
+impl SourceConfig {
+    /// Whether a device shows its total itself, so that there is no reading to set.
+    pub fn is_device(&self) -> bool {
+        matches!(self, Self::Mqtt(_) | Self::Optical(_))
+    }
+}
+
 /// The replay of one column of a load file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayConfig {

@@ -228,6 +228,13 @@ fn examine(path: &Path, duration: Duration) -> anyhow::Result<bool> {
 
 fn set_reading(path: &Path, channel: &str, reading: MilliwattHours) -> anyhow::Result<()> {
     let config = Config::load(path)?;
+    let mut channels = config.channels.iter();
+    anyhow::ensure!(
+        !channels.any(|known| known.name == channel && known.source.is_device()),
+        "{channel}: its device shows the total itself, and the reading follows that; if the meter \
+         was swapped, write offset_kwh into {}",
+        path.display()
+    );
     let directory = config.state_directory.join("register");
     let mut register = Register::open(&directory, config.register_channels())?;
     let place = register.channels().iter().position(|c| c.name == channel);

@@ -68,6 +68,21 @@ fn a_reading_is_set_while_no_agent_holds_the_register() {
 }
 
 #[test]
+fn a_device_that_shows_its_total_has_no_reading_to_set() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = "[channel.sml]\nport = \"/dev/ttyUSB0\"\n";
+    let path = write(directory.path(), source);
+    let config = path.to_str().unwrap();
+    let output = run(&["set-reading", "--config", config, "import", "1"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("write offset_kwh into") && text.contains("meter-agent.toml"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_password_that_root_sets_is_the_agent_s() {
     use std::os::unix::fs::{MetadataExt, chown};
 

@@ -22,8 +22,9 @@ export function svgElement(name, attributes, ...children) {
 // Shows a text, or hides the element if there is none. What stays the same is left alone, so
 // that selections survive and nothing is read out again.
 export function show(target, text) {
-  if (target.textContent !== (text ?? "")) target.textContent = text ?? "";
-  if (target.hidden !== !text) target.hidden = !text;
+  const shown = text || "";
+  if (target.textContent !== shown) target.textContent = shown;
+  if (target.hidden !== !shown) target.hidden = !shown;
 }
 
 const filled = new WeakMap();

@@ -1,6 +1,9 @@
 //! A broker with a CA of its own, well-behaved clients (rumqttc) and raw ones.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part")]
 
+#[path = "../../../lab/tests/foreign/mod.rs"]
+mod foreign;
+
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -28,19 +31,13 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub use foreign::{mosquitto, skip};
+
 pub const NET: NetId = NetId([0xab; 16]);
 pub const OTHER_NET: NetId = NetId([0xcd; 16]);
 
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Why a test cannot be run here. Where all programs of others are to be there
-/// (`REQUIRE_FOREIGN_CLIENTS=1`), it fails instead.
-pub fn skip(why: &str) {
-    let required = std::env::var_os("REQUIRE_FOREIGN_CLIENTS");
-    assert!(required.is_none_or(|value| value != "1"), "{why}");
-    eprintln!("skipped: {why}");
-}
 
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {

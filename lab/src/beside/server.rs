@@ -140,7 +140,9 @@ impl Servers {
         match kind {
             Kind::Ours => self.ours.start()?,
             Kind::Mosquitto => {
-                let program = MOSQUITTO.iter().find(|path| Path::new(path).exists());
+                let named = std::env::var_os("MOSQUITTO").map(PathBuf::from);
+                let mut programs = named.into_iter().chain(MOSQUITTO.map(PathBuf::from));
+                let program = programs.find(|path| path.exists());
                 let program =
                     program.context("there is no mosquitto; install the package of that name")?;
                 let child = Command::new(program)

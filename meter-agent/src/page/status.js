@@ -118,7 +118,7 @@ function channelCard({ name }) {
 function showChannel(card, { power, energy_mwh, reading_mwh, impulses_per_kwh, pulses, line, input }) {
   const part = (name, text) => show(card.querySelector(`.${name}`), text);
   part("bound", power?.is_upper_bound && "at most");
-  part("watts", power === null ? "not known yet" : format.breakable(format.power(power.milliwatts / 1000)));
+  part("watts", power === null ? (input && energy_mwh !== null ? "not known" : "not known yet") : format.breakable(format.power(power.milliwatts / 1000)));
   card.classList.toggle("unknown", power === null);
   const isSet = reading_mwh !== null;
   part("register-name", isSet || energy_mwh === null ? "Meter reading" : "Counted so far");

@@ -31,6 +31,8 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         let power = match channel.power {
             Some(power) if power.is_upper_bound => format!("at most {} W", power.milliwatts / 1000),
             Some(power) => format!("{} W", power.milliwatts / 1000),
+            // A device that has been read before may have fallen silent.
+            None if channel.energy_mwh.is_some() => "power not known".to_owned(),
             None => "power not known yet".to_owned(),
         };
         write!(out, "{:<11} {}, {power}", channel.name, reading(channel))?;

@@ -191,6 +191,8 @@ pub struct Rounds {
 const WAITING: usize = 4096;
 /// After a failed save the next one is tried so much later.
 const RETRY: Duration = Duration::from_secs(1);
+/// So long batches are still taken after the end was asked for.
+const LAST: Duration = Duration::from_millis(100);
 
 /// Counts until `stop` is done, then saves the register.
 ///
@@ -288,7 +290,10 @@ pub async fn count(
             }
         }
     }
-    while let Ok(Ok(batch)) = batches.try_recv() {
+    // What had been counted when the end was asked for may still be on its way, for example if
+    // the disk has held everything up.
+    let end = Instant::now() + LAST;
+    while let Ok(Some(Ok(batch))) = tokio::time::timeout_at(end, batches.recv()).await {
         waiting.extend(record(&mut register, &batch, &clock));
     }
     register.save()?;

@@ -6,19 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "../../../lab/tests/foreign/mod.rs"]
+mod foreign;
+pub use foreign::mosquitto;
+
 /// Longer than anything takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The program, or why a test without it is skipped.
-pub fn mosquitto() -> Option<PathBuf> {
-    let named = std::env::var_os("MOSQUITTO").map(PathBuf::from);
-    let usual = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].map(PathBuf::from);
-    let found = named.into_iter().chain(usual).find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("skipped: there is no mosquitto; install the package of that name");
-    }
-    found
-}
 
 /// A running broker; killed when dropped.
 pub struct Broker {
