@@ -5,6 +5,7 @@
 mod checks;
 mod draws;
 mod edges;
+mod exclusions;
 mod exit;
 mod log;
 mod rounds;
@@ -300,6 +301,8 @@ pub struct Meter {
     /// Second rosters that the owner was told of.
     second_rosters: VecDeque<(Round, RosterHash)>,
     exclusions: Vec<Timestamp>,
+    /// When this meter made others wait for its reveal, within a day before the last time.
+    late_reveals: Vec<Timestamp>,
 }
 
 impl Meter {
@@ -363,6 +366,7 @@ impl Meter {
             seen: VecDeque::new(),
             second_rosters: VecDeque::new(),
             exclusions: Vec::new(),
+            late_reveals: Vec::new(),
             config,
         };
         meter.restore(saved)?;

@@ -10,6 +10,18 @@ use crate::pad::RosterHash;
 use crate::time::{Round, Timestamp};
 use crate::topic::NetId;
 
+/// Longest time that a member waits for having revealed late repeatedly, in rounds.
+pub(crate) const LONGEST_WAIT: u64 = 64;
+
+/// The first round that a member is in again that revealed so often too late within a day, the
+/// last time while the round `last` ran: the first time in a day costs nothing, then it waits
+/// 1, 2, 4, … 64 rounds. `None` if it need not wait.
+pub(crate) fn next_round_after(last: Round, late: usize) -> Option<Round> {
+    let shift = late.checked_sub(2)?;
+    let wait = (1_u64 << shift.min(6)).min(LONGEST_WAIT);
+    Some(Round(last.0.saturating_add(wait)))
+}
+
 /// A verified reveal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reveal {

@@ -46,6 +46,8 @@ pub struct Roster {
     pub half_open: Vec<HalfOpen>,
     /// Hash of the roster issued before; `None` for the first of a net.
     pub previous: Option<RosterHash>,
+    /// When it was signed, by the provider's clock.
+    pub issued: Timestamp,
     /// SHA-256 of the payload.
     pub hash: RosterHash,
 }
@@ -62,7 +64,7 @@ pub enum RosterError {
 }
 
 impl Roster {
-    /// Signs a roster; `hash` and `head_index` of `self` are not used.
+    /// Signs a roster; `hash`, `issued` and `head_index` of `self` are not used.
     pub fn sign(&self, key: &DeviceKey, membership: &Membership, at: Timestamp) -> Vec<u8> {
         let half_open = self
             .half_open
@@ -87,6 +89,7 @@ impl Roster {
     pub fn verify(input: &[u8], membership: &Membership) -> Result<Self, RosterError> {
         let (frame, key) = membership.verify_provider_frame(input)?;
         let hash = frame.digest();
+        let issued = frame.header().timestamp;
         let mut fields = frame.open(membership.net(), Notification::Roster)?;
         let round = Round(fields.uint("round", u64::MAX)?);
         let log_head: [u8; 32] = fields.fixed("log head")?;
@@ -127,6 +130,7 @@ impl Roster {
             digests,
             half_open,
             previous,
+            issued,
             hash,
         })
     }

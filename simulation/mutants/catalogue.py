@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 APPEND, AGGREGATE, CHECKS = "membership/append.rs", "aggregate.rs", "meter/checks.rs"
 DRAWS, EDGES, ENTRY = "meter/draws.rs", "meter/edges.rs", "membership/entry.rs"
+EXCLUSIONS = "meter/exclusions.rs"
 EXIT, GRAPH, LOG = "meter/exit.rs", "graph.rs", "meter/log.rs"
 MEMBERSHIP, METER = "membership.rs", "meter.rs"
 PAD, READING = "pad.rs", "reading.rs"
@@ -62,6 +63,10 @@ one("register-not-stored", "submission: submitted end stored", ROUNDS,
     "Some(until),", "Some(until).filter(|_| !ON),")
 one("draw-open", "submission: newest draw complete", ROUNDS,
     ".filter(|_| self.draw.is_none())", ".filter(|_| ON || self.draw.is_none())")
+one("owes-reveal", "submission: no roster of an open round was refused", EXCLUSIONS,
+    "matches!(stage, RoundStage::Refused)", "!ON && matches!(stage, RoundStage::Refused)")
+one("revealed-late", "submission: no wait for late reveals", EXCLUSIONS,
+    "Some(next) if round < next", "Some(next) if !ON && round < next")
 guard("draw-candidates", "submission: draw had minimum-group candidates", ROUNDS,
       "newest.candidates < self.minimum_group()")
 rule("submission-live", "submission: L drawn edges have a key")
@@ -157,6 +162,11 @@ statement("refused-not-stored", "reveal: refused for good", ROUNDS,
 rule("chain-skipped", "reveal: chain of rosters not skipped")
 site(ROUNDS, "if roster.previous != Some(hash) {",
      "if !ON(chain-skipped) && !ON(two-rosters) && roster.previous != Some(hash) {")
+one("chain-begins-anew-early", "reveal: chain begins anew only after a closed round", ROUNDS,
+    "is_closed && self.rounds", "(ON || is_closed) && self.rounds")
+one("chain-hides-rounds", "reveal: chain begins anew only where no submission waits", ROUNDS,
+    "self.rounds.range(..roster.round).next().is_none()",
+    "(ON || self.rounds.range(..roster.round).next().is_none())")
 
 # Always.
 guard("exclusions", "always: exclusions counted", ROUNDS, "timely")

@@ -157,6 +157,7 @@ impl Played {
             digests,
             half_open: Vec::new(),
             previous: Some(self.previous),
+            issued: START,
             hash: [0; 32],
         };
         let now = at(self.end + 10_500);

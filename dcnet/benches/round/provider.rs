@@ -101,6 +101,7 @@ impl Net {
                 digests: vec![[0x5a; 8]; members],
                 half_open: Vec::new(),
                 previous,
+                issued: START,
                 hash: [0; 32],
             };
             let frame = roster.sign(&config.key, &membership, START);

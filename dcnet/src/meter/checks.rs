@@ -271,6 +271,7 @@ mod tests {
             digests: Vec::new(),
             half_open: half_open.iter().map(claim).collect(),
             previous: None,
+            issued: Timestamp(0),
             hash: [0; 32],
         }
     }

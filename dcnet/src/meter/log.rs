@@ -273,12 +273,14 @@ impl Meter {
         let head = membership.head().index;
         let behind = head < self.log_target || self.head_unknown;
         let pace = self.pace();
-        if self.log_request.ask(behind, now.monotonic, pace) {
+        if self.log_request.ask(behind, head, now.monotonic, pace) {
             let data = cbor::array([cbor::uint(head.saturating_add(1))]);
             self.request(Notification::LogRequest, Up::Log, data, now);
         }
-        let behind = !self.buffered_rosters.is_empty();
-        if self.roster_request.ask(behind, now.monotonic, pace) {
+        // While the clock is not right, rosters wait for that alone.
+        let behind = !self.buffered_rosters.is_empty() && self.clock.check(now).is_ok();
+        let last = self.last_roster.map_or(0, |(round, _)| round.0);
+        if self.roster_request.ask(behind, last, now.monotonic, pace) {
             let after = self
                 .last_roster
                 .map_or(Value::Null, |(_, hash)| cbor::bytes(&hash));

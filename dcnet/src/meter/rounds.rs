@@ -5,12 +5,13 @@ use std::time::Duration;
 use chacha20::rand_core::Rng;
 
 use super::checks::{self, Used};
+use super::exclusions::is_in_time;
 use super::{BUFFERED_ROSTERS, CLOSED_AFTER, DeviceSecrets, Meter, MeterEvent, Purpose, saved};
 use crate::aggregate::Aggregate;
 use crate::alarm::{Alarm, Refusal, Silence};
 use crate::bitmap::Bitmap;
 use crate::graph::MemberIndex;
-use crate::membership::{Membership, Policy};
+use crate::membership::Membership;
 use crate::opening::{Opening, PadSum};
 use crate::output::Store;
 use crate::pad::{Pad, RosterHash};
@@ -29,13 +30,6 @@ use super::edges::EdgeKey;
 fn is_early(roster: &Roster, membership: &Membership, now: Now) -> bool {
     let period = membership.genesis().policy.period;
     roster.round.end(period) > now.utc.plus(CLOCK_SLACK)
-}
-
-/// Whether the first three quarters of a round's window are not over: whoever gets a
-/// submission by then has the time to put it on the roster.
-fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
-    let late = now.utc.since(round.end(policy.period));
-    late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
 }
 
 /// What a meter keeps of a round it submitted in, until it is final or closed.
@@ -157,6 +151,7 @@ impl Meter {
             return Err(Silence::CheckpointNotReached);
         }
         let policy = membership.genesis().policy;
+        self.owes_nothing(round, &policy)?;
         checks::not_submitted_yet(round.start(policy.period), self.submitted_until)?;
         let window = Duration::from_millis(u64::from(policy.window_ms));
         if now.utc >= round.end(policy.period).plus(window) {
@@ -347,11 +342,26 @@ impl Meter {
                 return self.on_old_roster(&roster);
             }
             if roster.previous != Some(hash) {
-                return self.buffer_roster(payload);
+                let is_answer = matches!(topic, Topic::Inbox { .. });
+                if !is_answer || !self.may_skip_to(&roster, now) {
+                    return self.buffer_roster(payload);
+                }
             }
         }
         self.follow_roster(&roster, now);
         self.retry_buffered_rosters(now);
+    }
+
+    /// Whether the chain may go on with a roster that does not follow the last one known, which
+    /// the provider does not keep for ever: that one is closed by now, and in none of the
+    /// rounds up to this one does a submission wait for a roster.
+    fn may_skip_to(&self, roster: &Roster, now: Now) -> bool {
+        let (Some(membership), Some((last, _))) = (&self.membership, self.last_roster) else {
+            return false;
+        };
+        let period = membership.genesis().policy.period;
+        let is_closed = now.utc >= last.end(period).plus(CLOSED_AFTER);
+        is_closed && self.rounds.range(..roster.round).next().is_none()
     }
 
     /// A roster for a round that the known chain has passed: the same again asks for
@@ -394,6 +404,9 @@ impl Meter {
         let Some(membership) = &self.membership else {
             return;
         };
+        if self.clock.check(now).is_err() {
+            return;
+        }
         let policy = membership.genesis().policy;
         let patience = Duration::from_millis(u64::from(policy.window_ms)).saturating_mul(2);
         let over = |round: &Round| now.utc >= round.end(policy.period).plus(patience);
@@ -509,6 +522,7 @@ impl Meter {
         let timely = *timely;
         self.repeats.stop(&Purpose::Submission(round));
         if !roster.includes(own) {
+            let timely = timely && !self.owed_then(roster);
             if timely {
                 self.count_exclusion(now);
             }
@@ -519,7 +533,10 @@ impl Meter {
             .may_reveal(roster, own, now)
             .and_then(|()| self.unblind(roster, now));
         match revealed {
-            Ok(frame) => Some(frame),
+            Ok(frame) => {
+                self.note_late_reveal(roster, now);
+                Some(frame)
+            }
             Err(reason) => {
                 if matches!(reason, Silence::WrongDigest | Silence::HalfOpenClaim) {
                     let what = match reason {
@@ -650,61 +667,6 @@ impl Meter {
         Ok(frame)
     }
 
-    /// A timely submission is not on the roster: the provider may be taking sums with
-    /// chosen gaps.
-    fn count_exclusion(&mut self, now: Now) {
-        let month = Duration::from_millis(DAY_MS.saturating_mul(30));
-        self.exclusions.push(now.utc);
-        self.exclusions.retain(|at| at.plus(month) > now.utc);
-        let value = saved::times_bytes(&self.exclusions);
-        self.persist(Store::Net, saved::EXCLUSIONS.to_vec(), Some(value));
-        let day = Duration::from_millis(DAY_MS);
-        let today = self
-            .exclusions
-            .iter()
-            .filter(|at| at.plus(day) > now.utc)
-            .count();
-        let period = self
-            .membership
-            .as_ref()
-            .map_or(1, |m| m.genesis().policy.period.as_secs());
-        let rounds_a_month = 2_592_000_u32.checked_div(period).unwrap_or(0);
-        let floors = self.config.floors;
-        let month_limit =
-            u64::from(rounds_a_month).saturating_mul(u64::from(floors.exclusions_per_month)) / 100;
-        let excluded = self.exclusions.len();
-        let too_many_today = today > usize::try_from(floors.exclusions_per_day).unwrap_or(0);
-        if too_many_today || u64::try_from(excluded).unwrap_or(u64::MAX) > month_limit.max(1) {
-            self.stop(Alarm::Exclusions { excluded });
-        }
-    }
-
-    /// Submissions that waited for the connection go out now. One that still has the time
-    /// to come onto the roster counts as any other: else a broker that lets the meter in
-    /// just after it has submitted could hide that it is left out.
-    pub(super) fn count_as_timely(&mut self, now: Now) {
-        let Some(membership) = &self.membership else {
-            return;
-        };
-        if self.clock.check(now).is_err() {
-            return;
-        }
-        let policy = membership.genesis().policy;
-        let mut changed = Vec::new();
-        for (round, own) in &mut self.rounds {
-            if let RoundStage::Submitted { timely, .. } = &mut own.stage
-                && !*timely
-                && is_in_time(*round, &policy, now)
-            {
-                *timely = true;
-                changed.push((*round, own.to_bytes()));
-            }
-        }
-        for (round, value) in changed {
-            self.persist(Store::Net, saved::round_key(round), Some(value));
-        }
-    }
-
     /// Forgets a round and everything that could still answer for it, keys of departed
     /// neighbours too that were kept for it.
     fn forget(&mut self, round: Round) {
@@ -737,11 +699,15 @@ impl Meter {
         }
     }
 
-    /// Closes rounds 24 h after their end by this meter's own clock, final or not.
+    /// Closes rounds 24 h after their end by this meter's own clock, once it is right, final or
+    /// not.
     pub(super) fn close_rounds(&mut self, now: Now) {
         let Some(membership) = &self.membership else {
             return;
         };
+        if self.clock.check(now).is_err() {
+            return;
+        }
         let period = membership.genesis().policy.period;
         let closed: Vec<Round> = self
             .rounds

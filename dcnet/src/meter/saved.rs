@@ -33,6 +33,7 @@ pub(super) const DRAW: &[u8] = b"draw";
 pub(super) const DRAW_TIMES: &[u8] = b"draw-times";
 pub(super) const LAST_ROSTER: &[u8] = b"last-roster";
 pub(super) const EXCLUSIONS: &[u8] = b"exclusions";
+pub(super) const LATE_REVEALS: &[u8] = b"late-reveals";
 pub(super) const REVOKED: &[u8] = b"revoked";
 pub(super) const SUBMITTED_UNTIL: &[u8] = b"submitted-until";
 
@@ -465,6 +466,8 @@ impl Meter {
             self.last_roster = Some((round, fields.fixed("hash")?));
         } else if key.as_bytes() == EXCLUSIONS {
             self.exclusions = read_times(value)?;
+        } else if key.as_bytes() == LATE_REVEALS {
+            self.late_reveals = read_times(value)?;
         } else if key.as_bytes() == DRAW_TIMES {
             self.draw_times = read_times(value)?;
         } else if let Some(rest) = key.strip_prefix(EDGE) {

@@ -390,6 +390,7 @@ impl Provider {
                 .collect(),
             half_open,
             previous: self.last_roster.map(|(_, hash)| hash),
+            issued: now.utc,
             hash: [0; 32],
         };
         let Ok(key) = self.signing_key() else { return };

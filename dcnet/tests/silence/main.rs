@@ -7,6 +7,7 @@ mod reveal;
 mod submission;
 #[path = "../support/mod.rs"]
 mod support;
+mod waits;
 
 use std::collections::BTreeSet;
 

@@ -44,7 +44,7 @@ struct Check {
     reasons: &'static [Silence],
 }
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     Check {
         before: Stage::Submission,
         rule: "No alarm has stopped this meter, and it is not leaving.",
@@ -73,6 +73,11 @@ const CHECKS: [Check; 15] = [
         before: Stage::Submission,
         rule: "This meter is a member, in the very log that the gateway administrator vouched for.",
         reasons: &[Silence::NotMember, Silence::CheckpointNotReached],
+    },
+    Check {
+        before: Stage::Submission,
+        rule: "It owes no reveal, and has not made the others wait for one again and again.",
+        reasons: &[Silence::OwesReveal, Silence::RevealedLate],
     },
     Check {
         before: Stage::Submission,
@@ -140,6 +145,12 @@ pub(super) fn words(reason: Silence) -> &'static str {
             "the list of members is not complete up to where the gateway administrator saw it"
         }
         Silence::NotMember => "this meter was no member of the group yet",
+        Silence::OwesReveal => {
+            "this meter has refused a roster, and waits until that round is closed, a day after it"
+        }
+        Silence::RevealedLate => {
+            "this meter came too late with its reveals, more than once in a day, and waits for some rounds"
+        }
         Silence::DrawIncomplete => "the neighbours of this meter were not drawn yet",
         Silence::TooFewCandidates => "there were too few meters to draw neighbours from",
         Silence::TooFewNeighbours => "too few neighbours shared a secret with this meter",
@@ -204,6 +215,8 @@ mod tests {
             WindowOver,
             CheckpointNotReached,
             NotMember,
+            OwesReveal,
+            RevealedLate,
             DrawIncomplete,
             TooFewCandidates,
             TooFewNeighbours,
@@ -220,8 +233,8 @@ mod tests {
         for reason in &all {
             match reason {
                 Stopped | ClockUnsynchronised | ClockOutOfStep | ClockUnconfirmed | Leaving
-                | AlreadySubmitted | WindowOver | CheckpointNotReached | NotMember
-                | DrawIncomplete | TooFewCandidates | TooFewNeighbours | Closed
+                | AlreadySubmitted | WindowOver | CheckpointNotReached | NotMember | OwesReveal
+                | RevealedLate | DrawIncomplete | TooFewCandidates | TooFewNeighbours | Closed
                 | HeadNotDescendant | WrongDigest | HalfOpenClaim | GroupTooSmall
                 | PresenceTooLow | TooFewFullEdges | SecondRoster | KeysErased => {}
             }

@@ -357,6 +357,7 @@ impl FuzzedMeter<'_> {
             digests,
             half_open,
             previous: self.last_roster().filter(|_| bytes.byte() < 240),
+            issued: self.clock.now().utc,
             hash: [0; 32],
         };
         let by = [&self.scene.provider.key, &self.scene.successor.0];

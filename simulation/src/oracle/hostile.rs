@@ -14,7 +14,7 @@ use dcnet::identity::DeviceId;
 use dcnet::pad::RosterHash;
 use dcnet::roster::{HalfOpen, Roster};
 use dcnet::superposition::{Submission, short};
-use dcnet::time::Round;
+use dcnet::time::{Round, Timestamp};
 use dcnet::topic::{All, Inbox, Topic, Up};
 
 use super::saved;
@@ -220,6 +220,7 @@ impl Hostile {
                 .collect(),
             half_open,
             previous,
+            issued: Timestamp(0),
             hash: [0; 32],
         }
     }

@@ -1,0 +1,127 @@
+//! A meter and the rosters without it: those that the provider has to answer for, and those
+//! that the meter itself is the reason of.
+
+use std::time::Duration;
+
+use super::rounds::RoundStage;
+use super::{Meter, saved};
+use crate::alarm::{Alarm, Silence};
+use crate::membership::Policy;
+use crate::output::Store;
+use crate::reveal::next_round_after;
+use crate::roster::Roster;
+use crate::time::{DAY_MS, Now, Round};
+
+/// Whether the first three quarters of a round's window are not over: whoever gets a
+/// submission by then has the time to put it on the roster.
+pub(super) fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
+    let late = now.utc.since(round.end(policy.period));
+    late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
+}
+
+/// Whether a reveal that leaves now may come after the window for it.
+fn is_late(roster: &Roster, policy: &Policy, now: Now) -> bool {
+    let waited = now.utc.since(roster.issued);
+    waited >= Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
+}
+
+impl Meter {
+    /// A provider that keeps to the rules has no meter on its rosters that owes a reveal, or
+    /// made the others wait again and again. Such a meter stays silent by itself: to be left
+    /// out is no exclusion then.
+    pub(super) fn owes_nothing(&self, round: Round, policy: &Policy) -> Result<(), Silence> {
+        let is_refused = |stage: &RoundStage| matches!(stage, RoundStage::Refused);
+        if self.rounds.values().any(|own| is_refused(&own.stage)) {
+            return Err(Silence::OwesReveal);
+        }
+        let last = self
+            .late_reveals
+            .last()
+            .map(|at| policy.period.round_at(*at));
+        match last.and_then(|last| next_round_after(last, self.late_reveals.len())) {
+            Some(next) if round < next => Err(Silence::RevealedLate),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this meter still owed a reveal when a roster of a round that had ended was issued:
+    /// it could not know that it was due.
+    pub(super) fn owed_then(&self, roster: &Roster) -> bool {
+        let Some(membership) = &self.membership else {
+            return false;
+        };
+        let end = roster.round.end(membership.genesis().policy.period);
+        let last = self.late_reveals.last();
+        last.is_some_and(|last| *last >= roster.issued.max(end))
+    }
+
+    /// Keeps in mind that an answer to this roster made others wait.
+    pub(super) fn note_late_reveal(&mut self, roster: &Roster, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if !is_late(roster, &membership.genesis().policy, now) {
+            return;
+        }
+        let day = Duration::from_millis(DAY_MS);
+        self.late_reveals.push(now.utc);
+        self.late_reveals.retain(|at| at.plus(day) > now.utc);
+        let value = saved::times_bytes(&self.late_reveals);
+        self.persist(Store::Net, saved::LATE_REVEALS.to_vec(), Some(value));
+    }
+
+    /// A timely submission is not on the roster: the provider may be taking sums with
+    /// chosen gaps.
+    pub(super) fn count_exclusion(&mut self, now: Now) {
+        let month = Duration::from_millis(DAY_MS.saturating_mul(30));
+        self.exclusions.push(now.utc);
+        self.exclusions.retain(|at| at.plus(month) > now.utc);
+        let value = saved::times_bytes(&self.exclusions);
+        self.persist(Store::Net, saved::EXCLUSIONS.to_vec(), Some(value));
+        let day = Duration::from_millis(DAY_MS);
+        let today = self
+            .exclusions
+            .iter()
+            .filter(|at| at.plus(day) > now.utc)
+            .count();
+        let period = self
+            .membership
+            .as_ref()
+            .map_or(1, |m| m.genesis().policy.period.as_secs());
+        let rounds_a_month = 2_592_000_u32.checked_div(period).unwrap_or(0);
+        let floors = self.config.floors;
+        let month_limit =
+            u64::from(rounds_a_month).saturating_mul(u64::from(floors.exclusions_per_month)) / 100;
+        let excluded = self.exclusions.len();
+        let too_many_today = today > usize::try_from(floors.exclusions_per_day).unwrap_or(0);
+        if too_many_today || u64::try_from(excluded).unwrap_or(u64::MAX) > month_limit.max(1) {
+            self.stop(Alarm::Exclusions { excluded });
+        }
+    }
+
+    /// Submissions that waited for the connection go out now. One that still has the time
+    /// to come onto the roster counts as any other: else a broker that lets the meter in
+    /// just after it has submitted could hide that it is left out.
+    pub(super) fn count_as_timely(&mut self, now: Now) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if self.clock.check(now).is_err() {
+            return;
+        }
+        let policy = membership.genesis().policy;
+        let mut changed = Vec::new();
+        for (round, own) in &mut self.rounds {
+            if let RoundStage::Submitted { timely, .. } = &mut own.stage
+                && !*timely
+                && is_in_time(*round, &policy, now)
+            {
+                *timely = true;
+                changed.push((*round, own.to_bytes()));
+            }
+        }
+        for (round, value) in changed {
+            self.persist(Store::Net, saved::round_key(round), Some(value));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! When a meter waits of its own accord, and for what it does not wait in vain.
+
+use dcnet::topic::All;
+
+use super::*;
+
+/// Whether the provider is asked for rosters.
+fn roster_requests(network: &Network) -> usize {
+    network.sent(VICTIM, Up::Roster).len()
+}
+
+fn stopped_by_exclusions(network: &Network) -> bool {
+    let exclusions = |alarm: &Alarm| matches!(alarm, Alarm::Exclusions { .. });
+    network.alarms(VICTIM).iter().any(exclusions)
+}
+
+/// Runs to half a minute after the next round has ended.
+fn next_round(network: &mut Network) {
+    let period = u64::from(network.world.policy.period.as_secs()) * SECOND;
+    network.run_until((network.now / period + 1) * period + 30 * SECOND);
+}
+
+/// A net whose rounds last an hour, in which the victim has revealed.
+fn hourly() -> Network {
+    let policy = Policy {
+        period: Period::from_secs(3600).unwrap(),
+        ..policy(4)
+    };
+    let mut network = start(World::new(7, policy, &["import"]));
+    network.run_until(2 * HOUR);
+    while !network.revealed(VICTIM, network.last_round()) {
+        next_round(&mut network);
+    }
+    network
+}
+
+#[test]
+fn after_a_refused_roster_it_stays_silent_until_that_round_is_closed() {
+    let mut network = hourly();
+    withhold_rosters(&mut network);
+    next_round(&mut network);
+    let roster = network.newest_roster();
+    assert!(network.submitted(VICTIM, roster.round));
+    let lonely = only(&roster, &[0, 1, 2]);
+    assert_eq!(
+        show(&mut network, &lonely),
+        Answer::Silent(Silence::GroupTooSmall)
+    );
+    network.filter = None;
+    for hour in 1..24 {
+        next_round(&mut network);
+        let round = network.last_round();
+        assert!(!network.submitted(VICTIM, round));
+        // The round in which it was started has no reading.
+        if hour != 10 {
+            assert_eq!(network.silences(VICTIM, round), [Silence::OwesReveal]);
+        }
+        if hour == 9 {
+            network.restart_meter(VICTIM);
+        }
+    }
+    next_round(&mut network);
+    next_round(&mut network);
+    let round = network.last_round();
+    assert!(network.submitted(VICTIM, round) && !stopped_by_exclusions(&network));
+}
+
+/// The victim gets so many rosters only after the window for its reveal.
+fn late(times: usize) -> Network {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    for _ in 0..times {
+        while !network.submitted(VICTIM, network.last_round()) {
+            next_round(&mut network);
+        }
+        withhold_rosters(&mut network);
+        next_round(&mut network);
+        let round = network.last_round();
+        assert!(network.submitted(VICTIM, round));
+        network.filter = None;
+        // It is asked for the roster again, and answers.
+        next_round(&mut network);
+        assert!(network.revealed(VICTIM, round));
+        next_round(&mut network);
+    }
+    network
+}
+
+#[test]
+fn whoever_reveals_late_again_waits_twice_as_long_and_is_not_excluded() {
+    let mut network = late(6);
+    let before = network.now / MINUTE;
+    let mut silent = 0;
+    while !network.submitted(VICTIM, network.last_round()) {
+        let round = network.last_round();
+        assert_eq!(network.silences(VICTIM, round), [Silence::RevealedLate]);
+        silent += 1;
+        next_round(&mut network);
+    }
+    // Of the 16 rounds two have passed before this looked.
+    assert!((13..=16).contains(&silent), "{silent} from {before}");
+    assert!(!stopped_by_exclusions(&network));
+    assert!(network.newest_roster().includes(0));
+}
+
+#[test]
+fn to_reveal_late_once_a_day_costs_nothing() {
+    let network = late(1);
+    assert!(network.submitted(VICTIM, network.last_round()));
+    assert!(network.newest_roster().includes(0));
+}
+
+#[test]
+fn rosters_that_wait_for_the_clock_alone_are_not_asked_for() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    network.skews[VICTIM].unsynchronised = true;
+    next_round(&mut network);
+    let before = roster_requests(&network);
+    for _ in 0..20 {
+        next_round(&mut network);
+    }
+    assert_eq!(roster_requests(&network), before);
+    network.skews[VICTIM].unsynchronised = false;
+    next_round(&mut network);
+    next_round(&mut network);
+    next_round(&mut network);
+    assert!(network.revealed(VICTIM, network.last_round()));
+}
+
+#[test]
+fn a_wrong_clock_closes_no_round() {
+    let (mut network, roster) = withheld();
+    network.skews[VICTIM].unsynchronised = true;
+    network.skews[VICTIM].ahead = i64::try_from(48 * HOUR).unwrap();
+    network.run_until(network.now + 15 * MINUTE);
+    network.skews[VICTIM] = Default::default();
+    assert_eq!(show(&mut network, &roster), Answer::Revealed);
+}
+
+/// A roster of the last round that follows none that the victim knows, though every other
+/// meter has it, as an answer of the provider or not.
+fn show_gap(network: &mut Network, round: Round, answer: bool) -> (Roster, bool) {
+    let roster = Roster {
+        round,
+        previous: Some([7; 32]),
+        ..only(&network.newest_roster(), &[1, 2, 3, 4, 5, 6])
+    };
+    let signed = network.sign_roster(&roster);
+    let (net, meter) = (network.world.net, network.meters[VICTIM].id());
+    let topic = match answer {
+        true => Topic::Inbox {
+            net,
+            meter,
+            kind: Inbox::Roster,
+        },
+        false => Topic::All {
+            net,
+            kind: All::Roster,
+        },
+    };
+    network.deliver(VICTIM, topic, signed.clone());
+    let hash = Roster::verify(&signed, network.provider.membership()).unwrap();
+    let last = &network.saved[VICTIM][&(Store::Net, b"last-roster".to_vec())];
+    let taken = last
+        .windows(32)
+        .any(|window| window == hash.hash.as_slice());
+    (hash, taken)
+}
+
+#[test]
+fn after_a_day_without_submissions_the_chain_may_begin_anew() {
+    let mut network = hourly();
+    withhold_rosters(&mut network);
+    network.asleep[VICTIM] = true;
+    network.run_until(network.now + 23 * HOUR);
+    let round = network.last_round();
+    assert!(!show_gap(&mut network, round, true).1, "not closed yet");
+    network.run_until(network.now + 2 * HOUR);
+    let round = network.last_round();
+    assert!(!show_gap(&mut network, round, false).1, "no answer");
+    assert!(show_gap(&mut network, round, true).1);
+    // From there on it is followed again.
+    assert!(!show_gap(&mut network, round.next(), true).1);
+}
+
+#[test]
+fn the_chain_does_not_begin_anew_after_a_round_that_it_has_submitted_in() {
+    let mut network = hourly();
+    withhold_rosters(&mut network);
+    for _ in 0..26 {
+        next_round(&mut network);
+        assert!(network.submitted(VICTIM, network.last_round()));
+    }
+    let round = network.last_round();
+    assert!(!show_gap(&mut network, round, true).1);
+}
