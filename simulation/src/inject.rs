@@ -126,6 +126,7 @@ impl Injector {
             Fault::Crash { .. } | Fault::LostCommit { .. } | Fault::FalseRoster { .. } => {}
             _ => self.count(fault.kind()),
         }
+        watch.harm.submissions |= loses_submissions(fault);
         match fault {
             Fault::Weather(faults) => network.faults = *faults,
             Fault::Partition {
@@ -354,6 +355,25 @@ fn keeps(topic: &Topic, receiver: Option<&DeviceId>, meters: &[DeviceId], what: 
         Topic::InboxPair { meter, .. } => {
             matches!(what, Withheld::Handshakes) && meters.contains(meter)
         }
+        _ => false,
+    }
+}
+
+/// Whether submissions may not reach the provider, or not count there, while the meter takes
+/// itself to be connected.
+fn loses_submissions(fault: &Fault) -> bool {
+    match fault {
+        Fault::Partition { noticed, .. } => !noticed,
+        Fault::Weather(faults) => faults.loss > 10,
+        Fault::Crash { process: None, .. }
+        | Fault::BrokerRestart { .. }
+        | Fault::ProviderClockStep { .. }
+        | Fault::ProviderClockDrift { .. }
+        | Fault::Withhold { .. }
+        | Fault::FalseRoster { .. }
+        | Fault::SecondRoster { .. }
+        | Fault::ForkedLog { .. }
+        | Fault::FalseLapse { .. } => true,
         _ => false,
     }
 }

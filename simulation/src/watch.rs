@@ -43,6 +43,9 @@ pub struct Harm {
     pub false_rosters: BTreeSet<usize>,
     /// Meters that were shown a second log.
     pub forked: BTreeSet<usize>,
+    /// Whether submissions of meters that took themselves to be connected may have been lost,
+    /// again and again.
+    pub submissions: bool,
     /// Meters that once owed a reveal after the window.
     pub late: BTreeSet<usize>,
 }
@@ -344,7 +347,7 @@ impl Watch {
             Alarm::SecondRoster { .. } => is_in(&harm.false_rosters),
             Alarm::FalseRoster { .. } => is_in(&harm.false_rosters) || is_in(&harm.forgetful),
             Alarm::ClockJump { .. } => is_in(&harm.wrong_clock),
-            Alarm::Exclusions { .. } => true,
+            Alarm::Exclusions { .. } => harm.submissions,
             // By its own clock, a meter may have seen another only lately.
             Alarm::FalseLapse { .. } => {
                 harm.false_lapses || harm.provider_clock || is_in(&harm.wrong_clock)
