@@ -2,6 +2,8 @@
 //!
 //! The connection is one of [`crate::home_broker`], and only subscribes.
 
+use std::time::Instant;
+
 use dcnet::units::ImpulsesPerKwh;
 use rumqttc::{
     AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, SubscribeReasonCode,
@@ -82,11 +84,12 @@ impl Listener {
         let (shortest, longest) = RETRY;
         let (mut retry, mut told) = (shortest, String::new());
         loop {
+            let begun = Instant::now();
             let (subscribed, trouble) = match self.topic.broker.is_not_the_providers().await {
                 Ok(()) => self.connection(client, events).await,
                 Err(refused) => (false, format!("{refused:#}")),
             };
-            if subscribed {
+            if subscribed && begun.elapsed() > longest {
                 (retry, told) = (shortest, String::new());
             }
             self.readings.trouble(Some(&trouble));

@@ -203,10 +203,10 @@ impl Head {
         let mut retry = shortest;
         let mut told = String::new();
         while !self.is_closed() {
+            let begun = Instant::now();
             let lost = match Port::open(&self.port, self.baud) {
                 Ok(port) => {
                     tracing::info!(input = self.name, "the optical head is open");
-                    (retry, told) = (shortest, String::new());
                     self.trouble(None);
                     self.reset();
                     match self.listen(&port) {
@@ -216,6 +216,9 @@ impl Head {
                 }
                 Err(error) => error,
             };
+            if begun.elapsed() > longest {
+                (retry, told) = (shortest, String::new());
+            }
             let text = lost.to_string();
             self.trouble(Some(&text));
             if text != told {

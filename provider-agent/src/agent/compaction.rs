@@ -13,6 +13,9 @@ use crate::utc;
 /// How often it is looked for rounds that have become old.
 const EVERY: Duration = Duration::from_secs(3600);
 
+/// After one that failed.
+const RETRY: Duration = Duration::from_secs(60);
+
 /// Between two transactions.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,11 +48,11 @@ pub(super) async fn run(path: PathBuf, kept: Duration, ended: mpsc::Sender<Provi
                 if error != told {
                     tracing::warn!(
                         error,
-                        "cannot make old rounds small; tried again in an hour"
+                        "cannot make old rounds small; tried again every minute"
                     );
                     told = error;
                 }
-                EVERY
+                RETRY
             }
         };
         tokio::select! {
