@@ -289,8 +289,8 @@ one("handover-without-consent", "log: the new provider key consents", ENTRY,
     "if !ON || role != Role::Provider { frame.verify(certificate.key())?.open(net, notification)?; }")
 one("handover-to-anyone", "log: the new key has a provider's certificate", ENTRY,
     "if certificate.role() != role {", "if (!ON || role == Role::Meter) && certificate.role() != role {")
-guard("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
-      "*self.provider_key_at(entry.index.saturating_sub(1)) != key")
+one("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
+    "*self.provider_key_at(before) == key", "ON || *self.provider_key_at(before) == key")
 guard("provider-key-twice", "log: a provider key is used once", APPEND,
       "self.providers.iter().any(used)")
 guard("old-key-signs-rosters", "reveal: roster signed by the key in force", ROSTER,
