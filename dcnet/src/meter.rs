@@ -271,6 +271,8 @@ pub struct Meter {
     device: Option<DeviceSecrets>,
     draw: Option<OpenDraw>,
     edges: BTreeMap<EdgeKey, Edge>,
+    /// Faults in handshakes that the owner was told of.
+    handshakes_told: BTreeSet<(EdgeKey, &'static str)>,
     entered: bool,
     erased_before: Day,
     /// Handshakes wait for the clock.
@@ -343,6 +345,7 @@ impl Meter {
             device: None,
             draw: None,
             edges: BTreeMap::new(),
+            handshakes_told: BTreeSet::new(),
             entered: false,
             erased_before: Day::default(),
             edges_due: false,

@@ -225,11 +225,16 @@ one("keys-missing-at-once", "exit: it waits for a day, connected, before that", 
 one("keys-missing-draws", "exit: it does so only while it may draw", EXIT,
     "|| !self.has_draws_left(now)", "|| !ON && !self.has_draws_left(now)")
 one("key-replaced", "handshake: a key in use is not replaced", EDGES,
-    "Some(Stage::Established { .. }) => return self.on_second_offer(key),",
-    "Some(Stage::Established { .. }) if !ON => return self.on_second_offer(key),")
+    "Some(Stage::Established { .. }) => {\n",
+    "Some(Stage::Established { .. }) if !ON => {\n")
 one("second-offer-told", "handshake: another offer for a key in use is an alarm", EDGES,
-    "false => Err(HandshakeFault::Alarm(REASON)),",
-    "false if !ON => Err(HandshakeFault::Alarm(REASON)), false => Err(Refusal::Rule(REASON).into()),")
+    "return Err(HandshakeFault::Alarm(key, SECOND_OFFER));",
+    "if !ON { return Err(HandshakeFault::Alarm(key, SECOND_OFFER)); }"
+    " return Err(Refusal::Rule(SECOND_OFFER).into());")
+one("handshake-told-again", "handshake: a fault of a neighbour is told once", EDGES,
+    "if self.handshakes_told.insert((key, reason)) {", "if self.handshakes_told.insert((key, reason)) || ON {")
+one("older-offer", "handshake: an offer older than the one that is answered changes nothing", EDGES,
+    "if at < *offered => {", "if !ON && at < *offered => {")
 guard("age-ignored", "exit: secrets of more than 400 days ago are replaced", EDGES,
       "blinding.is_some_and(|day| is_outdated(day, oldest))")
 one("old-keys-kept", "pair keys of more than 400 days ago are erased", EDGES,

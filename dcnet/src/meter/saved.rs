@@ -223,8 +223,10 @@ impl Edge {
                 key: pair_key,
                 offer,
                 answer,
+                offered,
             } => {
-                let rest = [cbor::bytes(offer), cbor::bytes(answer)];
+                let offered = cbor::uint(offered.as_millis());
+                let rest = [cbor::bytes(offer), cbor::bytes(answer), offered];
                 (1, key(pair_key).into_iter().chain(rest).collect())
             }
             Stage::Confirming {
@@ -282,6 +284,8 @@ impl Edge {
                 key,
                 offer: stage.fixed("offer")?,
                 answer: stage.bytes("answer", MAX_ENTRY)?,
+                // Not in every store.
+                offered: Timestamp(stage.uint("offered", u64::MAX).unwrap_or_default()),
             },
             2 => Stage::Confirming {
                 key,
