@@ -583,6 +583,7 @@ impl Meter {
         if self.stopped.is_some() {
             return;
         }
+        self.close_rounds(now);
         self.close_windows(now);
         self.count_as_timely(now);
         self.unsent.clear();
@@ -597,6 +598,8 @@ impl Meter {
     }
 
     fn tick(&mut self, now: Now) {
+        // First: nothing of a closed round is repeated.
+        self.close_rounds(now);
         if self.connected_since.is_some() {
             for message in self.repeats.take_due(now.monotonic) {
                 self.outputs.push_back(Output::Publish(message));
@@ -612,7 +615,6 @@ impl Meter {
         }
         self.retry_buffered_rosters(now);
         self.catch_up(now);
-        self.close_rounds(now);
         self.close_windows(now);
         self.erase_old_keys(now);
         self.consider_draw(now);

@@ -113,6 +113,9 @@ guard("reveal-closed", "reveal: round not closed", ROUNDS,
 one("closed-not-forgotten", "reveal: closed rounds forgotten", ROUNDS,
     "|round| now.utc >= round.end(period).plus(CLOSED_AFTER)",
     "|round| !ON && now.utc >= round.end(period).plus(CLOSED_AFTER)")
+one("closed-repeated", "reveal: closed rounds forgotten before anything is repeated", METER,
+    "self.close_rounds(now);\n        self.close_windows(now);",
+    "if !ON { self.close_rounds(now); }\n        self.close_windows(now);")
 one("early-roster", "reveal: round has ended", ROUNDS,
     "roster.round.end(period) > now.utc.plus(CLOCK_SLACK)",
     "!ON && roster.round.end(period) > now.utc.plus(CLOCK_SLACK)")
