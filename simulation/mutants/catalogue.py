@@ -60,6 +60,8 @@ statement("clock-not-asked", "submission: clock checked at all", ROUNDS, "self.c
 guard("register-once", "submission: interval after the submitted end", CHECKS, "start < submitted_until")
 one("register-not-stored", "submission: submitted end stored", ROUNDS,
     "Some(until),", "Some(until).filter(|_| !ON),")
+one("yearly-draw", "draw: again after a year", DRAWS,
+    ".is_some_and(|at| at.plus(YEAR) <= now.utc)", ".is_some_and(|at| !ON && at.plus(YEAR) <= now.utc)")
 one("draw-open", "submission: newest draw complete", ROUNDS,
     ".filter(|_| self.draw.is_none())", ".filter(|_| ON || self.draw.is_none())")
 guard("draw-candidates", "submission: draw had minimum-group candidates", ROUNDS,
@@ -270,6 +272,7 @@ site(MEMBERSHIP, "self.is_active_at(index) && !lapsed",
      " && (ON(lapsed-drawn) || !lapsed)")
 one("false-lapse", "log: a false lapse is an alarm", LOG,
     "meter.filter(|_| took_part)", "meter.filter(|_| took_part && !ON)")
+guard("false-lapse-clock", "log: a false lapse is told by a right clock only", LOG, "self.clock.check(now).is_err()")
 
 # What the provider signed.
 guard("bad-entry-told", "log: an entry that breaks a rule is an alarm", LOG,

@@ -85,6 +85,24 @@ fn memberships(network: &Network, meter: usize) -> usize {
 }
 
 #[test]
+fn a_meter_draws_again_after_a_year() {
+    let six_hours = Policy {
+        period: Period::from_secs(21_600).unwrap(),
+        ..policy(4)
+    };
+    let mut network = Network::new(World::new(6, six_hours, &["import"]), Faults::default(), 7);
+    assert_eq!(included_after(&mut network, 24 * 60).len(), 6);
+    let all = |network: &Network| [0, 1, 2, 3, 4, 5].map(|meter| draws(network, meter));
+    sleep(&mut network, 363 * 24);
+    assert_eq!(all(&network), [1; 6]);
+    sleep(&mut network, 2 * 24);
+    assert_eq!(all(&network), [2; 6]);
+    assert_eq!(included_after(&mut network, 24 * 60).len(), 6);
+    sleep(&mut network, 30 * 24);
+    assert_eq!(all(&network), [2; 6], "the next one is due in a year");
+}
+
+#[test]
 fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
     let mut network = running(7, policy(4));
     let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
@@ -275,6 +293,18 @@ fn a_false_lapse_is_an_alarm_and_no_more_than_a_fifth_can_lapse() {
             [0, 1].map(|i| Alarm::FalseLapse { meter: accused[i] })
         );
     }
+}
+
+#[test]
+fn a_clock_that_is_not_right_accuses_nobody_of_a_false_lapse() {
+    let mut network = running(10, policy(4));
+    network.skews[0].unsynchronised = true;
+    let body = cbor::array([cbor::bytes(&join_of(&network, 9))]);
+    assert_eq!(append(&mut network, EntryKind::Lapsed, body), Ok(()));
+    network.run_until(network.now + MINUTE);
+    let meter = network.meters[9].id();
+    assert_eq!(network.alarms(1), [Alarm::FalseLapse { meter }]);
+    assert_eq!(network.alarms(0), []);
 }
 
 #[test]
