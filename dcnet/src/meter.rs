@@ -279,7 +279,8 @@ pub struct Meter {
     edges_due: bool,
     /// Edges that the graph has no more wait for the rounds that used them.
     edges_dead: bool,
-    /// How long, connected, it has lacked keys with drawn neighbours, and when it looked last.
+    /// How long, connected, it has lacked keys with drawn neighbours, whether or not it was
+    /// started again meanwhile, and when it looked last.
     keyless: Duration,
     keys_looked: Duration,
     /// When this meter asked for its draws, by its own clock.
@@ -539,6 +540,20 @@ impl Meter {
 
     fn receive(&mut self, message: Received, now: Now) {
         let Received { topic, payload } = message;
+        let of_rounds = matches!(
+            topic,
+            Topic::All {
+                kind: All::Roster | All::Aggregate,
+                ..
+            } | Topic::Inbox {
+                kind: Inbox::Roster | Inbox::Aggregate,
+                ..
+            }
+        );
+        // Rounds concern nobody who has left and finished its own.
+        if of_rounds && self.is_gone() {
+            return;
+        }
         match topic {
             Topic::All { net, kind } if net == self.net => match kind {
                 All::Log => self.on_entry(topic, &payload, now),
@@ -589,7 +604,9 @@ impl Meter {
         self.unsent.clear();
         self.register(now);
         self.log_request.probe();
-        self.roster_request.probe();
+        if !self.is_gone() {
+            self.roster_request.probe();
+        }
         self.consider_entered(now);
         let pace = self.pace();
         for message in self.repeats.restart(now.monotonic, pace) {

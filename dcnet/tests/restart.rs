@@ -1,10 +1,12 @@
 //! A process dies at every possible moment, between any two outputs, and starts again
 //! from what it had persisted: nothing is said twice differently, and the net goes on.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcnet::frame::Frame;
-use dcnet::output::Message;
+use dcnet::output::{Message, Store};
 use dcnet::reveal::Reveal;
 use dcnet::roster::Roster;
 use dcnet::superposition::Submission;
@@ -13,6 +15,7 @@ use dcnet::topic::{All, Inbox, Topic, Up};
 
 use simulation::network::{Crash, Faults, Network};
 use simulation::world::{World, policy};
+use support::leave;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -205,5 +208,32 @@ fn all_meters_and_the_provider_start_again_in_every_second_of_a_round() {
         let last = network.aggregates.last().unwrap();
         assert_eq!(last.round, network.last_round(), "second {second}");
         assert_eq!(last.included.len(), 5, "second {second}");
+    }
+}
+
+#[test]
+fn a_meter_that_dies_while_it_leaves_erases_everything_all_the_same() {
+    for after in 0.. {
+        let mut network = network();
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        let process = Some(VICTIM);
+        network.crash = Some(Crash { process, after });
+        leave(&mut network, VICTIM);
+        network.run_until(4 * MINUTE);
+        if network.crash.take().is_some() {
+            assert!(after > 20, "it said next to nothing");
+            return;
+        }
+        if network.meters[VICTIM].exit().is_none() {
+            // It died before it stored what it was told.
+            leave(&mut network, VICTIM);
+        }
+        network.run_until(8 * MINUTE);
+        check(&network, &format!("crash after {after} outputs"));
+        let exit = network.meters[VICTIM].exit();
+        assert!(exit.is_some_and(|exit| exit.done), "{after} outputs");
+        let mut net = network.saved[VICTIM].keys();
+        let stays = |key: &[u8]| key == b"exit" || key.starts_with(b"log/");
+        assert!(net.all(|(store, key)| *store == Store::Register || stays(key)));
     }
 }

@@ -205,6 +205,20 @@ one("erased-of-a-member", "exit: Erased said of ended memberships only", EXIT,
     ".find_map(|member| member.ended)", ".find_map(|member| member.ended.or_else(|| ON.then_some(0)))")
 one("erased-taken-for-another", "exit: a confirmation names the membership that ended", EXIT,
     "filter(|exit| exit.join == join)", "filter(|exit| ON || exit.join == join)")
+guard("exit-to-join-anew", "exit: the owner's wish turns joining anew into an exit", EXIT,
+      "std::mem::take(&mut exit.again)")
+one("exit-undated", "exit: its time is taken from a right clock", EXIT,
+    "if right { now.utc } else { UNDATED }", "if ON || right { now.utc } else { UNDATED }")
+guard("exit-in-the-future", "exit: a time in the future is no time", EXIT, "right && left > now.utc")
+one("exit-not-followed", "exit: followed after a restart that came between", EXIT,
+    "self.exit.as_ref().filter(|exit| exit.left.is_none())?;",
+    "self.exit.as_ref().filter(|exit| !ON && exit.left.is_none())?;")
+statement("exit-repeats", "exit: nothing but rounds goes on after it", EXIT,
+          """self.repeats
+            .retain(|purpose| matches!(purpose, Purpose::Submission(_) | Purpose::Reveal(_)));""")
+one("exit-keeps-state", "exit: the rest of the net's state erased", EXIT,
+    "for key in seen.chain(gone.map(<[u8]>::to_vec)) {",
+    "for key in seen.chain(gone.map(<[u8]>::to_vec)).filter(|_| !ON) {")
 one("exit-forgets-rounds", "exit: keys kept until no round waits for them", EXIT,
     "!self.rounds.is_empty() || ", "!ON && !self.rounds.is_empty() || ")
 one("exit-keeps-keys", "exit: own keys erased", EXIT,
@@ -227,6 +241,12 @@ one("keys-missing", "exit: a meter that lacks keys for a day joins anew", EXIT,
     "(live < required && required <= usable)", "(!ON && live < required && required <= usable)")
 one("keys-missing-at-once", "exit: it waits for a day, connected, before that", EXIT,
     "self.keyless < KEYLESS ||", "!ON && self.keyless < KEYLESS ||")
+statement("keys-missing-stored", "exit: a restart costs no more than an hour of that day", EXIT,
+          "self.persist(Store::Net, saved::KEYLESS.to_vec(), value);")
+one("keys-missing-clock", "exit: nor does a clock that is not right end it", EXIT,
+    "Some(_) if self.clock.check(now).is_err() => return,",
+    "Some(_) if self.clock.check(now).is_err() => {"
+    " if ON { self.set_keyless(Duration::ZERO); } return; }")
 one("keys-missing-draws", "exit: it does so only while it may draw", EXIT,
     "|| !self.has_draws_left(now)", "|| !ON && !self.has_draws_left(now)")
 one("key-replaced", "handshake: a key in use is not replaced", EDGES,

@@ -564,7 +564,7 @@ impl Meter {
 
     /// Tells the provider once enough handshakes are done (notification 2).
     pub(super) fn consider_entered(&mut self, now: Now) {
-        if self.entered || self.draw.is_some() {
+        if self.entered || self.draw.is_some() || self.is_leaving() {
             return;
         }
         let (drawn, live) = self.drawn_and_live();

@@ -1,6 +1,7 @@
 //! What a meter persists, as key-value records, and how it starts again from them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ciborium::Value;
 
@@ -27,6 +28,7 @@ use crate::topic::{NetId, Topic, Up};
 pub(super) const STOPPED: &[u8] = b"stopped";
 pub(super) const CLOCK_JUMP: &[u8] = b"clock-jump";
 pub(super) const EXIT: &[u8] = b"exit";
+pub(super) const KEYLESS: &[u8] = b"keyless";
 pub(super) const REGISTRATION: &[u8] = b"registration";
 pub(super) const DEVICE: &[u8] = b"device";
 pub(super) const DRAW: &[u8] = b"draw";
@@ -94,6 +96,17 @@ pub(super) fn times_bytes(times: &[Timestamp]) -> Vec<u8> {
     cbor::encode(&cbor::array(
         times.iter().map(|at| cbor::uint(at.as_millis())),
     ))
+}
+
+pub(super) fn keyless_bytes(keyless: Duration) -> Vec<u8> {
+    cbor::encode(&cbor::array([cbor::uint(keyless.as_secs())]))
+}
+
+fn read_keyless(value: &[u8]) -> Result<Duration, FrameError> {
+    let mut fields = Fields::of(cbor::decode(value)?, "keyless")?;
+    let seconds = fields.uint("seconds", u64::MAX)?;
+    fields.end()?;
+    Ok(Duration::from_secs(seconds))
 }
 
 fn read_times(value: &[u8]) -> Result<Vec<Timestamp>, FrameError> {
@@ -457,6 +470,8 @@ impl Meter {
             self.registration = Some(value.to_vec());
         } else if key.as_bytes() == EXIT {
             self.exit = Some(Exit::from_bytes(value)?);
+        } else if key.as_bytes() == KEYLESS {
+            self.keyless = read_keyless(value)?;
         } else if key.as_bytes() == DEVICE {
             self.device = Some(DeviceSecrets::from_bytes(value)?);
         } else if key.as_bytes() == DRAW {
@@ -522,6 +537,7 @@ impl Meter {
         let pending: Vec<(EdgeKey, Vec<u8>)> = self
             .edges
             .iter()
+            .filter(|_| !self.has_left())
             .filter_map(|(key, edge)| match &edge.stage {
                 Stage::Offered { offer, .. } => Some((*key, offer.clone())),
                 Stage::Confirming { confirm, .. } => Some((*key, confirm.clone())),

@@ -22,8 +22,7 @@ fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
     };
     assert_eq!(network.meters[7].exit(), Some(progress));
     assert_eq!(pair_keys(&network, 7), 0);
-    let kept = |key: &[u8]| key == b"device" || key.starts_with(b"round/");
-    assert!(!network.saved[7].keys().any(|(_, key)| kept(key)));
+    assert_eq!(kept(&network, 7), ["exit", "log"]);
     for meter in 0..7 {
         assert_eq!(pair_keys(&network, meter), 6, "meter {meter} keeps a key");
     }
@@ -32,6 +31,123 @@ fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
     network.restart_meter(7);
     assert_eq!(included_after(&mut network, 3).len(), 7);
     assert_eq!(network.meters[7].exit(), Some(progress));
+    // Nor do the rounds of the others leave anything with it.
+    assert_eq!(kept(&network, 7), ["exit", "log"]);
+}
+
+#[test]
+fn a_store_that_says_that_all_is_done_is_emptied() {
+    let mut network = running(6, policy(4));
+    let before = network.saved[5].clone();
+    leave(&mut network, 5);
+    network.run_until(network.now + 3 * MINUTE);
+    assert_eq!(kept(&network, 5), ["exit", "log"]);
+    let mut full = before;
+    full.append(&mut network.saved[5]);
+    network.restore_disk(5, full);
+    assert_eq!(kept(&network, 5), ["exit", "log"]);
+}
+
+#[test]
+fn a_meter_that_has_left_asks_for_nothing_any_more() {
+    let world = World::new(6, policy(4), &["import"]);
+    let mut network = Network::new(world, Faults::default(), 7);
+    network.keep_published = true;
+    network.asleep.fill(true);
+    // One asks for its draw, the other has entered and waits for a roster.
+    let drawing = network.meters[4].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Draw, .. } if *meter == drawing),
+    ));
+    network.run_until(MINUTE);
+    // It does not confirm, so the exits are not done.
+    network.set_online(0, false);
+    for (meter, kind) in [(4, Up::Draw), (5, Up::Entered)] {
+        let before = network.sent(meter, kind).len();
+        network.run_until(network.now + 6 * MINUTE);
+        assert!(network.sent(meter, kind).len() > before, "{kind:?}");
+        leave(&mut network, meter);
+        network.run_until(network.now + MINUTE);
+        assert!(network.heard(meter, &MeterEvent::Left), "{kind:?}");
+        let asked = network.sent(meter, kind).len();
+        network.run_until(network.now + 20 * MINUTE);
+        network.restart_meter(meter);
+        network.run_until(network.now + 20 * MINUTE);
+        assert_eq!(network.sent(meter, kind).len(), asked, "{kind:?}");
+        assert!(!kept(&network, meter).contains(&"draw".to_owned()));
+    }
+}
+
+#[test]
+fn an_owner_who_wants_to_leave_is_not_made_a_member_again_by_lost_state() {
+    for restart in [false, true] {
+        let mut network = running(7, policy(4));
+        network.filter = Some(Box::new(|topic, _, _| {
+            !matches!(topic, Topic::Up { kind: Up::Exit, .. })
+        }));
+        network.saved[3].clear();
+        network.restart_meter(3);
+        network.run_until(network.now + MINUTE);
+        assert_eq!(network.alarms(3), [Alarm::StateLost(Loss::State)]);
+        assert_eq!(network.meters[3].exit(), None);
+        leave(&mut network, 3);
+        if restart {
+            network.restart_meter(3);
+        }
+        assert!(network.meters[3].exit().is_some_and(|exit| !exit.left));
+        network.filter = None;
+        assert_eq!(included_after(&mut network, 10), [0, 1, 2, 4, 5, 6]);
+        assert!(network.heard(3, &MeterEvent::Left));
+        assert!(network.meters[3].exit().is_some_and(|exit| exit.done));
+        assert_eq!(memberships(&network, 3), 1);
+    }
+}
+
+#[test]
+fn an_exit_waits_two_days_for_confirmations_by_a_right_clock() {
+    const YEARS: i64 = 3 * 365 * 86_400_000;
+    for ahead in [YEARS, -YEARS / 4] {
+        let mut network = running(6, policy(4));
+        network.asleep.fill(true);
+        network.run_until(network.now + MINUTE);
+        network.set_online(0, false);
+        network.skews[5].ahead = ahead;
+        network.skews[5].unsynchronised = true;
+        leave(&mut network, 5);
+        network.run_until(network.now + MINUTE);
+        assert!(network.heard(5, &MeterEvent::Left));
+        network.run_until(network.now + 50 * HOUR);
+        let waits = |network: &Network| network.meters[5].exit().is_some_and(|exit| !exit.done);
+        assert!(waits(&network), "nobody knows how long it has waited");
+        network.skews[5].ahead = 0;
+        network.skews[5].unsynchronised = false;
+        network.restart_meter(5);
+        network.run_until(network.now + 47 * HOUR);
+        assert!(waits(&network), "a day is missing");
+        network.run_until(network.now + 2 * HOUR);
+        let done = MeterEvent::ExitDone {
+            confirmed: 4,
+            neighbours: 5,
+        };
+        assert!(network.heard(5, &done), "{:?}", network.meters[5].exit());
+    }
+}
+
+#[test]
+fn an_exit_dated_in_the_future_is_dated_anew() {
+    // A clock that says that it is right, and is not.
+    let mut network = running(6, policy(4));
+    network.asleep.fill(true);
+    network.run_until(network.now + MINUTE);
+    network.set_online(0, false);
+    network.skews[5].ahead = 300 * 86_400_000;
+    network.restart_meter(5);
+    leave(&mut network, 5);
+    network.run_until(network.now + MINUTE);
+    assert!(network.heard(5, &MeterEvent::Left));
+    network.skews[5].ahead = 0;
+    network.run_until(network.now + 49 * HOUR);
+    assert!(network.meters[5].exit().is_some_and(|exit| exit.done));
 }
 
 #[test]

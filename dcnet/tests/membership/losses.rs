@@ -61,6 +61,46 @@ fn a_meter_waits_for_keys_while_it_is_connected() {
 }
 
 #[test]
+fn neither_restarts_nor_a_wrong_clock_end_the_wait_for_keys() {
+    let mut network = running(7, policy(4));
+    forget_keys(&mut network, 3, 3);
+    for hours in [9, 9, 5] {
+        network.restart_meter(3);
+        sleep(&mut network, hours);
+        network.skews[3].unsynchronised = true;
+        sleep(&mut network, 1);
+        network.skews[3].unsynchronised = false;
+        assert_eq!(network.alarms(3), [], "it did not wait for a day");
+    }
+    // Each restart costs an hour at most.
+    sleep(&mut network, 5);
+    let lost = Alarm::StateLost(Loss::Keys {
+        live: 3,
+        required: 4,
+    });
+    assert_eq!(network.alarms(3), [lost]);
+    assert_eq!(included_after(&mut network, 4).len(), 7);
+    assert!(!kept(&network, 3).contains(&"keyless".to_owned()));
+}
+
+#[test]
+fn keys_that_come_end_the_wait_for_them() {
+    let mut network = Network::new(World::new(7, policy(4), &["import"]), Faults::default(), 7);
+    let victim = network.meters[3].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::UpPair { meter, peer, .. } if victim == *meter || victim == *peer),
+    ));
+    network.run_until(5 * MINUTE);
+    sleep(&mut network, 20);
+    assert!(kept(&network, 3).contains(&"keyless".to_owned()));
+    network.filter = None;
+    sleep(&mut network, 1);
+    assert!(!kept(&network, 3).contains(&"keyless".to_owned()));
+    sleep(&mut network, 5);
+    assert_eq!(network.alarms(3), []);
+}
+
+#[test]
 fn a_provider_that_blocks_handshakes_gets_no_more_draws_than_any_other() {
     let mut network = Network::new(World::new(7, policy(4), &["import"]), Faults::default(), 7);
     let victim = network.meters[3].id();

@@ -70,6 +70,18 @@ fn in_body(error: FrameError) -> Result<(), EntryError> {
     Err(EntryError::Body(Box::new(error.into())))
 }
 
+/// What a meter has stored of the net: the first parts of the records' names.
+fn kept(network: &Network, meter: usize) -> Vec<String> {
+    let records = network.saved[meter].keys();
+    let of_net = records.filter(|(store, _)| *store == Store::Net);
+    let names = of_net.map(|(_, key)| String::from_utf8_lossy(key).into_owned());
+    let mut names: Vec<String> = names
+        .map(|name| name.split('/').next().unwrap_or_default().to_owned())
+        .collect();
+    names.dedup();
+    names
+}
+
 /// Lets hours pass in which nobody has a reading.
 fn sleep(network: &mut Network, hours: u64) {
     network.asleep.fill(true);
