@@ -272,13 +272,16 @@ pub struct Meter {
     device: Option<DeviceSecrets>,
     draw: Option<OpenDraw>,
     edges: BTreeMap<EdgeKey, Edge>,
+    /// Faults in handshakes that the owner was told of.
+    handshakes_told: BTreeSet<(EdgeKey, &'static str)>,
     entered: bool,
     erased_before: Day,
     /// Handshakes wait for the clock.
     edges_due: bool,
     /// Edges that the graph has no more wait for the rounds that used them.
     edges_dead: bool,
-    /// How long, connected, it has lacked keys with drawn neighbours, and when it looked last.
+    /// How long, connected, it has lacked keys with drawn neighbours, whether or not it was
+    /// started again meanwhile, and when it looked last.
     keyless: Duration,
     keys_looked: Duration,
     /// When this meter asked for its draws, by its own clock.
@@ -346,6 +349,7 @@ impl Meter {
             device: None,
             draw: None,
             edges: BTreeMap::new(),
+            handshakes_told: BTreeSet::new(),
             entered: false,
             erased_before: Day::default(),
             edges_due: false,
@@ -540,6 +544,20 @@ impl Meter {
 
     fn receive(&mut self, message: Received, now: Now) {
         let Received { topic, payload } = message;
+        let of_rounds = matches!(
+            topic,
+            Topic::All {
+                kind: All::Roster | All::Aggregate,
+                ..
+            } | Topic::Inbox {
+                kind: Inbox::Roster | Inbox::Aggregate,
+                ..
+            }
+        );
+        // Rounds concern nobody who has left and finished its own.
+        if of_rounds && self.is_gone() {
+            return;
+        }
         match topic {
             Topic::All { net, kind } if net == self.net => match kind {
                 All::Log => self.on_entry(topic, &payload, now),
@@ -584,12 +602,15 @@ impl Meter {
         if self.stopped.is_some() {
             return;
         }
+        self.close_rounds(now);
         self.close_windows(now);
         self.count_as_timely(now);
         self.unsent.clear();
         self.register(now);
         self.log_request.probe();
-        self.roster_request.probe();
+        if !self.is_gone() {
+            self.roster_request.probe();
+        }
         self.consider_entered(now);
         let pace = self.pace();
         for message in self.repeats.restart(now.monotonic, pace) {
@@ -598,6 +619,8 @@ impl Meter {
     }
 
     fn tick(&mut self, now: Now) {
+        // First: nothing of a closed round is repeated.
+        self.close_rounds(now);
         if self.connected_since.is_some() {
             for message in self.repeats.take_due(now.monotonic) {
                 self.outputs.push_back(Output::Publish(message));
@@ -613,7 +636,6 @@ impl Meter {
         }
         self.retry_buffered_rosters(now);
         self.catch_up(now);
-        self.close_rounds(now);
         self.close_windows(now);
         self.erase_old_keys(now);
         self.consider_draw(now);

@@ -1,10 +1,13 @@
 //! A process dies at every possible moment, between any two outputs, and starts again
 //! from what it had persisted: nothing is said twice differently, and the net goes on.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use dcnet::alarm::Alarm;
 use dcnet::frame::Frame;
-use dcnet::output::Message;
+use dcnet::output::{Message, Store};
 use dcnet::reveal::Reveal;
 use dcnet::roster::Roster;
 use dcnet::superposition::Submission;
@@ -13,6 +16,7 @@ use dcnet::topic::{All, Inbox, Topic, Up};
 
 use simulation::network::{Crash, Faults, Network};
 use simulation::world::{World, policy};
+use support::leave;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -205,5 +209,60 @@ fn all_meters_and_the_provider_start_again_in_every_second_of_a_round() {
         let last = network.aggregates.last().unwrap();
         assert_eq!(last.round, network.last_round(), "second {second}");
         assert_eq!(last.included.len(), 5, "second {second}");
+    }
+}
+
+#[test]
+fn a_meter_that_dies_while_it_leaves_erases_everything_all_the_same() {
+    for after in 0.. {
+        let mut network = network();
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        let process = Some(VICTIM);
+        network.crash = Some(Crash { process, after });
+        leave(&mut network, VICTIM);
+        network.run_until(4 * MINUTE);
+        if network.crash.take().is_some() {
+            assert!(after > 20, "it said next to nothing");
+            return;
+        }
+        if network.meters[VICTIM].exit().is_none() {
+            // It died before it stored what it was told.
+            leave(&mut network, VICTIM);
+        }
+        network.run_until(8 * MINUTE);
+        check(&network, &format!("crash after {after} outputs"));
+        let exit = network.meters[VICTIM].exit();
+        assert!(exit.is_some_and(|exit| exit.done), "{after} outputs");
+        let mut net = network.saved[VICTIM].keys();
+        let stays = |key: &[u8]| key == b"exit" || key.starts_with(b"log/");
+        assert!(net.all(|(store, key)| *store == Store::Register || stays(key)));
+    }
+}
+
+#[test]
+fn a_meter_that_dies_while_it_is_revoked_stops_all_the_same() {
+    let mut looked = 0;
+    for after in 0.. {
+        let mut network = network();
+        network.run_until(3 * MINUTE + 30 * SECOND);
+        let process = Some(VICTIM);
+        network.crash = Some(Crash { process, after });
+        network.revoke(VICTIM);
+        network.run_until(5 * MINUTE);
+        if network.crash.take().is_some() {
+            assert!(looked > 1, "it said next to nothing");
+            return;
+        }
+        let saved = network.saved[VICTIM].keys();
+        let known = saved.filter(|(_, key)| key.starts_with(b"log/")).count();
+        if known < network.saved_net.entries.len() {
+            // It died before it stored the entry, and gets no connection any more.
+            continue;
+        }
+        looked += 1;
+        let alarms = network.alarms(VICTIM);
+        assert!(alarms.contains(&Alarm::Revoked), "{after}: {alarms:?}");
+        let stopped = (Store::Net, b"stopped".to_vec());
+        assert!(network.saved[VICTIM].contains_key(&stopped), "{after}");
     }
 }

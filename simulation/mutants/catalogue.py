@@ -61,6 +61,8 @@ statement("clock-not-asked", "submission: clock checked at all", ROUNDS, "self.c
 guard("register-once", "submission: interval after the submitted end", CHECKS, "start < submitted_until")
 one("register-not-stored", "submission: submitted end stored", ROUNDS,
     "Some(until),", "Some(until).filter(|_| !ON),")
+one("yearly-draw", "draw: again after a year", DRAWS,
+    ".is_some_and(|at| at.plus(YEAR) <= now.utc)", ".is_some_and(|at| !ON && at.plus(YEAR) <= now.utc)")
 one("draw-open", "submission: newest draw complete", ROUNDS,
     ".filter(|_| self.draw.is_none())", ".filter(|_| ON || self.draw.is_none())")
 one("owes-reveal", "submission: no roster of an open round was refused", EXCLUSIONS,
@@ -118,6 +120,9 @@ guard("reveal-closed", "reveal: round not closed", ROUNDS,
 one("closed-not-forgotten", "reveal: closed rounds forgotten", ROUNDS,
     "|round| now.utc >= round.end(period).plus(CLOSED_AFTER)",
     "|round| !ON && now.utc >= round.end(period).plus(CLOSED_AFTER)")
+one("closed-repeated", "reveal: closed rounds forgotten before anything is repeated", METER,
+    "self.close_rounds(now);\n        self.close_windows(now);",
+    "if !ON { self.close_rounds(now); }\n        self.close_windows(now);")
 one("early-roster", "reveal: round has ended", ROUNDS,
     "roster.round.end(period) > now.utc.plus(CLOCK_SLACK)",
     "!ON && roster.round.end(period) > now.utc.plus(CLOCK_SLACK)")
@@ -210,6 +215,20 @@ one("erased-of-a-member", "exit: Erased said of ended memberships only", EXIT,
     ".find_map(|member| member.ended)", ".find_map(|member| member.ended.or_else(|| ON.then_some(0)))")
 one("erased-taken-for-another", "exit: a confirmation names the membership that ended", EXIT,
     "filter(|exit| exit.join == join)", "filter(|exit| ON || exit.join == join)")
+guard("exit-to-join-anew", "exit: the owner's wish turns joining anew into an exit", EXIT,
+      "std::mem::take(&mut exit.again)")
+one("exit-undated", "exit: its time is taken from a right clock", EXIT,
+    "if right { now.utc } else { UNDATED }", "if ON || right { now.utc } else { UNDATED }")
+guard("exit-in-the-future", "exit: a time in the future is no time", EXIT, "right && left > now.utc")
+one("exit-not-followed", "exit: followed after a restart that came between", EXIT,
+    "self.exit.as_ref().filter(|exit| exit.left.is_none())?;",
+    "self.exit.as_ref().filter(|exit| !ON && exit.left.is_none())?;")
+statement("exit-repeats", "exit: nothing but rounds goes on after it", EXIT,
+          """self.repeats
+            .retain(|purpose| matches!(purpose, Purpose::Submission(_) | Purpose::Reveal(_)));""")
+one("exit-keeps-state", "exit: the rest of the net's state erased", EXIT,
+    "for key in seen.chain(gone.map(<[u8]>::to_vec)) {",
+    "for key in seen.chain(gone.map(<[u8]>::to_vec)).filter(|_| !ON) {")
 one("exit-forgets-rounds", "exit: keys kept until no round waits for them", EXIT,
     "!self.rounds.is_empty() || ", "!ON && !self.rounds.is_empty() || ")
 one("exit-keeps-keys", "exit: own keys erased", EXIT,
@@ -232,14 +251,25 @@ one("keys-missing", "exit: a meter that lacks keys for a day joins anew", EXIT,
     "(live < required && required <= usable)", "(!ON && live < required && required <= usable)")
 one("keys-missing-at-once", "exit: it waits for a day, connected, before that", EXIT,
     "self.keyless < KEYLESS ||", "!ON && self.keyless < KEYLESS ||")
+statement("keys-missing-stored", "exit: a restart costs no more than an hour of that day", EXIT,
+          "self.persist(Store::Net, saved::KEYLESS.to_vec(), value);")
+one("keys-missing-clock", "exit: nor does a clock that is not right end it", EXIT,
+    "Some(_) if self.clock.check(now).is_err() => return,",
+    "Some(_) if self.clock.check(now).is_err() => {"
+    " if ON { self.set_keyless(Duration::ZERO); } return; }")
 one("keys-missing-draws", "exit: it does so only while it may draw", EXIT,
     "|| !self.has_draws_left(now)", "|| !ON && !self.has_draws_left(now)")
 one("key-replaced", "handshake: a key in use is not replaced", EDGES,
-    "Some(Stage::Established { .. }) => return self.on_second_offer(key),",
-    "Some(Stage::Established { .. }) if !ON => return self.on_second_offer(key),")
+    "Some(Stage::Established { .. }) => {\n",
+    "Some(Stage::Established { .. }) if !ON => {\n")
 one("second-offer-told", "handshake: another offer for a key in use is an alarm", EDGES,
-    "false => Err(HandshakeFault::Alarm(REASON)),",
-    "false if !ON => Err(HandshakeFault::Alarm(REASON)), false => Err(Refusal::Rule(REASON).into()),")
+    "return Err(HandshakeFault::Alarm(key, SECOND_OFFER));",
+    "if !ON { return Err(HandshakeFault::Alarm(key, SECOND_OFFER)); }"
+    " return Err(Refusal::Rule(SECOND_OFFER).into());")
+one("handshake-told-again", "handshake: a fault of a neighbour is told once", EDGES,
+    "if self.handshakes_told.insert((key, reason)) {", "if self.handshakes_told.insert((key, reason)) || ON {")
+one("older-offer", "handshake: an offer older than the one that is answered changes nothing", EDGES,
+    "if at < *offered => {", "if !ON && at < *offered => {")
 guard("age-ignored", "exit: secrets of more than 400 days ago are replaced", EDGES,
       "blinding.is_some_and(|day| is_outdated(day, oldest))")
 one("old-keys-kept", "pair keys of more than 400 days ago are erased", EDGES,
@@ -272,6 +302,7 @@ site(MEMBERSHIP, "self.is_active_at(index) && !lapsed",
      " && (ON(lapsed-drawn) || !lapsed)")
 one("false-lapse", "log: a false lapse is an alarm", LOG,
     "meter.filter(|_| took_part)", "meter.filter(|_| took_part && !ON)")
+guard("false-lapse-clock", "log: a false lapse is told by a right clock only", LOG, "self.clock.check(now).is_err()")
 
 # What the provider signed.
 guard("bad-entry-told", "log: an entry that breaks a rule is an alarm", LOG,
@@ -299,8 +330,8 @@ one("handover-without-consent", "log: the new provider key consents", ENTRY,
     "if !ON || role != Role::Provider { frame.verify(certificate.key())?.open(net, notification)?; }")
 one("handover-to-anyone", "log: the new key has a provider's certificate", ENTRY,
     "if certificate.role() != role {", "if (!ON || role == Role::Meter) && certificate.role() != role {")
-guard("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
-      "*self.provider_key_at(entry.index.saturating_sub(1)) != key")
+one("old-key-signs-entries", "log: an entry is signed by the key in force", APPEND,
+    "*self.provider_key_at(before) == key", "ON || *self.provider_key_at(before) == key")
 guard("provider-key-twice", "log: a provider key is used once", APPEND,
       "self.providers.iter().any(used)")
 guard("old-key-signs-rosters", "reveal: roster signed by the key in force", ROSTER,

@@ -37,12 +37,13 @@ impl Membership {
             return Err(EntryError::Known);
         }
         let (frame, key) = self.verify_provider_frame(input)?;
-        let entry = Entry::read(frame, self.genesis.net)?;
         let head = self.head();
-        // An entry is signed by the key in force before it: another one's proves nothing.
-        if *self.provider_key_at(entry.index.saturating_sub(1)) != key {
-            return Err(FrameError::Signature.into());
-        }
+        // An entry is signed by the key in force before it.
+        let is_in_force = |index: Option<u64>| {
+            let before = index.map_or(head.index, |index| index.saturating_sub(1));
+            *self.provider_key_at(before) == key
+        };
+        let entry = Entry::read(frame, self.genesis.net, is_in_force)?;
         let expected = head.index.saturating_add(1);
         if entry.index < expected {
             return Err(EntryError::Fork { index: entry.index });

@@ -133,14 +133,31 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn read(frame: Frame, net: NetId) -> Result<Self, EntryError> {
+    /// Reads the entry of a frame whose signature is verified. `is_in_force` says whether
+    /// its key signs entry `index`, or the next one if the entry names no place: another
+    /// key's entry proves nothing, whatever its form.
+    pub(super) fn read(
+        frame: Frame,
+        net: NetId,
+        is_in_force: impl FnOnce(Option<u64>) -> bool,
+    ) -> Result<Self, EntryError> {
         let (hash, at) = (frame.digest(), frame.header().timestamp);
-        let fields = frame.open(net, Notification::Entry)?;
-        Self::read_fields(fields, hash, at).map_err(EntryError::in_body)
+        let mut fields = frame.open(net, Notification::Entry)?;
+        let index = fields.uint("index", u64::MAX);
+        if !is_in_force(index.as_ref().ok().copied()) {
+            return Err(FrameError::Signature.into());
+        }
+        let read = index.map_err(EntryError::from);
+        let read = read.and_then(|index| Self::read_fields(fields, index, hash, at));
+        read.map_err(EntryError::in_body)
     }
 
-    fn read_fields(mut fields: Fields, hash: [u8; 32], at: Timestamp) -> Result<Self, EntryError> {
-        let index = fields.uint("index", u64::MAX)?;
+    fn read_fields(
+        mut fields: Fields,
+        index: u64,
+        hash: [u8; 32],
+        at: Timestamp,
+    ) -> Result<Self, EntryError> {
         let previous = fields.fixed_or_null("previous")?;
         let kind = fields.uint("kind", u64::MAX)?;
         let kind = EntryKind::from_code(kind).ok_or(FrameError::Bound("kind"))?;

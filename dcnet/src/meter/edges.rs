@@ -14,8 +14,12 @@ use crate::output::Store;
 use crate::pad::{PadKeys, PairKey};
 use crate::reading::{BlindingSecret, MAX_SKIP_DAYS};
 use crate::revocation::RevocationList;
-use crate::time::{Day, Now, Round};
+use crate::time::{Day, Now, Round, Timestamp};
 use crate::topic::{Topic, Up};
+
+const SECOND_OFFER: &str = "it offers another key than the one that is in use";
+
+const NO_SECRET: &str = "an all-zero shared secret";
 
 /// An edge in one of its lives: the neighbour and the log entry at which it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +42,8 @@ pub(super) enum Stage {
         key: PairKey,
         offer: [u8; 32],
         answer: Vec<u8>,
+        /// When the lower end signed the offer, by its own clock.
+        offered: Timestamp,
     },
     /// Lower end: has a key, waits for the higher end's confirmation.
     Confirming {
@@ -64,8 +70,6 @@ pub(super) struct Edge {
     index: Option<MemberIndex>,
     /// Pad keys of the days in use; derived again when needed.
     pads: BTreeMap<Day, PadKeys>,
-    /// Whether the owner was told that the neighbour has lost the key.
-    second_offer: bool,
 }
 
 impl Edge {
@@ -84,7 +88,6 @@ impl Edge {
             stage,
             index: None,
             pads: BTreeMap::new(),
-            second_offer: false,
         }
     }
 
@@ -243,6 +246,8 @@ impl Meter {
         let (waiting, gone): (Vec<EdgeKey>, Vec<EdgeKey>) =
             dead.partition(|key| used.contains(key));
         self.edges_dead = !waiting.is_empty();
+        self.handshakes_told
+            .retain(|(key, _)| wanted.contains_key(key));
         for key in gone {
             self.forget_edge(key);
         }
@@ -292,11 +297,16 @@ impl Meter {
         match outcome {
             Ok(()) => {}
             Err(HandshakeFault::Refused(reason)) => self.refuse(topic, reason),
-            Err(HandshakeFault::Alarm(reason)) => {
-                self.alarm(Alarm::Handshake {
-                    meter: peer,
-                    reason,
-                });
+            Err(HandshakeFault::Alarm(key, reason)) => {
+                // It may come again with every message, and is told once.
+                if self.handshakes_told.insert((key, reason)) {
+                    self.alarm(Alarm::Handshake {
+                        meter: peer,
+                        reason,
+                    });
+                } else {
+                    self.refuse(topic, Refusal::Rule(reason));
+                }
             }
         }
         self.consider_entered(now);
@@ -343,6 +353,7 @@ impl Meter {
         frame: frame::Frame,
         now: Now,
     ) -> Result<(), HandshakeFault> {
+        let at = frame.header().timestamp;
         let half = pair.read_offer(frame).map_err(Refusal::Frame)?;
         match self.edges.get(&key).map(|edge| &edge.stage) {
             Some(Stage::Answered { offer, answer, .. }) if *offer == half.digest => {
@@ -350,9 +361,18 @@ impl Meter {
                 self.publish(self.up_pair(key.peer), answer);
                 return Ok(());
             }
+            // The lower end has lost its state since, and this offer's key with it. Whoever sends
+            // that again would have each end wait for another key.
+            Some(Stage::Answered { offered, .. }) if at < *offered => {
+                return Err(Refusal::Rule("an older offer than the one that is answered").into());
+            }
             // The offer was repeated before the lower end saw the answer.
             Some(Stage::Established { offer, .. }) if *offer == half.digest => return Ok(()),
-            Some(Stage::Established { .. }) => return self.on_second_offer(key),
+            // The lower end has lost the key that both had. It stays in use here: its pads may
+            // be in submissions, and a second key for one edge would hide less than either.
+            Some(Stage::Established { .. }) => {
+                return Err(HandshakeFault::Alarm(key, SECOND_OFFER));
+            }
             // The lower end has lost its state before it proved a key: none has hidden anything.
             Some(_) | None => {}
         }
@@ -376,28 +396,17 @@ impl Meter {
             &digest,
             half.first_day,
         );
-        let pair_key = derived.ok_or(HandshakeFault::Alarm("an all-zero shared secret"))?;
+        let pair_key = derived.ok_or(HandshakeFault::Alarm(key, NO_SECRET))?;
         let stage = Stage::Answered {
             key: pair_key,
             offer: half.digest,
             answer: answer.clone(),
+            offered: at,
         };
         self.edges.insert(key, Edge::new(pair, stage, index));
         self.save_edge(key);
         self.publish(self.up_pair(key.peer), answer);
         Ok(())
-    }
-
-    /// The lower end has lost the key that both had. It stays in use here: its pads may be in
-    /// submissions, and a second key for one edge would hide less than either.
-    fn on_second_offer(&mut self, key: EdgeKey) -> Result<(), HandshakeFault> {
-        const REASON: &str = "it offers another key than the one that is in use";
-        let edge = self.edges.get_mut(&key).ok_or(Refusal::Edge)?;
-        let told = std::mem::replace(&mut edge.second_offer, true);
-        match told {
-            true => Err(Refusal::Rule(REASON).into()),
-            false => Err(HandshakeFault::Alarm(REASON)),
-        }
     }
 
     fn on_answer(
@@ -422,7 +431,7 @@ impl Meter {
             return Err(Refusal::Rule("the answer names another first day").into());
         }
         let derived = Pair::derive(ephemeral, &half.public, &offer, &half.digest, *first_day);
-        let pair_key = derived.ok_or(HandshakeFault::Alarm("an all-zero shared secret"))?;
+        let pair_key = derived.ok_or(HandshakeFault::Alarm(key, NO_SECRET))?;
         let tag = Pair::tag(&pair_key, self.id, &offer, &half.digest);
         let confirm = pair.sign_confirm(&self.config.key, &tag, now.utc);
         let stage = Stage::Confirming {
@@ -446,12 +455,13 @@ impl Meter {
     ) -> Result<(), HandshakeFault> {
         let tag = pair.read_confirm(frame, key.peer).map_err(Refusal::Frame)?;
         let edge = self.edges.get(&key).ok_or(Refusal::Edge)?;
-        let wrong = HandshakeFault::Alarm("a wrong confirmation tag");
+        let wrong = HandshakeFault::Alarm(key, "a wrong confirmation tag");
         let established = match &edge.stage {
             Stage::Answered {
                 key: pair_key,
                 offer,
                 answer,
+                ..
             } => {
                 let answer = frame::digest_of(answer).map_err(Refusal::Frame)?;
                 if !tag.equals(Pair::tag(pair_key, key.peer, offer, &answer).expose()) {
@@ -554,7 +564,7 @@ impl Meter {
 
     /// Tells the provider once enough handshakes are done (notification 2).
     pub(super) fn consider_entered(&mut self, now: Now) {
-        if self.entered || self.draw.is_some() {
+        if self.entered || self.draw.is_some() || self.is_leaving() {
             return;
         }
         let (drawn, live) = self.drawn_and_live();
@@ -671,7 +681,7 @@ fn is_revoked(list: Option<&RevocationList>, peer: &DeviceId) -> bool {
 
 enum HandshakeFault {
     Refused(Refusal),
-    Alarm(&'static str),
+    Alarm(EdgeKey, &'static str),
 }
 
 impl From<Refusal> for HandshakeFault {

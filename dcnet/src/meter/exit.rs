@@ -25,6 +25,12 @@ const KEYLESS: Duration = Duration::from_millis(DAY_MS);
 /// Time between two looks at whether keys are missing.
 const LOOK: Duration = Duration::from_secs(600);
 
+/// For how long it has lacked keys is stored anew whenever another so much has passed.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// The date of a Leave that was seen while the clock was not right: it gets one once it is.
+const UNDATED: Timestamp = Timestamp(u64::MAX);
+
 /// An exit under way, or done.
 #[derive(Clone, Debug)]
 pub(super) struct Exit {
@@ -34,7 +40,7 @@ pub(super) struct Exit {
     pub(super) join: [u8; 32],
     /// Whether the meter joins anew afterwards, because it lost its state.
     pub(super) again: bool,
-    /// When the Leave entry was seen.
+    /// When the Leave entry was seen; [`UNDATED`] until the clock is right.
     pub(super) left: Option<Timestamp>,
     /// Former neighbours.
     pub(super) neighbours: u32,
@@ -75,15 +81,29 @@ impl Meter {
         self.exit.is_some()
     }
 
+    /// Whether the log says that this meter has left.
+    pub(super) fn has_left(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.left.is_some())
+    }
+
+    /// Whether everything of the net that this meter left is erased.
+    pub(super) fn is_gone(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.done)
+    }
+
     fn save_exit(&mut self) {
         let value = self.exit.as_ref().map(Exit::to_bytes);
         self.persist(Store::Net, saved::EXIT.to_vec(), value);
     }
 
     /// The owner wants to leave: nothing is submitted from here on, rounds that wait
-    /// for a reveal still get it.
+    /// for a reveal still get it. An exit that is under way to join anew is the owner's from
+    /// here on, after which nothing comes.
     pub(super) fn leave(&mut self, now: Now) {
-        if self.is_leaving() {
+        if let Some(exit) = &mut self.exit {
+            if std::mem::take(&mut exit.again) {
+                self.save_exit();
+            }
             return;
         }
         let member = self.active_index();
@@ -111,6 +131,8 @@ impl Meter {
         });
         self.due = None;
         self.save_exit();
+        // One that came after the Leave would begin a membership that nobody asked for.
+        self.repeats.stop(&Purpose::Register);
         self.publish_until_answered(Purpose::Exit, self.up(Up::Exit), frame, now);
     }
 
@@ -160,28 +182,39 @@ impl Meter {
             return;
         }
         let last = std::mem::replace(&mut self.keys_looked, now.monotonic);
-        let Some(loss) = self.missing_keys(now) else {
-            self.keyless = Duration::ZERO;
-            return;
+        let loss = match self.missing_keys() {
+            // Whether an offer could be answered is not known meanwhile.
+            Some(_) if self.clock.check(now).is_err() => return,
+            Some(loss) => loss,
+            None => return self.set_keyless(Duration::ZERO),
         };
         if self.connected_since.is_some_and(|since| since <= last) {
-            self.keyless = self.keyless.saturating_add(passed);
+            self.set_keyless(self.keyless.saturating_add(passed).min(KEYLESS));
         }
         if self.keyless < KEYLESS || !self.has_draws_left(now) || !self.rounds.is_empty() {
             return;
         }
         let join = self.active_index().and_then(|own| self.join_of(own));
         if let Some(join) = join {
-            self.keyless = Duration::ZERO;
             self.alarm(Alarm::StateLost(loss));
             self.ask_to_leave(join, true, now);
         }
     }
 
+    /// Stored by the hour, so that a restart costs no more than one of them.
+    fn set_keyless(&mut self, keyless: Duration) {
+        let hours = |time: Duration| time.as_secs().checked_div(KEPT.as_secs());
+        let before = std::mem::replace(&mut self.keyless, keyless);
+        if hours(before) != hours(keyless) {
+            let value = (!keyless.is_zero()).then(|| saved::keyless_bytes(keyless));
+            self.persist(Store::Net, saved::KEYLESS.to_vec(), value);
+        }
+    }
+
     /// What keeps a member with a finished draw from taking part, if that is handshakes alone.
-    fn missing_keys(&self, now: Now) -> Option<Loss> {
+    fn missing_keys(&self) -> Option<Loss> {
         let waits = self.stopped.is_some() || self.is_leaving() || self.draw.is_some();
-        if waits || self.clock.check(now).is_err() || self.active_index().is_none() {
+        if waits || self.active_index().is_none() {
             return None;
         }
         let membership = self.membership.as_ref()?;
@@ -218,7 +251,9 @@ impl Meter {
             }
             return;
         }
-        self.repeats.stop(&Purpose::Exit);
+        // Nothing else is owed to a net that it has left.
+        self.repeats
+            .retain(|purpose| matches!(purpose, Purpose::Submission(_) | Purpose::Reveal(_)));
         if self.exit.as_ref().is_some_and(|exit| exit.again) {
             self.exit = None;
             self.save_exit();
@@ -226,12 +261,14 @@ impl Meter {
             return self.register(now);
         }
         let former: BTreeSet<DeviceId> = self.edges.keys().map(|key| key.peer).collect();
+        let right = self.clock.check(now).is_ok();
         if let Some(exit) = &mut self.exit {
-            exit.left = Some(now.utc);
+            exit.left = Some(if right { now.utc } else { UNDATED });
             exit.neighbours = u32::try_from(former.len()).unwrap_or(u32::MAX);
             exit.awaited = former;
         }
         self.save_exit();
+        self.forget_draw();
         self.event(MeterEvent::Left);
         self.ask_for_confirmations(now);
     }
@@ -241,12 +278,16 @@ impl Meter {
         self.registration = None;
         self.registered = None;
         self.entered = false;
-        self.repeats.stop(&Purpose::Register);
-        self.repeats.stop(&Purpose::Draw);
+        self.set_keyless(Duration::ZERO);
+        self.forget_draw();
+        self.drop_dead_edges();
+    }
+
+    /// An open draw ends with the membership.
+    fn forget_draw(&mut self) {
         if self.draw.take().is_some() {
             self.persist(Store::Net, saved::DRAW.to_vec(), None);
         }
-        self.drop_dead_edges();
     }
 
     /// Tells former neighbours that do not know yet, until they confirm (notification 3).
@@ -306,44 +347,95 @@ impl Meter {
         Ok(())
     }
 
-    /// Erases everything of a net that this meter has left, once no round waits for it.
+    /// Ends an exit once no round waits for this meter, and every former neighbour has
+    /// confirmed or had the time to.
     pub(super) fn finish_exit(&mut self, now: Now) {
-        let Some(exit) = &self.exit else { return };
-        let Some(left) = exit.left.filter(|_| !exit.done) else {
+        let right = self.clock.check(now).is_ok();
+        let Some(exit) = self.exit.as_mut().filter(|exit| !exit.done) else {
             return;
         };
-        let waited = now.synchronised && now.utc >= left.plus(CONFIRMATIONS);
+        let Some(left) = exit.left else { return };
+        if right && left > now.utc {
+            exit.left = Some(now.utc);
+            return self.save_exit();
+        }
+        let waited = right && now.utc >= left.plus(CONFIRMATIONS);
         if !self.rounds.is_empty() || !(exit.awaited.is_empty() || waited) {
             return;
         }
-        let (neighbours, silent) = (exit.neighbours, exit.awaited.clone());
-        for peer in &silent {
-            self.repeats.stop(&Purpose::Former(*peer));
-        }
+        let (neighbours, silent) = (exit.neighbours, exit.awaited.len());
+        self.repeats.retain(|_| false);
+        self.erase_net();
+        // Last: who dies before it erases the rest later.
         if let Some(exit) = &mut self.exit {
             exit.done = true;
         }
         self.save_exit();
-        let keys: Vec<_> = self.edges.keys().copied().collect();
-        for key in keys {
-            self.forget_edge(key);
-        }
-        self.device = None;
-        self.persist(Store::Net, saved::DEVICE.to_vec(), None);
-        let silent = u32::try_from(silent.len()).unwrap_or(u32::MAX);
+        let silent = u32::try_from(silent).unwrap_or(u32::MAX);
         self.event(MeterEvent::ExitDone {
             confirmed: neighbours.saturating_sub(silent),
             neighbours,
         });
     }
 
+    /// Erases what nothing needs of a net that this meter left for good. The log stays, by
+    /// which it answers former neighbours that leave later.
+    fn erase_net(&mut self) {
+        let keys: Vec<_> = self.edges.keys().copied().collect();
+        for key in keys {
+            self.forget_edge(key);
+        }
+        self.set_keyless(Duration::ZERO);
+        self.forget_draw();
+        self.device = None;
+        (self.registration, self.registered) = (None, None);
+        self.draw_times.clear();
+        self.last_roster = None;
+        self.buffered_rosters.clear();
+        self.exclusions.clear();
+        self.late_reveals.clear();
+        self.handshakes_told.clear();
+        let seen = std::mem::take(&mut self.seen);
+        let seen = seen.iter().map(|seen| saved::seen_key(seen.round));
+        let gone = [
+            saved::DEVICE,
+            saved::REGISTRATION,
+            saved::DRAW_TIMES,
+            saved::LAST_ROSTER,
+            saved::EXCLUSIONS,
+            saved::LATE_REVEALS,
+        ];
+        for key in seen.chain(gone.map(<[u8]>::to_vec)) {
+            self.persist(Store::Net, key, None);
+        }
+    }
+
     /// Takes up an exit after a restart.
     pub(super) fn resume_exit(&mut self, now: Now) {
+        // Who died right after it stored the Leave has not followed it yet.
+        if let Some(member) = self.unfollowed_leave() {
+            return self.on_own_leave(member, now);
+        }
         let Some(exit) = &self.exit else { return };
         if exit.left.is_none() {
             let (topic, frame): (Topic, _) = (self.up(Up::Exit), exit.frame.clone());
             self.publish_until_answered(Purpose::Exit, topic, frame, now);
         }
+        // A store may say that all is done and hold the rest all the same.
+        if self.is_gone() && self.registration.is_some() {
+            self.erase_net();
+        }
         self.ask_for_confirmations(now);
+    }
+
+    /// The membership that the exit ends, if the log says so and this meter does not know.
+    fn unfollowed_leave(&self) -> Option<MemberIndex> {
+        let exit = self.exit.as_ref().filter(|exit| exit.left.is_none())?;
+        let membership = self.membership.as_ref()?;
+        let joined = membership.index_of_entry(&exit.join)?;
+        let places = (0..).zip(membership.members());
+        let mut ended = places.filter(|(_, place)| place.joined == joined && !place.is_active());
+        let (member, _) = ended.next()?;
+        (!membership.is_revoked(&self.id)).then_some(member)
     }
 }

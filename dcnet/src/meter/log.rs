@@ -213,10 +213,14 @@ impl Meter {
     }
 
     /// The provider says that a member is away: false if it was in a roster of the last day.
+    /// A clock that is not right says nothing of the provider.
     fn on_lapse(&mut self, member: MemberIndex, now: Now) {
         let Some(membership) = &self.membership else {
             return;
         };
+        if self.clock.check(now).is_err() {
+            return;
+        }
         let period = membership.genesis().policy.period;
         let place = usize::try_from(member).unwrap_or(usize::MAX);
         let took_part = self.seen.iter().any(|seen| {

@@ -339,7 +339,7 @@ impl Meter {
         }
         if let Some((round, hash)) = self.last_roster {
             if roster.round <= round {
-                return self.on_old_roster(&roster);
+                return self.on_old_roster(&roster, now);
             }
             if roster.previous != Some(hash) {
                 let is_answer = matches!(topic, Topic::Inbox { .. });
@@ -366,7 +366,7 @@ impl Meter {
 
     /// A roster for a round that the known chain has passed: the same again asks for
     /// the same answer, another one is a second roster.
-    fn on_old_roster(&mut self, roster: &Roster) {
+    fn on_old_roster(&mut self, roster: &Roster, now: Now) {
         let round = roster.round;
         let answer = self.rounds.get(&round).and_then(|own| match &own.stage {
             RoundStage::Revealed { roster, frame } => Some((*roster, frame.clone())),
@@ -381,7 +381,9 @@ impl Meter {
         if known.is_some_and(|hash| hash != roster.hash) {
             return self.accuse_of_second_roster(round, roster.hash);
         }
-        if let Some((_, frame)) = answer {
+        let period = self.membership.as_ref().map(|m| m.genesis().policy.period);
+        let is_open = period.is_some_and(|p| now.utc < round.end(p).plus(CLOSED_AFTER));
+        if let Some((_, frame)) = answer.filter(|_| is_open) {
             self.publish(self.up(Up::Reveal), frame);
         }
     }
@@ -472,7 +474,7 @@ impl Meter {
                 !stale
             });
             for roster in late {
-                self.on_old_roster(&roster);
+                self.on_old_roster(&roster, now);
             }
             match next {
                 Some(roster) => self.follow_roster(&roster, now),

@@ -1,6 +1,7 @@
 //! What a meter persists, as key-value records, and how it starts again from them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ciborium::Value;
 
@@ -9,6 +10,7 @@ use super::edges::{Edge, EdgeKey, Stage};
 use super::exit::Exit;
 use super::rounds::{OwnRound, RoundStage, SeenRoster};
 use super::{DeviceSecrets, Meter, Purpose, Stopped};
+use crate::alarm::Alarm;
 use crate::bitmap::Bitmap;
 use crate::cbor::{self, Fields};
 use crate::frame::{FrameError, MAX_FRAME};
@@ -27,6 +29,7 @@ use crate::topic::{NetId, Topic, Up};
 pub(super) const STOPPED: &[u8] = b"stopped";
 pub(super) const CLOCK_JUMP: &[u8] = b"clock-jump";
 pub(super) const EXIT: &[u8] = b"exit";
+pub(super) const KEYLESS: &[u8] = b"keyless";
 pub(super) const REGISTRATION: &[u8] = b"registration";
 pub(super) const DEVICE: &[u8] = b"device";
 pub(super) const DRAW: &[u8] = b"draw";
@@ -95,6 +98,17 @@ pub(super) fn times_bytes(times: &[Timestamp]) -> Vec<u8> {
     cbor::encode(&cbor::array(
         times.iter().map(|at| cbor::uint(at.as_millis())),
     ))
+}
+
+pub(super) fn keyless_bytes(keyless: Duration) -> Vec<u8> {
+    cbor::encode(&cbor::array([cbor::uint(keyless.as_secs())]))
+}
+
+fn read_keyless(value: &[u8]) -> Result<Duration, FrameError> {
+    let mut fields = Fields::of(cbor::decode(value)?, "keyless")?;
+    let seconds = fields.uint("seconds", u64::MAX)?;
+    fields.end()?;
+    Ok(Duration::from_secs(seconds))
 }
 
 fn read_times(value: &[u8]) -> Result<Vec<Timestamp>, FrameError> {
@@ -224,8 +238,10 @@ impl Edge {
                 key: pair_key,
                 offer,
                 answer,
+                offered,
             } => {
-                let rest = [cbor::bytes(offer), cbor::bytes(answer)];
+                let offered = cbor::uint(offered.as_millis());
+                let rest = [cbor::bytes(offer), cbor::bytes(answer), offered];
                 (1, key(pair_key).into_iter().chain(rest).collect())
             }
             Stage::Confirming {
@@ -283,6 +299,8 @@ impl Edge {
                 key,
                 offer: stage.fixed("offer")?,
                 answer: stage.bytes("answer", MAX_ENTRY)?,
+                // Not in every store.
+                offered: Timestamp(stage.uint("offered", u64::MAX).unwrap_or_default()),
             },
             2 => Stage::Confirming {
                 key,
@@ -454,6 +472,8 @@ impl Meter {
             self.registration = Some(value.to_vec());
         } else if key.as_bytes() == EXIT {
             self.exit = Some(Exit::from_bytes(value)?);
+        } else if key.as_bytes() == KEYLESS {
+            self.keyless = read_keyless(value)?;
         } else if key.as_bytes() == DEVICE {
             self.device = Some(DeviceSecrets::from_bytes(value)?);
         } else if key.as_bytes() == DRAW {
@@ -510,6 +530,14 @@ impl Meter {
         if self.stopped.is_some() {
             return;
         }
+        // Who died right after it stored the Revoke has not followed it yet.
+        if self
+            .membership
+            .as_ref()
+            .is_some_and(|m| m.is_revoked(&self.id))
+        {
+            return self.stop(Alarm::Revoked);
+        }
         self.register(now);
         self.resume_exit(now);
         self.drop_finished_draw();
@@ -521,6 +549,7 @@ impl Meter {
         let pending: Vec<(EdgeKey, Vec<u8>)> = self
             .edges
             .iter()
+            .filter(|_| !self.has_left())
             .filter_map(|(key, edge)| match &edge.stage {
                 Stage::Offered { offer, .. } => Some((*key, offer.clone())),
                 Stage::Confirming { confirm, .. } => Some((*key, confirm.clone())),

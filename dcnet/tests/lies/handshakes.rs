@@ -147,11 +147,15 @@ fn a_wrong_confirmation_tag_is_an_alarm_and_no_key() {
         data[3] = cbor::bytes(&[1; 32]);
     });
     let before = network.meters[receiver].live_neighbours().len();
-    network.deliver(receiver, inbox(&network, to, from), wrong);
+    // Told once, however often it comes.
+    for _ in 0..20 {
+        network.deliver(receiver, inbox(&network, to, from), wrong.clone());
+    }
     assert_eq!(
         handshake_alarms(&network, receiver),
         ["a wrong confirmation tag"]
     );
+    assert_eq!(refusals(&network, receiver).len(), 19);
     assert_eq!(network.meters[receiver].live_neighbours().len(), before);
     completes(&mut network);
 }
@@ -164,7 +168,9 @@ fn an_all_zero_secret_is_an_alarm_and_no_key() {
         let zero = forged(&network, &payload, from, |data| {
             data[4] = cbor::bytes(&[0; 32]);
         });
-        network.deliver(receiver, inbox(&network, to, from), zero);
+        for _ in 0..20 {
+            network.deliver(receiver, inbox(&network, to, from), zero.clone());
+        }
         assert_eq!(
             handshake_alarms(&network, receiver),
             ["an all-zero shared secret"]
@@ -274,6 +280,42 @@ fn an_unproved_key_is_replaced_if_the_other_end_lost_it() {
     network.filter = None;
     completes(&mut network);
     assert!(stored_key(&network, higher, lower) != unproved);
+    for meter in [lower, higher] {
+        assert_eq!(network.alarms(meter), []);
+    }
+}
+
+#[test]
+fn an_offer_of_before_the_state_was_lost_changes_nothing() {
+    let mut network = start();
+    let (lower, higher) = lower_and_higher(&network);
+    let (from, to) = (network.meters[lower].id(), network.meters[higher].id());
+    let offers = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&offers);
+    // The answer comes, the confirmation does not.
+    network.filter = Some(Box::new(move |topic, _, payload| {
+        let of_pair =
+            matches!(topic, Topic::UpPair { meter, peer, .. } if (*meter, *peer) == (from, to));
+        if of_pair && kind_of(payload) == Notification::Offer {
+            seen.borrow_mut().push(payload.to_vec());
+        }
+        !of_pair || kind_of(payload) != Notification::Confirm
+    }));
+    network.run_until(10 * SECOND);
+    forget_edge(&mut network, lower, higher);
+    network.restart_meter(lower);
+    network.run_until(20 * SECOND);
+    let first = offers.borrow()[0].clone();
+    assert!(offers.borrow().iter().any(|offer| *offer != first));
+    for restart in [false, true] {
+        if restart {
+            network.restart_meter(higher);
+        }
+        network.deliver(higher, inbox(&network, to, from), first.clone());
+    }
+    assert_eq!(refusals(&network, higher).len(), 2);
+    network.filter = None;
+    completes(&mut network);
     for meter in [lower, higher] {
         assert_eq!(network.alarms(meter), []);
     }

@@ -159,6 +159,35 @@ fn a_forgery_that_comes_early_is_told_when_its_place_comes() {
 }
 
 #[test]
+fn an_entry_of_bad_form_accuses_who_signed_it_with_the_key_in_force() {
+    let mut network = running();
+    let old = network.world.provider.key.clone();
+    network.change_provider_key();
+    network.run_until(network.now + MINUTE);
+    let (net, utc) = (network.world.net, at(network.now).utc);
+    let next = network.provider.membership().head().index + 1;
+    let uint = |number: u64| cbor::uint(number);
+    let null = || ciborium::Value::Null;
+    let bad = [
+        cbor::array([uint(next), null(), uint(99), null()]),
+        cbor::array([uint(next), null()]),
+        cbor::array([null()]),
+    ];
+    let sign = |key: &DeviceKey, data| frame::sign(key, net, utc, Notification::Entry, data);
+    for data in bad.clone() {
+        network.show_entry(VICTIM, sign(&old, data));
+    }
+    assert_eq!(network.alarms(VICTIM), []);
+    let signature = Refusal::Entry(FrameError::Signature.into());
+    assert_eq!(refusals(&network, VICTIM), vec![signature; 3]);
+    for data in bad {
+        let new = network.world.provider.key.clone();
+        network.show_entry(VICTIM, sign(&new, data));
+    }
+    assert_eq!(bad_entries(&network), 3);
+}
+
+#[test]
 fn true_frames_inside_entries_are_no_alarm() {
     let mut network = running();
     let (net, utc) = (network.world.net, at(network.now).utc);

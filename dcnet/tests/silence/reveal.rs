@@ -104,6 +104,36 @@ fn a_round_is_closed_24_hours_after_its_end() {
 }
 
 #[test]
+fn a_stored_reveal_is_not_repeated_once_its_round_is_closed() {
+    for (late, restart, repeated) in [
+        (23 * HOUR, true, 1),
+        (23 * HOUR, false, 1),
+        (72 * HOUR, true, 0),
+        (72 * HOUR, false, 0),
+    ] {
+        let (mut network, roster) = withheld();
+        assert_eq!(show(&mut network, &roster), Answer::Revealed);
+        let said = network.sent(VICTIM, Up::Reveal).len();
+        network.set_online(VICTIM, false);
+        // It is off, or only its connection is gone.
+        network.now += late;
+        if restart {
+            network.restart_meter(VICTIM);
+        }
+        network.set_online(VICTIM, true);
+        assert_eq!(network.sent(VICTIM, Up::Reveal).len(), said + repeated);
+        assert_eq!(network.meters[VICTIM].open_rounds().len(), repeated);
+    }
+    // It slept with a connection, which it finds alive.
+    let (mut network, roster) = withheld();
+    assert_eq!(show(&mut network, &roster), Answer::Revealed);
+    let said = network.sent(VICTIM, Up::Reveal).len();
+    network.now += 72 * HOUR;
+    network.input_meter(VICTIM, Input::Tick);
+    assert_eq!(network.sent(VICTIM, Up::Reveal).len(), said);
+}
+
+#[test]
 fn a_closed_round_is_forgotten_without_any_roster() {
     let (mut network, roster) = withheld();
     network.asleep.fill(true);

@@ -1,6 +1,9 @@
 //! Members leave, come back, lose their state, are revoked or lapse, and the provider
 //! changes its key: every aggregate stays true, and nobody can do it for another.
 
+mod exits;
+mod losses;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::time::Duration;
@@ -67,152 +70,16 @@ fn in_body(error: FrameError) -> Result<(), EntryError> {
     Err(EntryError::Body(Box::new(error.into())))
 }
 
-#[test]
-fn a_meter_that_leaves_is_gone_from_the_next_rounds_and_its_keys_are_erased() {
-    let mut network = running(8, policy(4));
-    assert_eq!(pair_keys(&network, 7), 7);
-    leave(&mut network, 7);
-    assert_eq!(included_after(&mut network, 3), [0, 1, 2, 3, 4, 5, 6]);
-    assert!(network.heard(7, &MeterEvent::Left));
-    let done = MeterEvent::ExitDone {
-        confirmed: 7,
-        neighbours: 7,
-    };
-    assert!(network.heard(7, &done), "{:?}", network.meter_events[7]);
-    let progress = ExitProgress {
-        left: true,
-        neighbours: 7,
-        awaited: 0,
-        done: true,
-    };
-    assert_eq!(network.meters[7].exit(), Some(progress));
-    assert_eq!(pair_keys(&network, 7), 0);
-    let kept = |key: &[u8]| key == b"device" || key.starts_with(b"round/");
-    assert!(!network.saved[7].keys().any(|(_, key)| kept(key)));
-    for meter in 0..7 {
-        assert_eq!(pair_keys(&network, meter), 6, "meter {meter} keeps a key");
-    }
-    assert_eq!(network.provider.membership().size(), 7);
-    // A restart does not bring it back.
-    network.restart_meter(7);
-    assert_eq!(included_after(&mut network, 3).len(), 7);
-    assert_eq!(network.meters[7].exit(), Some(progress));
-}
-
-#[test]
-fn a_meter_that_leaves_after_its_submission_still_reveals() {
-    let mut network = running(6, policy(4));
-    let round = network.last_round();
-    // It leaves before it sees the roster.
-    network.filter = Some(Box::new(|topic, receiver, _| {
-        receiver != Some(2)
-            || !matches!(
-                topic,
-                Topic::All {
-                    kind: All::Roster,
-                    ..
-                }
-            )
-    }));
-    network.run_until(network.now + 15_000);
-    assert!(network.submitted(2, round) && !network.revealed(2, round));
-    leave(&mut network, 2);
-    let asked = network.meters[2].exit().unwrap();
-    assert!(!asked.left && !asked.done);
-    network.run_until(network.now + 1000);
-    assert!(network.heard(2, &MeterEvent::Left) && !network.revealed(2, round));
-    let exit = network.meters[2].exit().unwrap();
-    assert!(exit.left && !exit.done && exit.neighbours == 5);
-    assert!(network.meters[2].open_rounds().eq([round]));
-    network.filter = None;
-    network.set_online(2, false);
-    network.set_online(2, true);
-    network.run_until(network.now + 2 * MINUTE);
-    assert!(network.revealed(2, round));
-    assert_eq!(network.meters[2].open_rounds().len(), 0);
-    network.check_aggregates();
-    let of_round = network.aggregates.iter().find(|a| a.round == round);
-    assert_eq!(of_round.unwrap().included.len(), 6);
-    assert_eq!(network.aggregates.last().unwrap().included.len(), 5);
-}
-
-#[test]
-fn an_exit_survives_a_crash_and_a_lost_leave() {
-    let mut network = running(6, policy(4));
-    let left = network.meters[2].id();
-    network.filter = Some(Box::new(|topic, _, _| {
-        !matches!(topic, Topic::Up { kind: Up::Exit, .. })
-    }));
-    leave(&mut network, 2);
-    network.run_until(network.now + 10_000);
-    network.restart_meter(2);
-    assert_eq!(network.provider.membership().size(), 6);
-    network.filter = None;
-    assert_eq!(included_after(&mut network, 3).len(), 5);
-    assert!(network.provider.membership().active(&left).is_none());
-    assert!(network.heard(2, &MeterEvent::Left));
-}
-
-#[test]
-fn only_the_meter_itself_ends_its_membership_and_only_the_present_one() {
-    let mut network = running(6, policy(4));
-    let join = join_of(&network, 0);
-    let utc = at(network.now).utc;
-    let net = network.world.net;
-    let exit_by = |key| sign_exit(key, net, &join, utc);
-    let body = |exit: &[u8]| cbor::array([cbor::bytes(exit)]);
-    let foreign = exit_by(&network.world.meters[1].key);
-    let unknown = Err(EntryError::Rule(
-        "the exit names no membership of its sender",
-    ));
-    assert_eq!(outcome(&network, EntryKind::Leave, body(&foreign)), unknown);
-    let forged = exit_by(&network.world.provider.key);
-    assert_eq!(
-        outcome(&network, EntryKind::Leave, body(&forged)),
-        in_body(FrameError::Sender)
-    );
-    let own = exit_by(&network.world.meters[0].key);
-    assert_eq!(outcome(&network, EntryKind::Leave, body(&own)), Ok(()));
-
-    // Its state is lost, so it leaves and joins anew: the old exit ends nothing any more,
-    // and the old registration begins nothing.
-    network.keep_published = true;
-    network.saved[0].clear();
-    network.restart_meter(0);
-    assert_eq!(included_after(&mut network, 4).len(), 6);
-    assert_eq!(outcome(&network, EntryKind::Leave, body(&own)), unknown);
-    let registration = network.sent(0, Up::Register).pop().unwrap();
-    leave(&mut network, 0);
-    network.run_until(network.now + MINUTE);
-    assert_eq!(
-        outcome(&network, EntryKind::Join, body(&registration)),
-        Err(EntryError::Rule("a registration is used twice"))
-    );
-}
-
-#[test]
-fn a_meter_that_lost_its_state_leaves_and_joins_anew() {
-    let mut network = running(7, policy(4));
-    let places = network.provider.membership().members().len();
-    network.saved[3].clear();
-    network.restart_meter(3);
-    assert_eq!(included_after(&mut network, 4).len(), 7);
-    assert_eq!(network.alarms(3), [Alarm::StateLost(Loss::State)]);
-    let log = network.provider.membership();
-    assert_eq!((log.members().len(), log.size()), (places + 1, 7));
-    for meter in (0..7).filter(|meter| *meter != 3) {
-        assert_eq!(network.alarms(meter), [], "meter {meter}");
-    }
-}
-
-/// Takes so many pair keys from a meter's disk, and starts it again.
-fn forget_keys(network: &mut Network, meter: usize, count: usize) {
+/// What a meter has stored of the net: the first parts of the records' names.
+fn kept(network: &Network, meter: usize) -> Vec<String> {
     let records = network.saved[meter].keys();
-    let edges = records.filter(|(_, key)| key.starts_with(b"edge/"));
-    for record in edges.take(count).cloned().collect::<Vec<_>>() {
-        network.saved[meter].remove(&record);
-    }
-    network.restart_meter(meter);
+    let of_net = records.filter(|(store, _)| *store == Store::Net);
+    let names = of_net.map(|(_, key)| String::from_utf8_lossy(key).into_owned());
+    let mut names: Vec<String> = names
+        .map(|name| name.split('/').next().unwrap_or_default().to_owned())
+        .collect();
+    names.dedup();
+    names
 }
 
 /// Lets hours pass in which nobody has a reading.
@@ -230,129 +97,21 @@ fn memberships(network: &Network, meter: usize) -> usize {
 }
 
 #[test]
-fn a_meter_that_lacks_keys_with_too_many_neighbours_for_a_day_joins_anew() {
-    // Of six drawn neighbours four must have a key.
-    let lost = Alarm::StateLost(Loss::Keys {
-        live: 3,
-        required: 4,
-    });
-    for (keys, again) in [(2, false), (3, true)] {
-        let mut network = running(7, policy(4));
-        forget_keys(&mut network, 3, keys);
-        sleep(&mut network, 23);
-        assert_eq!(network.alarms(3), [], "less than a day has passed");
-        sleep(&mut network, 2);
-        assert_eq!(included_after(&mut network, 4).len(), 7);
-        let alarms = network.alarms(3);
-        assert_eq!(alarms == [lost.clone()], again, "{alarms:?}");
-        assert_eq!(memberships(&network, 3), 1 + usize::from(again));
-    }
-}
-
-#[test]
-fn a_meter_waits_for_keys_while_it_is_connected() {
-    let mut network = running(7, policy(4));
-    forget_keys(&mut network, 3, 3);
-    for (online, hours) in [(true, 10), (false, 20), (true, 12)] {
-        network.set_online(3, online);
-        sleep(&mut network, hours);
-        assert_eq!(network.alarms(3), []);
-    }
-    sleep(&mut network, 4);
-    assert_eq!(network.alarms(3).len(), 1);
-}
-
-#[test]
-fn a_provider_that_blocks_handshakes_gets_no_more_draws_than_any_other() {
-    let mut network = Network::new(World::new(7, policy(4), &["import"]), Faults::default(), 7);
-    let victim = network.meters[3].id();
-    network.filter = Some(Box::new(
-        move |topic, _, _| !matches!(topic, Topic::UpPair { meter, peer, .. } if victim == *meter || victim == *peer),
-    ));
-    network.run_until(5 * MINUTE);
-    sleep(&mut network, 8 * 24);
-    assert_eq!(memberships(&network, 3), 4);
-    assert_eq!(draws(&network, 3), 4);
-    // It has a draw that it can take part with.
-    network.filter = None;
-    assert_eq!(included_after(&mut network, 10).len(), 7);
-    assert_eq!(memberships(&network, 3), 4);
-}
-
-#[test]
-fn a_meter_that_was_away_for_more_than_400_days_joins_anew_with_new_secrets() {
+fn a_meter_draws_again_after_a_year() {
     let six_hours = Policy {
         period: Period::from_secs(21_600).unwrap(),
         ..policy(4)
     };
-    let day = 24 * 60;
-    for (days, again) in [(399, false), (403, true)] {
-        let world = World::new(6, six_hours, &["import"]);
-        let mut network = Network::new(world, Faults::default(), 7);
-        assert_eq!(included_after(&mut network, day).len(), 6);
-        let before: Vec<_> = [b"edge/".as_slice(), b"device"]
-            .into_iter()
-            .flat_map(|prefix| stored_strings(&network, 5, prefix))
-            .collect();
-        assert_eq!(before.len(), 5 + 1);
-        // Off, until it starts again from the same disk.
-        let disk = network.saved[5].clone();
-        network.set_online(5, false);
-        sleep(&mut network, days * 24);
-        network.restore_disk(5, disk);
-        network.set_online(5, true);
-        assert_eq!(included_after(&mut network, 2 * day).len(), 6);
-        let old = Alarm::StateLost(Loss::Age);
-        assert_eq!(network.alarms(5) == [old], again, "{days} days");
-        assert_eq!(memberships(&network, 5), 1 + usize::from(again));
-        for meter in 0..5 {
-            assert_eq!(network.alarms(meter), [], "{days} days");
-        }
-        let now: Vec<_> = stored_strings(&network, 5, b"").concat();
-        for record in &before {
-            let gone = record.iter().filter(|string| !now.contains(string));
-            assert!(gone.count() > 0, "a record keeps every key");
-        }
-    }
-}
-
-#[test]
-fn a_key_that_is_used_elsewhere_stops_the_meter() {
-    let mut network = running(6, policy(4));
-    let exit = sign_exit(
-        &network.world.meters[0].key,
-        network.world.net,
-        &join_of(&network, 0),
-        at(network.now).utc,
-    );
-    let topic = Topic::Up {
-        net: network.world.net,
-        meter: network.meters[0].id(),
-        kind: Up::Exit,
-    };
-    network.deliver_up(topic, exit);
-    assert_eq!(included_after(&mut network, 3), [1, 2, 3, 4, 5]);
-    assert_eq!(network.alarms(0), [Alarm::KeyUsedElsewhere]);
-    let stopped = Stopped::By(Alarm::KeyUsedElsewhere);
-    assert_eq!(network.meters[0].stopped(), Some(&stopped));
-    assert_eq!(network.meters[1].stopped(), None);
-    network.restart_meter(0);
-    assert_eq!(network.meters[0].stopped(), Some(&Stopped::Earlier));
-}
-
-#[test]
-fn a_meter_that_has_kept_a_used_registration_alone_is_not_stuck() {
-    let mut network = Network::new(World::new(6, policy(4), &["import"]), Faults::default(), 7);
-    network.run_until(5 * MINUTE);
-    let mut registered = network.saved[0].clone();
-    registered.retain(|(_, key), _| key == b"registration");
-    assert_eq!(registered.len(), 1);
-    leave(&mut network, 0);
-    network.run_until(network.now + MINUTE);
-    assert!(network.heard(0, &MeterEvent::Left));
-    network.restore_disk(0, registered);
-    assert_eq!(included_after(&mut network, 3), [0, 1, 2, 3, 4, 5]);
-    assert_eq!(network.alarms(0), [Alarm::StateLost(Loss::State)]);
+    let mut network = Network::new(World::new(6, six_hours, &["import"]), Faults::default(), 7);
+    assert_eq!(included_after(&mut network, 24 * 60).len(), 6);
+    let all = |network: &Network| [0, 1, 2, 3, 4, 5].map(|meter| draws(network, meter));
+    sleep(&mut network, 363 * 24);
+    assert_eq!(all(&network), [1; 6]);
+    sleep(&mut network, 2 * 24);
+    assert_eq!(all(&network), [2; 6]);
+    assert_eq!(included_after(&mut network, 24 * 60).len(), 6);
+    sleep(&mut network, 30 * 24);
+    assert_eq!(all(&network), [2; 6], "the next one is due in a year");
 }
 
 #[test]
@@ -549,6 +308,18 @@ fn a_false_lapse_is_an_alarm_and_no_more_than_a_fifth_can_lapse() {
 }
 
 #[test]
+fn a_clock_that_is_not_right_accuses_nobody_of_a_false_lapse() {
+    let mut network = running(10, policy(4));
+    network.skews[0].unsynchronised = true;
+    let body = cbor::array([cbor::bytes(&join_of(&network, 9))]);
+    assert_eq!(append(&mut network, EntryKind::Lapsed, body), Ok(()));
+    network.run_until(network.now + MINUTE);
+    let meter = network.meters[9].id();
+    assert_eq!(network.alarms(1), [Alarm::FalseLapse { meter }]);
+    assert_eq!(network.alarms(0), []);
+}
+
+#[test]
 fn the_provider_changes_its_key_and_the_old_one_is_worth_nothing() {
     let mut network = running(6, policy(4));
     let (old, old_certificate) = (
@@ -664,14 +435,4 @@ fn a_meter_draws_again_when_half_of_its_draw_has_left() {
     assert_eq!(included_after(&mut network, 4).len(), 11);
     assert_eq!(draws(&network), 2);
     assert_eq!(network.alarms(0), []);
-}
-
-#[test]
-fn who_is_no_member_cannot_leave() {
-    let mut network = Network::new(World::new(3, policy(4), &["import"]), Faults::default(), 1);
-    leave(&mut network, 0);
-    assert!(network.heard(0, &MeterEvent::NotMember));
-    network.run_until(MINUTE);
-    assert_eq!(network.provider.membership().size(), 3);
-    assert_eq!(Notification::Exit as u8, 3, "the thesis's code");
 }
