@@ -5,6 +5,7 @@
 //! It never learns more than the sums: what protects the meters is checked by the
 //! meters, not here.
 
+mod limits;
 mod members;
 mod rounds;
 
@@ -29,6 +30,7 @@ use crate::units::MilliwattHours;
 
 pub use rounds::{FullEdges, Progress};
 
+use limits::{Answers, Quota};
 use rounds::ProviderRound;
 
 /// Rosters kept for meters that were away; a meter that missed more than these cannot
@@ -40,6 +42,13 @@ const AGGREGATES_KEPT: usize = 4096;
 
 /// Log entries and rosters sent for one request.
 const REPLIES: usize = 256;
+
+/// Invites of one device within 30 days: twice what a meter asks for, which may have lost
+/// what it remembers of them.
+const INVITES: usize = 8;
+
+/// Joins of one device within 30 days.
+const JOINS: usize = 5;
 
 /// What a provider runs a net with.
 #[derive(Clone, Debug)]
@@ -265,6 +274,9 @@ pub struct Provider {
     log: Vec<Vec<u8>>,
     rng: ChaCha20Rng,
     outputs: VecDeque<Output<ProviderRecord, ProviderEvent>>,
+    answers: Answers,
+    invites: Quota,
+    joins: Quota,
     wake_at: Option<Duration>,
     connected: bool,
     entered: BTreeSet<MemberIndex>,
@@ -310,8 +322,10 @@ impl Provider {
             .first()
             .ok_or(EntryError::Rule("a net without Genesis"))?;
         let mut membership = Membership::open(genesis, &config.certificate, &config.ca)?;
+        let mut applied = Vec::with_capacity(saved.entries.len());
         for entry in saved.entries.iter().skip(1) {
-            membership.append(entry)?;
+            let at = Unverified::parse(entry)?.claimed().timestamp;
+            applied.push((membership.append(entry)?, at));
         }
         let mut provider = Self {
             net: membership.net(),
@@ -319,6 +333,9 @@ impl Provider {
             log: saved.entries,
             rng: ChaCha20Rng::from_seed(seed),
             outputs: VecDeque::new(),
+            answers: Answers::default(),
+            invites: Quota::new(INVITES),
+            joins: Quota::new(JOINS),
             wake_at: None,
             connected: false,
             entered: BTreeSet::new(),
@@ -338,6 +355,9 @@ impl Provider {
             unproven: false,
             config,
         };
+        for (applied, at) in applied {
+            provider.count_entry(applied, at);
+        }
         for roster in saved.rosters {
             provider.restore_roster(roster)?;
         }
@@ -619,6 +639,7 @@ impl StateMachine for Provider {
     }
 
     fn handle(&mut self, input: Input<Self::Command>, now: Now) {
+        self.answers.turn(now.monotonic);
         match input {
             Input::Received(messages) => self.receive(messages, now),
             Input::Connected => self.connected(),

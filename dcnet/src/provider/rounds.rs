@@ -6,7 +6,7 @@ mod reveals;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::members::{CLOSED, MAYBE_ROSTERED};
+use super::members::{CLOSED, MAYBE_ROSTERED, TOO_MANY_ANSWERS};
 use super::{
     IncludedSubmission, Provider, ProviderEvent, ProviderRecord, REPLIES, ROSTERS_KEPT, SavedRoster,
 };
@@ -127,8 +127,7 @@ impl Provider {
         if self.last_roster.is_some_and(|(last, _)| round <= last) {
             self.compare_with_roster(member, &submission);
             // The meter has not seen the roster, or comes too late.
-            self.send_roster(self.id_of(member), round);
-            return Ok(());
+            return self.send_roster(self.id_of(member), round);
         }
         if self.closed {
             return Err(Refusal::Rule(CLOSED));
@@ -505,33 +504,41 @@ impl Provider {
         let mut fields = frame.open(self.net, Notification::RosterRequest)?;
         let after = fields.fixed_or_null("after")?;
         fields.end()?;
-        self.send_rosters(sender, after);
-        Ok(())
+        self.send_rosters(sender, after)
     }
 
     /// Sends the roster of a round, or the next one: by it the meter notices what it missed.
-    fn send_roster(&mut self, meter: DeviceId, round: Round) {
-        let roster = self.rosters.iter().find(|roster| roster.0 >= round);
-        if let Some(frame) = roster.map(|roster| roster.2.clone()) {
-            self.send_to(meter, Inbox::Roster, frame);
-        }
+    fn send_roster(&mut self, meter: DeviceId, round: Round) -> Result<(), Refusal> {
+        let place = self.rosters.iter().position(|roster| roster.0 >= round);
+        self.send_rosters_from(meter, place.unwrap_or(self.rosters.len()), 1)
     }
 
     /// Sends the rosters after a known one; at least the newest.
-    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>) {
+    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>) -> Result<(), Refusal> {
         let known = after.and_then(|hash| self.rosters.iter().position(|r| r.1 == hash));
         let newest = self.rosters.len().saturating_sub(1);
         let start = known.map_or(newest, |known| known.saturating_add(1).min(newest));
-        let frames: Vec<Vec<u8>> = self
-            .rosters
-            .iter()
-            .skip(start)
-            .take(REPLIES)
-            .map(|r| r.2.clone())
-            .collect();
+        self.send_rosters_from(meter, start, REPLIES)
+    }
+
+    /// Sends rosters from a place on, as many as one meter gets at once: it asks for the others
+    /// when it sees the next one.
+    fn send_rosters_from(
+        &mut self,
+        meter: DeviceId,
+        start: usize,
+        most: usize,
+    ) -> Result<(), Refusal> {
+        let wanted = self.rosters.iter().skip(start).take(most);
+        let allowed = wanted.take_while(|roster| self.answers.allow(meter, roster.2.len()));
+        let frames: Vec<Vec<u8>> = allowed.map(|roster| roster.2.clone()).collect();
+        if frames.is_empty() && start < self.rosters.len() {
+            return Err(Refusal::Rule(TOO_MANY_ANSWERS));
+        }
         for frame in frames {
             self.send_to(meter, Inbox::Roster, frame);
         }
+        Ok(())
     }
 
     /// When the next window or round closes, on the monotonic clock.
