@@ -24,6 +24,7 @@ use crate::membership::{EntryError, EntryKind, Membership};
 use crate::output::{Input, Message, Output, Received, StateMachine};
 use crate::pad::RosterHash;
 use crate::revocation::RevocationList;
+use crate::roster::Roster;
 use crate::time::{Now, Period, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
@@ -285,6 +286,10 @@ pub struct Provider {
     last_roster: Option<(Round, RosterHash)>,
     rosters: VecDeque<(Round, RosterHash, Vec<u8>)>,
     seen: VecDeque<crate::bitmap::Bitmap>,
+    /// The newest rosters, for submissions that come after theirs.
+    newest: VecDeque<Roster>,
+    /// Who was told to have sent two submissions of a round, as long as that can be noticed.
+    contradicted: BTreeSet<(Round, MemberIndex)>,
     /// Neighbours of members as of the log entry they last named.
     neighbours: BTreeMap<MemberIndex, (u64, Vec<MemberIndex>)>,
     offences: BTreeMap<MemberIndex, rounds::Offences>,
@@ -343,6 +348,8 @@ impl Provider {
             last_roster: None,
             rosters: VecDeque::new(),
             seen: VecDeque::new(),
+            newest: VecDeque::new(),
+            contradicted: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             offences: BTreeMap::new(),
             last_seen: BTreeMap::new(),

@@ -27,6 +27,10 @@ pub(super) use reveals::{IssuedRoster, Offences};
 
 pub use progress::{FullEdges, Progress};
 
+/// Rosters that late submissions are compared with: of rounds this far back no meter repeats
+/// any.
+const COMPARED: usize = 8;
+
 /// A submission and the edges it states, resolved to members.
 #[derive(Clone, Debug)]
 pub(super) struct Taken {
@@ -143,12 +147,7 @@ impl Provider {
             && let Some(first) = taken.get(&member)
         {
             if first.submission.digest != submission.digest {
-                let meter = self.id_of(member);
-                let alarm = Alarm::Equivocation {
-                    meter,
-                    what: "submission",
-                };
-                self.event(ProviderEvent::Alarm(alarm));
+                self.tell_contradiction(member, round);
             }
             return Ok(());
         }
@@ -185,12 +184,18 @@ impl Provider {
 
     /// An included meter that now sends another submission than the one on the roster.
     fn compare_with_roster(&mut self, member: MemberIndex, submission: &Submission) {
-        let frame = self.rosters.iter().find(|r| r.0 == submission.round);
-        let roster = frame.and_then(|(_, _, frame)| Roster::verify(frame, &self.membership).ok());
+        let round = submission.round;
+        let roster = self.newest.iter().find(|roster| roster.round == round);
         let listed = roster.and_then(|roster| roster.digest_of(member));
         if listed.is_some_and(|digest| digest != short(&submission.digest)) {
-            let meter = self.id_of(member);
-            let what = "submission";
+            self.tell_contradiction(member, round);
+        }
+    }
+
+    /// Tells the operator of two submissions, once per meter and round.
+    fn tell_contradiction(&mut self, member: MemberIndex, round: Round) {
+        if self.contradicted.insert((round, member)) {
+            let (meter, what) = (self.id_of(member), "submission");
             self.event(ProviderEvent::Alarm(Alarm::Equivocation { meter, what }));
         }
     }
@@ -451,6 +456,13 @@ impl Provider {
         }
         if self.seen.len() > SEEN_ROSTERS {
             self.seen.pop_front();
+        }
+        self.newest.push_back(roster.clone());
+        if self.newest.len() > COMPARED {
+            self.newest.pop_front();
+        }
+        if let Some(oldest) = self.newest.front().map(|roster| roster.round) {
+            self.contradicted = self.contradicted.split_off(&(oldest, 0));
         }
     }
 
