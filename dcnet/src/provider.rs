@@ -144,8 +144,8 @@ pub enum ProviderRecord {
         round: Round,
         /// How it was disrupted; `None` if reveals were missing when it closed.
         disruption: Option<Disruption>,
-        /// Who owed a reveal when it closed, in the order of the roster; nobody if it was
-        /// disrupted.
+        /// Who is known to have owed a reveal when it closed, in the order of the roster; nobody
+        /// if it was disrupted, or if an earlier run of the provider issued the roster.
         missing: Vec<DeviceId>,
     },
 }
@@ -246,14 +246,18 @@ pub enum ProviderEvent {
     Pending {
         /// The round.
         round: Round,
-        /// Who owes one.
+        /// Whose have not come to this run of the provider. Only if it also issued the roster
+        /// they owe one: what an earlier run was told is not stored.
         missing: Vec<DeviceId>,
     },
     /// A round ended without an aggregate.
     Lost {
         /// The round.
         round: Round,
-        /// Who owed a reveal.
+        /// How it was disrupted; `None` if reveals were missing when it closed.
+        disruption: Option<Disruption>,
+        /// Who is known to have owed a reveal; nobody if it was disrupted, or if an earlier run
+        /// of the provider issued the roster.
         missing: Vec<DeviceId>,
     },
     /// Input was refused.

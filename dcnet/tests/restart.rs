@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcnet::frame::Frame;
 use dcnet::output::Message;
+use dcnet::provider::ProviderEvent;
 use dcnet::reveal::Reveal;
 use dcnet::roster::Roster;
 use dcnet::superposition::Submission;
@@ -206,4 +207,105 @@ fn all_meters_and_the_provider_start_again_in_every_second_of_a_round() {
         assert_eq!(last.round, network.last_round(), "second {second}");
         assert_eq!(last.included.len(), 5, "second {second}");
     }
+}
+
+/// Drops the reveals of some meters.
+fn hold_back_reveals(network: &mut Network, meters: &[usize]) {
+    let ids: Vec<_> = meters
+        .iter()
+        .map(|meter| network.meters[*meter].id())
+        .collect();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if ids.contains(meter)),
+    ));
+}
+
+fn pending(network: &Network) -> usize {
+    let rosters = network.saved_net.rosters.iter();
+    rosters.filter(|roster| roster.pending).count()
+}
+
+fn told_to_be_pending(network: &Network) -> usize {
+    let events = network.provider_events.iter();
+    events
+        .filter(|event| matches!(event, ProviderEvent::Pending { .. }))
+        .count()
+}
+
+#[test]
+fn nobody_has_to_wait_for_rounds_that_a_restart_of_the_provider_kept_pending() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    for (meters, minute) in [(&[VICTIM][..], 4), (&[VICTIM, 1], 5)] {
+        hold_back_reveals(&mut network, meters);
+        network.run_until(minute * MINUTE + 30 * SECOND);
+    }
+    assert_eq!(pending(&network), 2);
+    // Most have revealed in both rounds, and are not there when the provider is again.
+    (0..5).for_each(|meter| network.set_online(meter, false));
+    network.filter = None;
+    let told = told_to_be_pending(&network);
+    network.restart_provider();
+    network.run_until(5 * MINUTE + 45 * SECOND);
+    assert_eq!(told_to_be_pending(&network), told, "it has not waited yet");
+    network.run_until(5 * MINUTE + 55 * SECOND);
+    assert_eq!(told_to_be_pending(&network), told + 2);
+    (0..5).for_each(|meter| network.set_online(meter, true));
+    for minute in 6..9 {
+        network.run_until(minute * MINUTE + 30 * SECOND);
+        assert_eq!(pending(&network), 0);
+        let last = network.aggregates.last().unwrap();
+        assert_eq!(last.round, network.last_round());
+        assert_eq!(last.included.len(), 5, "minute {minute}");
+    }
+    check(&network, "two pending rounds");
+}
+
+#[test]
+fn members_of_a_round_from_before_a_restart_are_on_new_rosters_before_they_reveal_again() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    hold_back_reveals(&mut network, &[VICTIM]);
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let victim = network.member(VICTIM);
+    assert_eq!(pending(&network), 1);
+    // Nobody reveals again what the provider was told.
+    let waiting = network.saved_net.rosters.last().unwrap().frame.clone();
+    let mut before = network.filter.take().unwrap();
+    network.filter = Some(Box::new(move |topic, to, payload| {
+        before(topic, to, payload) && payload != waiting
+    }));
+    network.restart_provider();
+    network.run_until(5 * MINUTE + 30 * SECOND);
+    let roster = network.newest_roster();
+    assert_eq!(roster.round, network.last_round());
+    assert!((0..5).all(|meter| roster.includes(network.member(meter))));
+    // Of this round it is known who owes a reveal.
+    network.run_until(6 * MINUTE + 30 * SECOND);
+    let roster = network.newest_roster();
+    assert_eq!(roster.round, network.last_round());
+    assert_eq!(roster.included.count(), 4);
+    assert!(!roster.includes(victim));
+}
+
+#[test]
+fn nobody_is_on_record_for_a_round_from_before_a_restart_of_the_provider() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    hold_back_reveals(&mut network, &[VICTIM]);
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let round = network.last_round();
+    for meter in 0..5 {
+        network.set_online(meter, false);
+        network.asleep[meter] = true;
+    }
+    network.restart_provider();
+    network.run_until(24 * 60 * MINUTE + 20 * MINUTE);
+    assert_eq!(network.lost, [(round, vec![])]);
+    let lost = ProviderEvent::Lost {
+        round,
+        disruption: None,
+        missing: vec![],
+    };
+    assert!(network.provider_events.contains(&lost));
 }

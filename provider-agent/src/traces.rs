@@ -124,7 +124,7 @@ impl Traces {
                 };
                 self.end(net, published.round, *at, &outcome);
             }
-            ProviderEvent::Lost { round, missing } => {
+            ProviderEvent::Lost { round, missing, .. } => {
                 let missing: Vec<String> = missing
                     .iter()
                     .take(NAMED)

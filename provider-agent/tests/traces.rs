@@ -169,7 +169,11 @@ async fn a_lost_round_is_an_error_and_names_who_is_missing() {
         missing: missing.clone(),
     };
     traces.follow(&event(8 * 900_000 + 60_000, pending), period());
-    let lost = ProviderEvent::Lost { round, missing };
+    let lost = ProviderEvent::Lost {
+        round,
+        disruption: None,
+        missing,
+    };
     traces.follow(&event(20 * 900_000, lost), period());
     tokio::task::spawn_blocking(move || traces.stop())
         .await

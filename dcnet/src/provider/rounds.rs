@@ -108,7 +108,7 @@ impl Provider {
         let mut barred = BTreeSet::new();
         for state in self.rounds.values() {
             if let ProviderRound::Issued(issued) = state {
-                barred.extend(issued.missing.iter().copied());
+                barred.extend(issued.owing());
             }
         }
         let waiting = self
@@ -435,7 +435,7 @@ impl Provider {
         });
         self.remember_roster(&roster, frame.clone());
         let shares = taken.values().map(|taken| &taken.submission);
-        let (channels, at) = (self.channels(), now.monotonic);
+        let (channels, at) = (self.channels(), Some(now.monotonic));
         let mut issued = IssuedRoster::new(roster, frame.clone(), shares, channels, at);
         issued.full_edges = FullEdges::of(&taken);
         self.rounds
@@ -488,13 +488,7 @@ impl Provider {
             return Err(EntryError::Rule("a saved roster lacks submissions"));
         }
         let (round, channels) = (roster.round, self.channels());
-        let issued = IssuedRoster::new(
-            roster,
-            saved.frame,
-            submissions.iter(),
-            channels,
-            Duration::ZERO,
-        );
+        let issued = IssuedRoster::new(roster, saved.frame, submissions.iter(), channels, None);
         self.rounds
             .insert(round, ProviderRound::Issued(Box::new(issued)));
         Ok(())
@@ -559,7 +553,8 @@ impl Provider {
         let deadline = |(round, state): (&Round, &ProviderRound)| match state {
             ProviderRound::Open(_) => at(self.end(*round).plus(self.window())),
             ProviderRound::Issued(issued) if !issued.reported => {
-                issued.issued.saturating_add(self.window())
+                let since = issued.issued.unwrap_or(now.monotonic);
+                since.saturating_add(self.window())
             }
             ProviderRound::Issued(_) => at(self.end(*round).plus(CLOSED_AFTER)),
         };

@@ -73,7 +73,7 @@ impl Log {
                 let (number, missing) = (missing.len(), named(missing));
                 tracing::warn!(%net, %round, number, missing, "pending: reveals are missing");
             }
-            ProviderEvent::Lost { round, missing } => {
+            ProviderEvent::Lost { round, missing, .. } => {
                 let (number, missing) = (missing.len(), named(missing));
                 tracing::warn!(%net, %round, number, missing, "lost");
             }
@@ -150,13 +150,18 @@ mod tests {
             (0..number).map(id).collect()
         };
         let ids = |text: &str| text.matches(&"0".repeat(28)).count();
+        let lost_without = |missing| ProviderEvent::Lost {
+            round,
+            disruption: None,
+            missing,
+        };
         let missing = meters(5000);
         let (pending, lost) = (
             lines(ProviderEvent::Pending {
                 round,
                 missing: missing.clone(),
             }),
-            lines(ProviderEvent::Lost { round, missing }),
+            lines(lost_without(missing)),
         );
         for line in [pending, lost] {
             assert_eq!(line.lines().count(), 1);
@@ -165,7 +170,7 @@ mod tests {
             assert_eq!(ids(&line), 100, "{line}");
         }
         let missing = meters(2);
-        let line = lines(ProviderEvent::Lost { round, missing });
+        let line = lines(lost_without(missing));
         assert!(ids(&line) == 2 && !line.contains("more"), "{line}");
     }
 }

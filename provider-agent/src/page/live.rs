@@ -525,7 +525,7 @@ impl Net {
                 passing.stage = Stage::Pending;
                 passing.missing.clone_from(missing);
             }
-            ProviderEvent::Lost { round, missing } => {
+            ProviderEvent::Lost { round, missing, .. } => {
                 counts.lost = counts.lost.saturating_add(1);
                 let passing = rounds.entry(*round).or_default();
                 passing.missing.clone_from(missing);

@@ -27,8 +27,12 @@ const LONGEST_WAIT: u64 = 64;
 pub(in crate::provider) struct IssuedRoster {
     pub(super) roster: Roster,
     pub(super) frame: Vec<u8>,
-    /// On the monotonic clock; zero if another run of the provider issued it.
-    pub(super) issued: Duration,
+    /// On the monotonic clock; of one that another run of the provider issued, when this run
+    /// first looked at it.
+    pub(super) issued: Option<Duration>,
+    /// Whether another run of the provider issued it: what that run was told is not stored, so
+    /// whose reveal is missing here may have sent it.
+    pub(super) restored: bool,
     /// Per channel: superpositions minus the reveals so far.
     totals: Vec<Opening>,
     commitments: Vec<Commitment>,
@@ -96,7 +100,7 @@ impl Provider {
         for (total, opening) in issued.totals.iter_mut().zip(&reveal.openings) {
             *total -= *opening;
         }
-        if issued.reported {
+        if issued.reported && !issued.restored {
             self.note_offence(member, round, now);
         }
         if self.is_complete(round) {
@@ -171,6 +175,7 @@ impl Provider {
                 self.event(ProviderEvent::Alarm(Alarm::Disrupted { round, disruption }));
                 return self.event(ProviderEvent::Lost {
                     round,
+                    disruption: Some(disruption),
                     missing: Vec::new(),
                 });
             }
@@ -223,7 +228,8 @@ impl Provider {
         let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
             return;
         };
-        let late = now.monotonic >= issued.issued.saturating_add(window);
+        let since = *issued.issued.get_or_insert(now.monotonic);
+        let late = now.monotonic >= since.saturating_add(window);
         if late && !issued.reported {
             issued.reported = true;
             let missing: Vec<MemberIndex> = issued.missing.iter().copied().collect();
@@ -236,14 +242,18 @@ impl Provider {
         if now.utc >= closed
             && let Some(ProviderRound::Issued(issued)) = self.rounds.remove(&round)
         {
-            let missing = issued.missing.iter();
-            let missing: Vec<DeviceId> = missing.map(|member| self.id_of(*member)).collect();
+            let missing = issued.owing();
+            let missing: Vec<DeviceId> = missing.map(|member| self.id_of(member)).collect();
             self.persist(ProviderRecord::Lost {
                 round,
                 disruption: None,
                 missing: missing.clone(),
             });
-            self.event(ProviderEvent::Lost { round, missing });
+            self.event(ProviderEvent::Lost {
+                round,
+                disruption: None,
+                missing,
+            });
         }
     }
 }
@@ -254,7 +264,7 @@ impl IssuedRoster {
         frame: Vec<u8>,
         submissions: impl Iterator<Item = &'a Submission>,
         channels: usize,
-        issued: Duration,
+        issued: Option<Duration>,
     ) -> Self {
         let mut totals = vec![Opening::ZERO; channels];
         let mut commitments = vec![std::iter::empty::<Commitment>().sum(); channels];
@@ -270,6 +280,7 @@ impl IssuedRoster {
             roster,
             frame,
             issued,
+            restored: issued.is_none(),
             totals,
             commitments,
             missing,
@@ -277,5 +288,11 @@ impl IssuedRoster {
             reported: false,
             full_edges: None,
         }
+    }
+
+    /// Who is known not to have revealed.
+    pub(super) fn owing(&self) -> impl Iterator<Item = MemberIndex> + '_ {
+        let known = (!self.restored).then_some(&self.missing);
+        known.into_iter().flatten().copied()
     }
 }
