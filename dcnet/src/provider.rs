@@ -29,7 +29,7 @@ use crate::time::{Now, Period, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
 
-pub use rounds::{FullEdges, Progress};
+pub use rounds::{Dropped, FullEdges, NoRoster, Progress};
 
 use limits::{Answers, Quota};
 use rounds::ProviderRound;
@@ -230,15 +230,21 @@ pub enum ProviderEvent {
         round: Round,
         /// Included meters.
         included: usize,
-        /// Meters whose submission was dropped.
-        dropped: usize,
+        /// Meters whose submission was dropped, and why.
+        dropped: Vec<(DeviceId, Dropped)>,
     },
-    /// No roster: the submissions cannot meet the meters' minima.
+    /// A round gets no roster.
     NoRoster {
         /// The round.
         round: Round,
         /// How many submissions there were.
         submissions: usize,
+        /// Why there is none.
+        reason: NoRoster,
+        /// Meters whose submission could not have been on one, and why.
+        dropped: Vec<(DeviceId, Dropped)>,
+        /// Meters that were waited for and sent none.
+        absent: Vec<DeviceId>,
     },
     /// A verified aggregate.
     Aggregated(Published),
@@ -283,7 +289,8 @@ pub struct Provider {
     invites: Quota,
     joins: Quota,
     wake_at: Option<Duration>,
-    connected: bool,
+    /// Since when, on the monotonic clock.
+    connected: Option<Duration>,
     entered: BTreeSet<MemberIndex>,
 
     rounds: BTreeMap<Round, ProviderRound>,
@@ -346,7 +353,7 @@ impl Provider {
             invites: Quota::new(INVITES),
             joins: Quota::new(JOINS),
             wake_at: None,
-            connected: false,
+            connected: None,
             entered: BTreeSet::new(),
             rounds: BTreeMap::new(),
             last_roster: None,
@@ -450,7 +457,7 @@ impl Provider {
     }
 
     fn publish(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
-        if self.connected {
+        if self.connected.is_some() {
             self.outputs.push_back(Output::Publish(Message {
                 topic,
                 payload,
@@ -608,8 +615,8 @@ impl Provider {
         }
     }
 
-    fn connected(&mut self) {
-        self.connected = true;
+    fn connected(&mut self, now: Now) {
+        self.connected = Some(now.monotonic);
         // Meters notice by the newest entry and the pending rosters what they missed.
         self.head_named = None;
         for roster in self.pending_rosters() {
@@ -653,8 +660,8 @@ impl StateMachine for Provider {
         self.answers.turn(now.monotonic);
         match input {
             Input::Received(messages) => self.receive(messages, now),
-            Input::Connected => self.connected(),
-            Input::Disconnected => self.connected = false,
+            Input::Connected => self.connected(now),
+            Input::Disconnected => self.connected = None,
             Input::Tick => {}
             Input::Command(ProviderCommand::Revoked {
                 list,

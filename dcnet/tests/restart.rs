@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcnet::frame::Frame;
 use dcnet::output::Message;
-use dcnet::provider::ProviderEvent;
+use dcnet::provider::{NoRoster, ProviderEvent};
 use dcnet::reveal::Reveal;
 use dcnet::roster::Roster;
 use dcnet::superposition::Submission;
@@ -308,4 +308,75 @@ fn nobody_is_on_record_for_a_round_from_before_a_restart_of_the_provider() {
         missing: vec![],
     };
     assert!(network.provider_events.contains(&lost));
+}
+
+/// Seven meters, so that one may be left out of a roster; stops in the round that ends in
+/// minute 4, once somebody has submitted and not all have.
+fn amid_submissions() -> (Network, Vec<usize>) {
+    let mut network = Network::new(World::new(7, policy(4), &["import"]), Faults::default(), 1);
+    network.keep_published = true;
+    network.run_until(4 * MINUTE);
+    let round = network.last_round();
+    loop {
+        network.run_until(network.now + SECOND / 4);
+        let early: Vec<usize> = (0..7).filter(|m| network.submitted(*m, round)).collect();
+        if !early.is_empty() {
+            assert!(early.len() < 3, "{early:?}");
+            return (network, early);
+        }
+    }
+}
+
+#[test]
+fn a_provider_that_was_away_in_a_window_leaves_out_nobody_who_was_in_time() {
+    for restarts in [true, false] {
+        let (mut network, early) = amid_submissions();
+        let round = network.last_round();
+        if restarts {
+            network.restart_provider();
+        } else {
+            // What comes meanwhile is lost, and nobody else notices.
+            network.provider_online = false;
+            network.input_provider(dcnet::output::Input::Disconnected);
+            network.run_until(network.now + 3 * SECOND);
+            network.provider_online = true;
+            network.input_provider(dcnet::output::Input::Connected);
+        }
+        network.run_until(4 * MINUTE + 40 * SECOND);
+        assert!(!rosters(&network).contains_key(&round));
+        let mut given_up = network
+            .provider_events
+            .iter()
+            .filter_map(|event| match event {
+                ProviderEvent::NoRoster {
+                    round: r,
+                    reason,
+                    absent,
+                    ..
+                } if *r == round => Some((*reason, absent.clone())),
+                _ => None,
+            });
+        let (reason, absent) = given_up.next().unwrap();
+        assert_eq!(reason, NoRoster::NotListening);
+        let ids: Vec<_> = early
+            .iter()
+            .map(|meter| network.meters[*meter].id())
+            .collect();
+        assert!(!restarts || absent.iter().all(|meter| ids.contains(meter)));
+        network.run_until(5 * MINUTE + 40 * SECOND);
+        let last = network.aggregates.last().unwrap();
+        assert_eq!(last.round, network.last_round());
+        assert_eq!(last.included.len(), 7);
+        network.check_aggregates();
+    }
+}
+
+#[test]
+fn a_provider_that_is_back_before_the_first_submission_waits_for_all_and_goes_on() {
+    let mut network = network();
+    network.run_until(4 * MINUTE);
+    network.restart_provider();
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let last = network.aggregates.last().unwrap();
+    assert_eq!((last.round, last.included.len()), (network.last_round(), 5));
 }

@@ -1,5 +1,6 @@
 //! Rounds: submissions in, one roster out, reveals in, one verified aggregate out.
 
+mod admission;
 mod progress;
 mod reveals;
 
@@ -15,16 +16,20 @@ use crate::bitmap::Bitmap;
 use crate::frame::{Frame, Notification, Unverified};
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
-use crate::membership::{EntryError, HARD_FLOOR, Member};
+use crate::membership::{EntryError, HARD_FLOOR};
 use crate::meter::CLOSED_AFTER;
 use crate::pad::RosterHash;
+use crate::repeat::LONGEST_INTERVAL;
 use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError, SEEN_ROSTERS};
 use crate::superposition::{Submission, short};
 use crate::time::{CLOCK_SLACK, Now, Round, Timestamp};
 use crate::topic::{All, Inbox, Topic};
 
+use admission::{Admission, half_open};
+
 pub(super) use reveals::{IssuedRoster, Offences};
 
+pub use admission::{Dropped, NoRoster};
 pub use progress::{FullEdges, Progress};
 
 /// Rosters that late submissions are compared with: of rounds this far back no meter repeats
@@ -265,8 +270,9 @@ impl Provider {
                 Some(ProviderRound::Open(taken)) => {
                     let end = self.end(round);
                     let window_over = now.utc >= end.plus(self.window());
-                    if window_over || (now.utc >= end && self.all_here(round, taken)) {
-                        self.close_window(round, now);
+                    let all_here = now.utc >= end && self.all_here(round, taken);
+                    if window_over || all_here {
+                        self.close_window(round, all_here, now);
                     }
                 }
                 Some(ProviderRound::Issued(_)) => self.watch_pending(round, now),
@@ -294,77 +300,59 @@ impl Provider {
         awaited.map(|(index, _)| index)
     }
 
-    /// The largest set of submissions whose stated minima it meets.
-    fn admissible(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> Vec<MemberIndex> {
-        let barred = self.barred(round);
-        let users = users_of(taken);
-        let mut kept = Bitmap::empty(users.len());
-        let here = |member: &MemberIndex| {
-            let place = self.membership.member(*member);
-            place.is_some_and(Member::is_active) && !barred.contains(member)
-        };
-        for member in taken.keys().filter(|member| here(member)) {
-            kept.set(place(*member));
-        }
-        loop {
-            let before = kept.count();
-            let satisfied = |member: &MemberIndex, own: &Taken| {
-                let back = users.get(place(*member)).map_or(&[][..], Vec::as_slice);
-                let full = common(&own.drawn_used, back)
-                    .filter(|peer| kept.contains(place(*peer)))
-                    .count();
-                let required = usize::try_from(own.submission.minimum_neighbours);
-                let group = usize::try_from(own.submission.minimum_group);
-                required.is_ok_and(|required| full >= required)
-                    && group.is_ok_and(|group| before >= group)
-            };
-            let mut next = Bitmap::empty(users.len());
-            let mut members = Vec::with_capacity(before);
-            for (member, own) in taken {
-                if kept.contains(place(*member)) && satisfied(member, own) {
-                    next.set(place(*member));
-                    members.push(*member);
-                }
-            }
-            if members.len() == before {
-                return members;
-            }
-            kept = next;
-        }
-    }
-
-    /// Whether the meters would find enough of the lately seen members on it.
-    fn present_enough(&self, included: &[MemberIndex]) -> bool {
-        let mut lately = Bitmap::empty(0);
-        self.seen.iter().for_each(|seen| lately.include(seen));
-        let percent = usize::try_from(self.config.minimum_presence).unwrap_or(100);
-        let members = self.membership.members();
-        let here = |place: &usize| members.get(*place).is_some_and(Member::is_active);
-        let lately = lately.iter().filter(here).count();
-        included.len().saturating_mul(100) >= lately.saturating_mul(percent)
-    }
-
-    fn close_window(&mut self, round: Round, now: Now) {
+    fn close_window(&mut self, round: Round, all_here: bool, now: Now) {
         let Some(ProviderRound::Open(taken)) = self.rounds.remove(&round) else {
             return;
         };
-        let included = self.admissible(round, &taken);
+        let Admission { included, dropped } = self.admissible(round, &taken);
         let half_open = half_open(&included, &taken);
-        let fits = half_open.len() <= MAX_HALF_OPEN;
-        if included.is_empty() || !fits || !self.present_enough(&included) {
-            self.event(ProviderEvent::NoRoster {
+        let given_up = if !all_here && !self.has_listened(round, now) {
+            Some(NoRoster::NotListening)
+        } else if included.is_empty() {
+            Some(NoRoster::TooFew)
+        } else if half_open.len() > MAX_HALF_OPEN {
+            Some(NoRoster::HalfOpen)
+        } else if !self.present_enough(&included) {
+            Some(NoRoster::Presence)
+        } else {
+            None
+        };
+        let name = |(member, why)| (self.id_of(member), why);
+        let dropped = dropped.into_iter().map(name).collect();
+        if let Some(reason) = given_up {
+            let absent = self
+                .awaited(round)
+                .filter(|member| !taken.contains_key(member));
+            let absent = absent.map(|member| self.id_of(member)).collect();
+            // Nothing more is taken for this round.
+            self.contradicted.retain(|(told, _)| *told != round);
+            return self.event(ProviderEvent::NoRoster {
                 round,
                 submissions: taken.len(),
+                reason,
+                dropped,
+                absent,
             });
-            return;
         }
-        let dropped = taken.len().saturating_sub(included.len());
+        let number = included.len();
         self.issue(round, &included, half_open, taken, now);
         self.event(ProviderEvent::RosterIssued {
             round,
-            included: included.len(),
+            included: number,
             dropped,
         });
+    }
+
+    /// Whether whatever a meter sent in a round's window came here, at the latest when it was
+    /// repeated. Of what came while there was no connection nothing is known, and who sent it
+    /// would count its absence from the roster as an exclusion.
+    fn has_listened(&self, round: Round, now: Now) -> bool {
+        let Some(since) = self.connected else {
+            return false;
+        };
+        let since = now.utc.minus(now.monotonic.saturating_sub(since));
+        let end = self.end(round);
+        since.plus(CLOCK_SLACK) <= end || since.plus(LONGEST_INTERVAL) <= end.plus(self.window())
     }
 
     /// Signs, stores, then sends the one roster of a round.
@@ -560,28 +548,4 @@ impl Provider {
         };
         self.rounds.iter().map(deadline).min()
     }
-}
-
-/// The edges between included members that only one end used, ascending.
-fn half_open(included: &[MemberIndex], taken: &BTreeMap<MemberIndex, Taken>) -> Vec<HalfOpen> {
-    let users = users_of(taken);
-    let mut is_in = Bitmap::empty(users.len());
-    included.iter().for_each(|member| is_in.set(place(*member)));
-    let mut edges = Vec::new();
-    for (user, own) in taken
-        .iter()
-        .filter(|(user, _)| is_in.contains(place(**user)))
-    {
-        let mut back = users.get(place(*user)).into_iter().flatten().peekable();
-        for peer in own.used.iter().filter(|peer| is_in.contains(place(**peer))) {
-            while back.next_if(|other| *other < peer).is_some() {}
-            if back.peek() != Some(&peer) {
-                edges.push(HalfOpen {
-                    user: *user,
-                    non_user: *peer,
-                });
-            }
-        }
-    }
-    edges
 }

@@ -20,7 +20,7 @@ use dcnet::identity::{DeviceId, DeviceKey, Role};
 use dcnet::membership::{EntryError, EntryKind, Membership, sign_exit, sign_registration};
 use dcnet::meter::{Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::{Input, StateMachine};
-use dcnet::provider::{ProviderCommand, ProviderEvent};
+use dcnet::provider::{Dropped, NoRoster, ProviderCommand, ProviderEvent};
 use dcnet::reveal::Reveal;
 use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::superposition::Submission;

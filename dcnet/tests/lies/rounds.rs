@@ -223,3 +223,60 @@ fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
         network.check_aggregates();
     }
 }
+
+// Who made others wait, and who is on no roster.
+
+fn hold_back_reveals(network: &mut Network) {
+    let id = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == id),
+    ));
+}
+
+#[test]
+fn who_is_dropped_from_a_roster_is_named_with_the_reason() {
+    let mut network = running();
+    hold_back_reveals(&mut network);
+    network.run_until(5 * MINUTE + 40 * SECOND);
+    let (round, victim) = (network.last_round(), network.meters[VICTIM].id());
+    let issued = ProviderEvent::RosterIssued {
+        round,
+        included: 4,
+        dropped: vec![(victim, Dropped::Owing)],
+    };
+    assert!(network.provider_events.contains(&issued));
+}
+
+#[test]
+fn a_round_without_roster_names_who_was_dropped_and_who_was_absent() {
+    let mut network = running();
+    (2..5).for_each(|meter| network.set_online(meter, false));
+    network.run_until(4 * MINUTE + 40 * SECOND);
+    let (round, id) = (network.last_round(), |meter: usize| {
+        network.meters[meter].id()
+    });
+    let mut there = None;
+    for event in &network.provider_events {
+        if let ProviderEvent::NoRoster {
+            round: r,
+            reason,
+            dropped,
+            absent,
+            ..
+        } = event
+            && *r == round
+        {
+            assert_eq!(*reason, NoRoster::TooFew);
+            there = Some((dropped.clone(), absent.clone()));
+        }
+    }
+    let (mut dropped, mut absent) = there.unwrap();
+    dropped.sort_unstable();
+    absent.sort_unstable();
+    let why = Dropped::Neighbours;
+    let mut both: Vec<_> = (0..2).map(|meter| (id(meter), why)).collect();
+    let mut three: Vec<_> = (2..5).map(id).collect();
+    both.sort_unstable();
+    three.sort_unstable();
+    assert_eq!((dropped, absent), (both, three));
+}

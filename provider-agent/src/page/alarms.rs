@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use dcnet::alarm::Alarm;
-use dcnet::provider::ProviderEvent;
+use dcnet::provider::{NoRoster, ProviderEvent};
 use serde::Serialize;
 
 use crate::nets::NetEvent;
@@ -93,7 +93,21 @@ impl Told {
                  was started again since: what it was told before that it asks for once more.",
                 Some(round.0),
             ),
-            ProviderEvent::NoRoster { round, submissions } => (
+            ProviderEvent::NoRoster {
+                round,
+                reason: NoRoster::NotListening,
+                ..
+            } => (
+                Severity::Warning,
+                "no-roster",
+                format!("round {round} got no roster: the agent was not connected all the time"),
+                "Meters that submitted while it was not would count their absence from a roster against you. \
+                 Nothing has to be done for this round; if it happens often, look at the broker.",
+                Some(round.0),
+            ),
+            ProviderEvent::NoRoster {
+                round, submissions, ..
+            } => (
                 Severity::Warning,
                 "no-roster",
                 format!(
@@ -219,7 +233,14 @@ mod tests {
     fn repeated_warnings_are_one_and_alarms_stay_apart() {
         let no_roster = |round| {
             let (round, submissions) = (Round(round), 1);
-            told(ProviderEvent::NoRoster { round, submissions }).unwrap()
+            told(ProviderEvent::NoRoster {
+                round,
+                submissions,
+                reason: NoRoster::TooFew,
+                dropped: Vec::new(),
+                absent: Vec::new(),
+            })
+            .unwrap()
         };
         let lost = |round| {
             let missing = vec![dcnet::identity::DeviceId([1; 16])];
