@@ -234,6 +234,44 @@ fn hold_back_reveals(network: &mut Network) {
 }
 
 #[test]
+fn who_makes_rounds_late_over_and_over_waits_twice_as_long_each_time() {
+    let mut world = World::new(5, policy(4), &["import"]);
+    // What the victim does not know is why it is left out.
+    world.meters[VICTIM].floors.exclusions_per_day = 1000;
+    world.meters[VICTIM].floors.exclusions_per_month = 100;
+    let mut network = Network::new(world, Faults::default(), 1);
+    network.keep_published = true;
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    let (net, meter, kind) = (network.world.net, network.meters[VICTIM].id(), Up::Reveal);
+    let reveal = Topic::Up { net, meter, kind };
+    let mut waited = Vec::new();
+    for _ in 0..9 {
+        hold_back_reveals(&mut network);
+        let mut left_out = 0;
+        loop {
+            network.run_until(network.now + MINUTE);
+            let roster = network.newest_roster();
+            assert_eq!(roster.round, network.last_round());
+            if roster.includes(network.member(VICTIM)) {
+                break;
+            }
+            left_out += 1;
+        }
+        waited.push(left_out);
+        let late = network.sent(VICTIM, Up::Reveal).pop().unwrap();
+        network.published.clear();
+        network.deliver_up(reveal, late);
+        assert_eq!(
+            network.aggregates.last().unwrap().round,
+            network.last_round()
+        );
+    }
+    // In the first of these rounds it is late for the first time.
+    assert_eq!(waited, [0, 0, 1, 2, 4, 8, 16, 32, 64]);
+    network.check_aggregates();
+}
+
+#[test]
 fn who_is_dropped_from_a_roster_is_named_with_the_reason() {
     let mut network = running();
     hold_back_reveals(&mut network);
