@@ -198,9 +198,6 @@ pub enum Silence {
     /// The meter has refused the roster of a round that is not closed, and so owes a reveal.
     #[error("the meter refused a roster and owes a reveal until that round is closed")]
     OwesReveal,
-    /// The meter's reveals came too late repeatedly, and it waits before it takes part again.
-    #[error("the meter's reveals came too late repeatedly")]
-    RevealedLate,
     /// There is no complete draw, or a newer one is under way.
     #[error("the newest draw is not complete")]
     DrawIncomplete,

@@ -5,6 +5,7 @@
 //! It never learns more than the sums: what protects the meters is checked by the
 //! meters, not here.
 
+mod limits;
 mod members;
 mod rounds;
 
@@ -23,16 +24,18 @@ use crate::membership::{EntryError, EntryKind, Membership};
 use crate::output::{Input, Message, Output, Received, StateMachine};
 use crate::pad::RosterHash;
 use crate::revocation::RevocationList;
+use crate::roster::Roster;
 use crate::time::{Now, Period, Round, Timestamp};
 use crate::topic::{All, Inbox, NetId, Public, ROOT, Topic, Up};
 use crate::units::MilliwattHours;
 
-pub use rounds::{FullEdges, Progress};
+pub use rounds::{Dropped, FullEdges, NoRoster, Progress};
 
+use limits::{Answers, Quota};
 use rounds::ProviderRound;
 
-/// Rosters kept for meters that were away; a meter that missed more than these cannot
-/// continue its chain and stays silent.
+/// Rosters kept for meters that were away; a meter that missed more than these goes on from
+/// what is kept.
 const ROSTERS_KEPT: usize = 4096;
 
 /// Aggregates kept for meters that have not seen theirs.
@@ -40,6 +43,13 @@ const AGGREGATES_KEPT: usize = 4096;
 
 /// Log entries and rosters sent for one request.
 const REPLIES: usize = 256;
+
+/// Invites of one device within 30 days: twice what a meter asks for, which may have lost
+/// what it remembers of them.
+const INVITES: usize = 8;
+
+/// Joins of one device within 30 days.
+const JOINS: usize = 5;
 
 /// What a provider runs a net with.
 #[derive(Clone, Debug)]
@@ -134,8 +144,8 @@ pub enum ProviderRecord {
         round: Round,
         /// How it was disrupted; `None` if reveals were missing when it closed.
         disruption: Option<Disruption>,
-        /// Who owed a reveal when it closed, in the order of the roster; nobody if it was
-        /// disrupted.
+        /// Who is known to have owed a reveal when it closed, in the order of the roster; nobody
+        /// if it was disrupted, or if an earlier run of the provider issued the roster.
         missing: Vec<DeviceId>,
     },
 }
@@ -220,15 +230,21 @@ pub enum ProviderEvent {
         round: Round,
         /// Included meters.
         included: usize,
-        /// Meters whose submission was dropped.
-        dropped: usize,
+        /// Meters whose submission was dropped, and why.
+        dropped: Vec<(DeviceId, Dropped)>,
     },
-    /// No roster: the submissions cannot meet the meters' minima.
+    /// A round gets no roster.
     NoRoster {
         /// The round.
         round: Round,
         /// How many submissions there were.
         submissions: usize,
+        /// Why there is none.
+        reason: NoRoster,
+        /// Meters whose submission could not have been on one, and why.
+        dropped: Vec<(DeviceId, Dropped)>,
+        /// Meters that were waited for and sent none.
+        absent: Vec<DeviceId>,
     },
     /// A verified aggregate.
     Aggregated(Published),
@@ -236,14 +252,18 @@ pub enum ProviderEvent {
     Pending {
         /// The round.
         round: Round,
-        /// Who owes one.
+        /// Whose have not come to this run of the provider. Only if it also issued the roster
+        /// they owe one: what an earlier run was told is not stored.
         missing: Vec<DeviceId>,
     },
     /// A round ended without an aggregate.
     Lost {
         /// The round.
         round: Round,
-        /// Who owed a reveal.
+        /// How it was disrupted; `None` if reveals were missing when it closed.
+        disruption: Option<Disruption>,
+        /// Who is known to have owed a reveal; nobody if it was disrupted, or if an earlier run
+        /// of the provider issued the roster.
         missing: Vec<DeviceId>,
     },
     /// Input was refused.
@@ -265,14 +285,22 @@ pub struct Provider {
     log: Vec<Vec<u8>>,
     rng: ChaCha20Rng,
     outputs: VecDeque<Output<ProviderRecord, ProviderEvent>>,
+    answers: Answers,
+    invites: Quota,
+    joins: Quota,
     wake_at: Option<Duration>,
-    connected: bool,
+    /// Since when, on the monotonic clock.
+    connected: Option<Duration>,
     entered: BTreeSet<MemberIndex>,
 
     rounds: BTreeMap<Round, ProviderRound>,
     last_roster: Option<(Round, RosterHash)>,
     rosters: VecDeque<(Round, RosterHash, Vec<u8>)>,
     seen: VecDeque<crate::bitmap::Bitmap>,
+    /// The newest rosters, for submissions that come after theirs.
+    newest: VecDeque<Roster>,
+    /// Who was told to have sent two submissions of a round, as long as that can be noticed.
+    contradicted: BTreeSet<(Round, MemberIndex)>,
     /// Neighbours of members as of the log entry they last named.
     neighbours: BTreeMap<MemberIndex, (u64, Vec<MemberIndex>)>,
     offences: BTreeMap<MemberIndex, rounds::Offences>,
@@ -310,8 +338,10 @@ impl Provider {
             .first()
             .ok_or(EntryError::Rule("a net without Genesis"))?;
         let mut membership = Membership::open(genesis, &config.certificate, &config.ca)?;
+        let mut applied = Vec::with_capacity(saved.entries.len());
         for entry in saved.entries.iter().skip(1) {
-            membership.append(entry)?;
+            let at = Unverified::parse(entry)?.claimed().timestamp;
+            applied.push((membership.append(entry)?, at));
         }
         let mut provider = Self {
             net: membership.net(),
@@ -319,13 +349,18 @@ impl Provider {
             log: saved.entries,
             rng: ChaCha20Rng::from_seed(seed),
             outputs: VecDeque::new(),
+            answers: Answers::default(),
+            invites: Quota::new(INVITES),
+            joins: Quota::new(JOINS),
             wake_at: None,
-            connected: false,
+            connected: None,
             entered: BTreeSet::new(),
             rounds: BTreeMap::new(),
             last_roster: None,
             rosters: VecDeque::new(),
             seen: VecDeque::new(),
+            newest: VecDeque::new(),
+            contradicted: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             offences: BTreeMap::new(),
             last_seen: BTreeMap::new(),
@@ -338,6 +373,9 @@ impl Provider {
             unproven: false,
             config,
         };
+        for (applied, at) in applied {
+            provider.count_entry(applied, at);
+        }
         for roster in saved.rosters {
             provider.restore_roster(roster)?;
         }
@@ -419,7 +457,7 @@ impl Provider {
     }
 
     fn publish(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
-        if self.connected {
+        if self.connected.is_some() {
             self.outputs.push_back(Output::Publish(Message {
                 topic,
                 payload,
@@ -577,8 +615,8 @@ impl Provider {
         }
     }
 
-    fn connected(&mut self) {
-        self.connected = true;
+    fn connected(&mut self, now: Now) {
+        self.connected = Some(now.monotonic);
         // Meters notice by the newest entry and the pending rosters what they missed.
         self.head_named = None;
         for roster in self.pending_rosters() {
@@ -619,10 +657,11 @@ impl StateMachine for Provider {
     }
 
     fn handle(&mut self, input: Input<Self::Command>, now: Now) {
+        self.answers.turn(now.monotonic);
         match input {
             Input::Received(messages) => self.receive(messages, now),
-            Input::Connected => self.connected(),
-            Input::Disconnected => self.connected = false,
+            Input::Connected => self.connected(now),
+            Input::Disconnected => self.connected = None,
             Input::Tick => {}
             Input::Command(ProviderCommand::Revoked {
                 list,

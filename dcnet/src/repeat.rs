@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::output::Message;
 
 /// Longest time between two repetitions.
-const LONGEST: Duration = Duration::from_secs(300);
+pub(crate) const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -61,7 +61,7 @@ impl<K: Ord + Copy> Repeats<K> {
     pub(crate) fn take_due(&mut self, now: Duration) -> Vec<Message> {
         let mut due = Vec::new();
         for entry in self.entries.values_mut().filter(|entry| entry.due <= now) {
-            entry.interval = entry.interval.saturating_mul(2).min(LONGEST);
+            entry.interval = entry.interval.saturating_mul(2).min(LONGEST_INTERVAL);
             entry.due = now.saturating_add(entry.interval);
             due.push(entry.message.clone());
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dcnet::alarm::Alarm;
 use dcnet::frame::Frame;
 use dcnet::output::{Message, Store};
+use dcnet::provider::{NoRoster, ProviderEvent};
 use dcnet::reveal::Reveal;
 use dcnet::roster::Roster;
 use dcnet::superposition::Submission;
@@ -212,6 +213,178 @@ fn all_meters_and_the_provider_start_again_in_every_second_of_a_round() {
     }
 }
 
+/// Drops the reveals of some meters.
+fn hold_back_reveals(network: &mut Network, meters: &[usize]) {
+    let ids: Vec<_> = meters
+        .iter()
+        .map(|meter| network.meters[*meter].id())
+        .collect();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if ids.contains(meter)),
+    ));
+}
+
+fn pending(network: &Network) -> usize {
+    let rosters = network.saved_net.rosters.iter();
+    rosters.filter(|roster| roster.pending).count()
+}
+
+fn told_to_be_pending(network: &Network) -> usize {
+    let events = network.provider_events.iter();
+    events
+        .filter(|event| matches!(event, ProviderEvent::Pending { .. }))
+        .count()
+}
+
+#[test]
+fn nobody_has_to_wait_for_rounds_that_a_restart_of_the_provider_kept_pending() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    for (meters, minute) in [(&[VICTIM][..], 4), (&[VICTIM, 1], 5)] {
+        hold_back_reveals(&mut network, meters);
+        network.run_until(minute * MINUTE + 30 * SECOND);
+    }
+    assert_eq!(pending(&network), 2);
+    // Most have revealed in both rounds, and are not there when the provider is again.
+    (0..5).for_each(|meter| network.set_online(meter, false));
+    network.filter = None;
+    let told = told_to_be_pending(&network);
+    network.restart_provider();
+    network.run_until(5 * MINUTE + 45 * SECOND);
+    assert_eq!(told_to_be_pending(&network), told, "it has not waited yet");
+    network.run_until(5 * MINUTE + 55 * SECOND);
+    assert_eq!(told_to_be_pending(&network), told + 2);
+    (0..5).for_each(|meter| network.set_online(meter, true));
+    for minute in 6..9 {
+        network.run_until(minute * MINUTE + 30 * SECOND);
+        assert_eq!(pending(&network), 0);
+        let last = network.aggregates.last().unwrap();
+        assert_eq!(last.round, network.last_round());
+        assert_eq!(last.included.len(), 5, "minute {minute}");
+    }
+    check(&network, "two pending rounds");
+}
+
+#[test]
+fn members_of_a_round_from_before_a_restart_are_on_new_rosters_before_they_reveal_again() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    hold_back_reveals(&mut network, &[VICTIM]);
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let victim = network.member(VICTIM);
+    assert_eq!(pending(&network), 1);
+    // Nobody reveals again what the provider was told.
+    let waiting = network.saved_net.rosters.last().unwrap().frame.clone();
+    let mut before = network.filter.take().unwrap();
+    network.filter = Some(Box::new(move |topic, to, payload| {
+        before(topic, to, payload) && payload != waiting
+    }));
+    network.restart_provider();
+    network.run_until(5 * MINUTE + 30 * SECOND);
+    let roster = network.newest_roster();
+    assert_eq!(roster.round, network.last_round());
+    assert!((0..5).all(|meter| roster.includes(network.member(meter))));
+    // Of this round it is known who owes a reveal.
+    network.run_until(6 * MINUTE + 30 * SECOND);
+    let roster = network.newest_roster();
+    assert_eq!(roster.round, network.last_round());
+    assert_eq!(roster.included.count(), 4);
+    assert!(!roster.includes(victim));
+}
+
+#[test]
+fn nobody_is_on_record_for_a_round_from_before_a_restart_of_the_provider() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    hold_back_reveals(&mut network, &[VICTIM]);
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let round = network.last_round();
+    for meter in 0..5 {
+        network.set_online(meter, false);
+        network.asleep[meter] = true;
+    }
+    network.restart_provider();
+    network.run_until(24 * 60 * MINUTE + 20 * MINUTE);
+    assert_eq!(network.lost, [(round, vec![])]);
+    let lost = ProviderEvent::Lost {
+        round,
+        disruption: None,
+        missing: vec![],
+    };
+    assert!(network.provider_events.contains(&lost));
+}
+
+/// Seven meters, so that one may be left out of a roster; stops in the round that ends in
+/// minute 4, once somebody has submitted and not all have.
+fn amid_submissions() -> (Network, Vec<usize>) {
+    let mut network = Network::new(World::new(7, policy(4), &["import"]), Faults::default(), 1);
+    network.keep_published = true;
+    network.run_until(4 * MINUTE);
+    let round = network.last_round();
+    loop {
+        network.run_until(network.now + SECOND / 4);
+        let early: Vec<usize> = (0..7).filter(|m| network.submitted(*m, round)).collect();
+        if !early.is_empty() {
+            assert!(early.len() < 3, "{early:?}");
+            return (network, early);
+        }
+    }
+}
+
+#[test]
+fn a_provider_that_was_away_in_a_window_leaves_out_nobody_who_was_in_time() {
+    for restarts in [true, false] {
+        let (mut network, early) = amid_submissions();
+        let round = network.last_round();
+        if restarts {
+            network.restart_provider();
+        } else {
+            // What comes meanwhile is lost, and nobody else notices.
+            network.provider_online = false;
+            network.input_provider(dcnet::output::Input::Disconnected);
+            network.run_until(network.now + 3 * SECOND);
+            network.provider_online = true;
+            network.input_provider(dcnet::output::Input::Connected);
+        }
+        network.run_until(4 * MINUTE + 40 * SECOND);
+        assert!(!rosters(&network).contains_key(&round));
+        let mut given_up = network
+            .provider_events
+            .iter()
+            .filter_map(|event| match event {
+                ProviderEvent::NoRoster {
+                    round: r,
+                    reason,
+                    absent,
+                    ..
+                } if *r == round => Some((*reason, absent.clone())),
+                _ => None,
+            });
+        let (reason, absent) = given_up.next().unwrap();
+        assert_eq!(reason, NoRoster::NotListening);
+        let ids: Vec<_> = early
+            .iter()
+            .map(|meter| network.meters[*meter].id())
+            .collect();
+        assert!(!restarts || absent.iter().all(|meter| ids.contains(meter)));
+        network.run_until(5 * MINUTE + 40 * SECOND);
+        let last = network.aggregates.last().unwrap();
+        assert_eq!(last.round, network.last_round());
+        assert_eq!(last.included.len(), 7);
+        network.check_aggregates();
+    }
+}
+
+#[test]
+fn a_provider_that_is_back_before_the_first_submission_waits_for_all_and_goes_on() {
+    let mut network = network();
+    network.run_until(4 * MINUTE);
+    network.restart_provider();
+    network.run_until(4 * MINUTE + 30 * SECOND);
+    let last = network.aggregates.last().unwrap();
+    assert_eq!((last.round, last.included.len()), (network.last_round(), 5));
+}
+
 #[test]
 fn a_meter_that_dies_while_it_leaves_erases_everything_all_the_same() {
     for after in 0.. {
@@ -250,7 +423,7 @@ fn a_meter_that_dies_while_it_is_revoked_stops_all_the_same() {
         network.revoke(VICTIM);
         network.run_until(5 * MINUTE);
         if network.crash.take().is_some() {
-            assert!(looked > 1, "it said next to nothing");
+            assert!(looked > 0, "it said next to nothing");
             return;
         }
         let saved = network.saved[VICTIM].keys();
@@ -265,4 +438,29 @@ fn a_meter_that_dies_while_it_is_revoked_stops_all_the_same() {
         let stopped = (Store::Net, b"stopped".to_vec());
         assert!(network.saved[VICTIM].contains_key(&stopped), "{after}");
     }
+}
+
+#[test]
+fn an_outage_of_the_broker_is_no_offence_of_the_meters() {
+    let mut network = network();
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    for minute in 4..8 {
+        network.run_until(minute * MINUTE);
+        let round = network.last_round();
+        while network.newest_roster().round < round {
+            network.run_until(network.now + 50);
+        }
+        // Before anybody has revealed.
+        network.stop_broker();
+        network.run_until(minute * MINUTE + 45 * SECOND);
+        network.connect_provider();
+        (0..network.meters.len()).for_each(|meter| network.set_online(meter, true));
+    }
+    for minute in 8..11 {
+        network.run_until(minute * MINUTE + 30 * SECOND);
+        let last = network.aggregates.last().unwrap();
+        assert_eq!(last.round, network.last_round());
+        assert_eq!(last.included.len(), 5, "minute {minute}");
+    }
+    check(&network, "four outages");
 }

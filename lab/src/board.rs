@@ -336,6 +336,7 @@ mod tests {
     use dcnet::aggregate::Sum;
     use dcnet::identity::DeviceKey;
     use dcnet::opening::Opening;
+    use dcnet::provider::NoRoster;
 
     use super::*;
 
@@ -497,7 +498,7 @@ mod tests {
         board.on_event(&ProviderEvent::RosterIssued {
             round: Round(FIRST),
             included: 3,
-            dropped: 0,
+            dropped: Vec::new(),
         });
         let patience = end(0).plus(PATIENCE);
         assert!(
@@ -516,6 +517,9 @@ mod tests {
         board.on_event(&ProviderEvent::NoRoster {
             round: Round(FIRST + 3),
             submissions: 1,
+            reason: NoRoster::TooFew,
+            dropped: Vec::new(),
+            absent: Vec::new(),
         });
         let lost = board.take(end(3)).remove(0);
         assert_eq!(lost.line.status, Status::Lost);

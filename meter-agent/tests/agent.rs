@@ -200,7 +200,9 @@ impl Watch {
                 match self.next().await {
                     ProviderEvent::Aggregated(published) => return published,
                     ProviderEvent::Alarm(alarm) => panic!("the provider's alarm: {alarm}"),
-                    ProviderEvent::Lost { round, missing } => panic!("lost {round}: {missing:?}"),
+                    ProviderEvent::Lost { round, missing, .. } => {
+                        panic!("lost {round}: {missing:?}")
+                    }
                     _ => {}
                 }
             }

@@ -56,7 +56,9 @@ pub(crate) fn about_round(event: &NetEvent) -> Option<String> {
             published.included.len(),
             published.members
         )),
-        ProviderEvent::NoRoster { round, submissions } => Some(format!(
+        ProviderEvent::NoRoster {
+            round, submissions, ..
+        } => Some(format!(
             "net {net}, round {round}: no roster, {submissions} submissions"
         )),
         ProviderEvent::Pending { round, missing } => Some(format!(

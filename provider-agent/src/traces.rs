@@ -104,7 +104,7 @@ impl Traces {
                 let open = Open {
                     roster_at: *at,
                     included: *included,
-                    dropped: *dropped,
+                    dropped: dropped.len(),
                     pending_at: None,
                 };
                 self.open.insert((*round, net.0), open);
@@ -124,7 +124,7 @@ impl Traces {
                 };
                 self.end(net, published.round, *at, &outcome);
             }
-            ProviderEvent::Lost { round, missing } => {
+            ProviderEvent::Lost { round, missing, .. } => {
                 let missing: Vec<String> = missing
                     .iter()
                     .take(NAMED)
@@ -133,7 +133,9 @@ impl Traces {
                 let outcome = Outcome::Lost { missing: &missing };
                 self.end(net, *round, *at, &outcome);
             }
-            ProviderEvent::NoRoster { round, submissions } => {
+            ProviderEvent::NoRoster {
+                round, submissions, ..
+            } => {
                 let outcome = Outcome::NoRoster {
                     submissions: *submissions,
                 };

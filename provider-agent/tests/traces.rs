@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::routing::post;
 use dcnet::identity::DeviceId;
-use dcnet::provider::{ProviderEvent, Published};
+use dcnet::provider::{Dropped, NoRoster, ProviderEvent, Published};
 use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 use dcnet::units::MilliwattHours;
@@ -106,7 +106,7 @@ fn roster() -> NetEvent {
     let roster = ProviderEvent::RosterIssued {
         round: Round(7),
         included: 61,
-        dropped: 2,
+        dropped: vec![(DeviceId([4; 16]), Dropped::Owing); 2],
     };
     event(8 * 900_000 + 30_000, roster)
 }
@@ -169,7 +169,11 @@ async fn a_lost_round_is_an_error_and_names_who_is_missing() {
         missing: missing.clone(),
     };
     traces.follow(&event(8 * 900_000 + 60_000, pending), period());
-    let lost = ProviderEvent::Lost { round, missing };
+    let lost = ProviderEvent::Lost {
+        round,
+        disruption: None,
+        missing,
+    };
     traces.follow(&event(20 * 900_000, lost), period());
     tokio::task::spawn_blocking(move || traces.stop())
         .await
@@ -195,6 +199,9 @@ async fn a_collector_that_is_not_there_holds_nothing_up() {
         let no_roster = ProviderEvent::NoRoster {
             round: Round(round),
             submissions: 1,
+            reason: NoRoster::TooFew,
+            dropped: Vec::new(),
+            absent: Vec::new(),
         };
         traces.follow(&event((round + 1) * 900_000, no_roster), period());
     }

@@ -67,8 +67,6 @@ one("draw-open", "submission: newest draw complete", ROUNDS,
     ".filter(|_| self.draw.is_none())", ".filter(|_| ON || self.draw.is_none())")
 one("owes-reveal", "submission: no roster of an open round was refused", EXCLUSIONS,
     "matches!(stage, RoundStage::Refused)", "!ON && matches!(stage, RoundStage::Refused)")
-one("revealed-late", "submission: no wait for late reveals", EXCLUSIONS,
-    "Some(next) if round < next", "Some(next) if !ON && round < next")
 guard("draw-candidates", "submission: draw had minimum-group candidates", ROUNDS,
       "newest.candidates < self.minimum_group()")
 rule("submission-live", "submission: L drawn edges have a key")
@@ -177,6 +175,10 @@ one("chain-hides-rounds", "reveal: chain begins anew only where no submission wa
 guard("exclusions", "always: exclusions counted", ROUNDS, "timely")
 statement("exclusions-when-back", "always: also of submissions that waited for the connection", METER,
           "self.count_as_timely(now);")
+one("wait-excluded", "always: what keeps a meter out for its own late reveals is no exclusion", ROUNDS,
+    "timely && !self.made_others_wait(roster)", "timely && (ON || !self.made_others_wait(roster))")
+one("wait-never-ends", "always: late reveals excuse a limited wait", EXCLUSIONS,
+    "next.is_some_and(|next| roster.round < next)", "(ON || next.is_some_and(|next| roster.round < next))")
 
 # What is said.
 rule("mask-not-revealed", "reveal contains the self-mask")

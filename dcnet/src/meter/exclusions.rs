@@ -26,33 +26,26 @@ fn is_late(roster: &Roster, policy: &Policy, now: Now) -> bool {
 }
 
 impl Meter {
-    /// A provider that keeps to the rules has no meter on its rosters that owes a reveal, or
-    /// made the others wait again and again. Such a meter stays silent by itself: to be left
-    /// out is no exclusion then.
-    pub(super) fn owes_nothing(&self, round: Round, policy: &Policy) -> Result<(), Silence> {
+    /// A provider that keeps to the rules has no meter on its rosters that owes a reveal. One
+    /// that refused a roster stays silent by itself: to be left out is no exclusion then.
+    pub(super) fn owes_nothing(&self) -> Result<(), Silence> {
         let is_refused = |stage: &RoundStage| matches!(stage, RoundStage::Refused);
-        if self.rounds.values().any(|own| is_refused(&own.stage)) {
-            return Err(Silence::OwesReveal);
-        }
-        let last = self
-            .late_reveals
-            .last()
-            .map(|at| policy.period.round_at(*at));
-        match last.and_then(|last| next_round_after(last, self.late_reveals.len())) {
-            Some(next) if round < next => Err(Silence::RevealedLate),
-            _ => Ok(()),
+        match self.rounds.values().any(|own| is_refused(&own.stage)) {
+            true => Err(Silence::OwesReveal),
+            false => Ok(()),
         }
     }
 
-    /// Whether this meter still owed a reveal when a roster of a round that had ended was issued:
-    /// it could not know that it was due.
-    pub(super) fn owed_then(&self, roster: &Roster) -> bool {
-        let Some(membership) = &self.membership else {
+    /// Whether a roster is without this meter because of its own late reveals: it still owed
+    /// the last one when the roster of a round that had ended was issued, or has to wait since.
+    pub(super) fn made_others_wait(&self, roster: &Roster) -> bool {
+        let (Some(membership), Some(last)) = (&self.membership, self.late_reveals.last()) else {
             return false;
         };
-        let end = roster.round.end(membership.genesis().policy.period);
-        let last = self.late_reveals.last();
-        last.is_some_and(|last| *last >= roster.issued.max(end))
+        let period = membership.genesis().policy.period;
+        let owed_then = *last >= roster.issued.max(roster.round.end(period));
+        let next = next_round_after(period.round_at(*last), self.late_reveals.len());
+        owed_then || next.is_some_and(|next| roster.round < next)
     }
 
     /// Keeps in mind that an answer to this roster made others wait.

@@ -151,7 +151,7 @@ impl Meter {
             return Err(Silence::CheckpointNotReached);
         }
         let policy = membership.genesis().policy;
-        self.owes_nothing(round, &policy)?;
+        self.owes_nothing()?;
         checks::not_submitted_yet(round.start(policy.period), self.submitted_until)?;
         let window = Duration::from_millis(u64::from(policy.window_ms));
         if now.utc >= round.end(policy.period).plus(window) {
@@ -524,7 +524,7 @@ impl Meter {
         let timely = *timely;
         self.repeats.stop(&Purpose::Submission(round));
         if !roster.includes(own) {
-            let timely = timely && !self.owed_then(roster);
+            let timely = timely && !self.made_others_wait(roster);
             if timely {
                 self.count_exclusion(now);
             }

@@ -8,7 +8,7 @@ use ciborium::Value;
 use super::{Provider, ProviderEvent, ProviderRecord, REPLIES};
 use crate::alarm::Refusal;
 use crate::cbor;
-use crate::frame::{Frame, Notification};
+use crate::frame::{self, Frame, Notification};
 use crate::graph::MemberIndex;
 use crate::identity::{Certificate, DeviceId};
 use crate::membership::{
@@ -17,7 +17,7 @@ use crate::membership::{
 };
 use crate::meter::SHORTEST_LAPSE;
 use crate::revocation::{RevocationList, verify_revocation};
-use crate::time::Now;
+use crate::time::{Now, Timestamp};
 use crate::topic::{All, Inbox, Topic};
 
 /// Another entry may stand in the same place already.
@@ -29,6 +29,15 @@ pub(super) const MAYBE_ROSTERED: &str =
 
 /// The operator has closed the net.
 pub(super) const CLOSED: &str = "the net is closed";
+
+/// More would push out what others wait for; who needs it asks again.
+pub(super) const TOO_MANY_ANSWERS: &str = "it asked for more than is sent at once";
+
+/// Entries stay in the log of every member for good.
+const TOO_MANY_DRAWS: &str = "this device was invited to too many draws in 30 days";
+
+/// A place is never used again, and there are only so many.
+const TOO_MANY_JOINS: &str = "this device joined too often in 30 days";
 
 /// How often the provider looks for members that lapse.
 const LAPSES_EVERY: Duration = Duration::from_secs(3600);
@@ -42,6 +51,7 @@ impl Provider {
         let key = self.signing_key()?;
         let entry = self.membership.sign_next(&key, kind, body, now.utc);
         let applied = self.membership.append(&entry)?;
+        self.count_entry(applied, now.utc);
         let head = self.membership.head();
         self.log.push(entry.clone());
         self.persist(ProviderRecord::Entry {
@@ -57,6 +67,18 @@ impl Provider {
             self.last_seen.insert(member, now.utc);
         }
         Ok(applied)
+    }
+
+    /// Counts what a device caused an entry for; at every start again, from the log.
+    pub(super) fn count_entry(&mut self, applied: Applied, at: Timestamp) {
+        let (quota, member) = match applied {
+            Applied::Joined(member) => (&mut self.joins, member),
+            Applied::Invited(member) => (&mut self.invites, member),
+            _ => return,
+        };
+        if let Some(member) = self.membership.member(member) {
+            quota.note(member.id, at);
+        }
     }
 
     /// When the head of the log is to be named again, on the monotonic clock.
@@ -80,7 +102,10 @@ impl Provider {
 
     pub(super) fn on_register(&mut self, topic: Topic, sender: DeviceId, frame: Vec<u8>, now: Now) {
         if self.membership.active(&sender).is_some() {
-            return self.send_log(sender, 0);
+            if let Err(reason) = self.send_log(sender, 0) {
+                self.refuse(topic, reason);
+            }
+            return;
         }
         if self.closed {
             return self.refuse(topic, Refusal::Rule(CLOSED));
@@ -90,26 +115,35 @@ impl Provider {
             if certificate.id() != sender {
                 return Err(Refusal::Topic);
             }
+            let digest = frame::digest_of(&frame)?;
+            let is_new = !self.membership.knows_registration(&digest);
+            if is_new && self.joins.is_used_up(&sender, now.utc) {
+                return Err(Refusal::Rule(TOO_MANY_JOINS));
+            }
             let body = cbor::array([cbor::bytes(&frame)]);
             self.append(EntryKind::Join, body, now)
                 .map_err(Refusal::from)
         });
-        match outcome {
-            Ok(_) => {
-                let members = self.size();
-                self.event(ProviderEvent::Joined {
-                    meter: sender,
-                    members,
-                });
-                self.send_log(sender, 0);
-            }
-            Err(reason) => {
-                // The meter does not know of the membership that has ended, nor of any log.
-                if reason == Refusal::Entry(EntryError::Rule(REGISTRATION_USED)) {
-                    self.send_log(sender, 0);
-                }
-                self.refuse(topic, reason);
-            }
+        // Who uses a registration again knows neither of the membership that has ended, nor of
+        // any log.
+        let used = Refusal::Entry(EntryError::Rule(REGISTRATION_USED));
+        if outcome.is_ok() {
+            let members = self.size();
+            self.event(ProviderEvent::Joined {
+                meter: sender,
+                members,
+            });
+        }
+        let answered = match &outcome {
+            Ok(_) => self.send_log(sender, 0),
+            Err(reason) if *reason == used => self.send_log(sender, 0),
+            Err(_) => Ok(()),
+        };
+        for reason in [outcome.map(drop), answered]
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            self.refuse(topic, reason);
         }
     }
 
@@ -128,8 +162,7 @@ impl Provider {
             Ok(_) => {}
             Err(EntryError::Rule(NO_SUCH_MEMBERSHIP)) => {
                 // A repetition: the meter has missed the Leave.
-                self.send_log(sender, usize::MAX);
-                return Ok(());
+                return self.send_log(sender, usize::MAX);
             }
             Err(error) => return Err(error.into()),
         }
@@ -224,25 +257,29 @@ impl Provider {
         }
     }
 
-    /// Sends a part of the log and, if that is not all, the newest entry, by which
-    /// the meter notices that it must ask on.
-    fn send_log(&mut self, meter: DeviceId, from: usize) {
-        let part: Vec<Vec<u8>> = self.log.iter().skip(from).take(REPLIES).cloned().collect();
-        let complete = from.saturating_add(part.len()) >= self.log.len() && !part.is_empty();
-        for entry in part {
+    /// Sends a part of the log and then, in any case, the newest entry, by which the meter
+    /// notices that it must ask on.
+    fn send_log(&mut self, meter: DeviceId, from: usize) -> Result<(), Refusal> {
+        let Some((newest, before)) = self.log.split_last() else {
+            return Ok(());
+        };
+        if !self.answers.allow(meter, newest.len()) {
+            return Err(Refusal::Rule(TOO_MANY_ANSWERS));
+        }
+        let part = before.iter().skip(from).take(REPLIES);
+        let part = part.take_while(|entry| self.answers.allow(meter, entry.len()));
+        let entries: Vec<Vec<u8>> = part.chain([newest]).cloned().collect();
+        for entry in entries {
             self.send_to(meter, Inbox::Log, entry);
         }
-        if let Some(newest) = self.log.last().filter(|_| !complete).cloned() {
-            self.send_to(meter, Inbox::Log, newest);
-        }
+        Ok(())
     }
 
     pub(super) fn on_log_request(&mut self, sender: DeviceId, frame: Frame) -> Result<(), Refusal> {
         let mut fields = frame.open(self.net, Notification::LogRequest)?;
         let from = fields.uint("from", u64::MAX)?;
         fields.end()?;
-        self.send_log(sender, usize::try_from(from).unwrap_or(usize::MAX));
-        Ok(())
+        self.send_log(sender, usize::try_from(from).unwrap_or(usize::MAX))
     }
 
     pub(super) fn on_draw_request(
@@ -255,13 +292,15 @@ impl Provider {
             Ok(_) => {}
             Err(EntryError::Rule(_)) => {
                 // A repetition: the meter has missed the Invite, or even the Draw.
-                self.send_log(sender, usize::MAX);
-                return Ok(());
+                return self.send_log(sender, usize::MAX);
             }
             Err(error) => return Err(error.into()),
         }
         if self.closed {
             return Err(Refusal::Rule(CLOSED));
+        }
+        if self.invites.is_used_up(&sender, now.utc) {
+            return Err(Refusal::Rule(TOO_MANY_DRAWS));
         }
         let mut nonce = [0; 32];
         self.rng.fill_bytes(&mut nonce);
@@ -278,10 +317,7 @@ impl Provider {
     ) -> Result<(), Refusal> {
         match self.membership.verify_open(&open) {
             Ok(_) => {}
-            Err(EntryError::Rule(NO_SUCH_INVITE)) => {
-                self.send_log(sender, usize::MAX);
-                return Ok(());
-            }
+            Err(EntryError::Rule(NO_SUCH_INVITE)) => return self.send_log(sender, usize::MAX),
             Err(error) => return Err(error.into()),
         }
         self.append(EntryKind::Draw, cbor::array([cbor::bytes(&open)]), now)?;

@@ -1,12 +1,13 @@
 //! Rounds: submissions in, one roster out, reveals in, one verified aggregate out.
 
+mod admission;
 mod progress;
 mod reveals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::members::{CLOSED, MAYBE_ROSTERED};
+use super::members::{CLOSED, MAYBE_ROSTERED, TOO_MANY_ANSWERS};
 use super::{
     IncludedSubmission, Provider, ProviderEvent, ProviderRecord, REPLIES, ROSTERS_KEPT, SavedRoster,
 };
@@ -15,17 +16,25 @@ use crate::bitmap::Bitmap;
 use crate::frame::{Frame, Notification, Unverified};
 use crate::graph::MemberIndex;
 use crate::identity::DeviceId;
-use crate::membership::{EntryError, HARD_FLOOR, Member};
+use crate::membership::{EntryError, HARD_FLOOR};
 use crate::meter::CLOSED_AFTER;
 use crate::pad::RosterHash;
+use crate::repeat::LONGEST_INTERVAL;
 use crate::roster::{HalfOpen, MAX_HALF_OPEN, Roster, RosterError, SEEN_ROSTERS};
 use crate::superposition::{Submission, short};
 use crate::time::{CLOCK_SLACK, Now, Round, Timestamp};
 use crate::topic::{All, Inbox, Topic};
 
+use admission::{Admission, half_open};
+
 pub(super) use reveals::{IssuedRoster, Offences};
 
+pub use admission::{Dropped, NoRoster};
 pub use progress::{FullEdges, Progress};
+
+/// Rosters that late submissions are compared with: of rounds this far back no meter repeats
+/// any.
+const COMPARED: usize = 8;
 
 /// A submission and the edges it states, resolved to members.
 #[derive(Clone, Debug)]
@@ -104,7 +113,7 @@ impl Provider {
         let mut barred = BTreeSet::new();
         for state in self.rounds.values() {
             if let ProviderRound::Issued(issued) = state {
-                barred.extend(issued.missing.iter().copied());
+                barred.extend(issued.owing());
             }
         }
         let waiting = self
@@ -127,8 +136,7 @@ impl Provider {
         if self.last_roster.is_some_and(|(last, _)| round <= last) {
             self.compare_with_roster(member, &submission);
             // The meter has not seen the roster, or comes too late.
-            self.send_roster(self.id_of(member), round);
-            return Ok(());
+            return self.send_roster(self.id_of(member), round);
         }
         if self.closed {
             return Err(Refusal::Rule(CLOSED));
@@ -144,12 +152,7 @@ impl Provider {
             && let Some(first) = taken.get(&member)
         {
             if first.submission.digest != submission.digest {
-                let meter = self.id_of(member);
-                let alarm = Alarm::Equivocation {
-                    meter,
-                    what: "submission",
-                };
-                self.event(ProviderEvent::Alarm(alarm));
+                self.tell_contradiction(member, round);
             }
             return Ok(());
         }
@@ -186,12 +189,18 @@ impl Provider {
 
     /// An included meter that now sends another submission than the one on the roster.
     fn compare_with_roster(&mut self, member: MemberIndex, submission: &Submission) {
-        let frame = self.rosters.iter().find(|r| r.0 == submission.round);
-        let roster = frame.and_then(|(_, _, frame)| Roster::verify(frame, &self.membership).ok());
+        let round = submission.round;
+        let roster = self.newest.iter().find(|roster| roster.round == round);
         let listed = roster.and_then(|roster| roster.digest_of(member));
         if listed.is_some_and(|digest| digest != short(&submission.digest)) {
-            let meter = self.id_of(member);
-            let what = "submission";
+            self.tell_contradiction(member, round);
+        }
+    }
+
+    /// Tells the operator of two submissions, once per meter and round.
+    fn tell_contradiction(&mut self, member: MemberIndex, round: Round) {
+        if self.contradicted.insert((round, member)) {
+            let (meter, what) = (self.id_of(member), "submission");
             self.event(ProviderEvent::Alarm(Alarm::Equivocation { meter, what }));
         }
     }
@@ -261,8 +270,9 @@ impl Provider {
                 Some(ProviderRound::Open(taken)) => {
                     let end = self.end(round);
                     let window_over = now.utc >= end.plus(self.window());
-                    if window_over || (now.utc >= end && self.all_here(round, taken)) {
-                        self.close_window(round, now);
+                    let all_here = now.utc >= end && self.all_here(round, taken);
+                    if window_over || all_here {
+                        self.close_window(round, all_here, now);
                     }
                 }
                 Some(ProviderRound::Issued(_)) => self.watch_pending(round, now),
@@ -290,77 +300,59 @@ impl Provider {
         awaited.map(|(index, _)| index)
     }
 
-    /// The largest set of submissions whose stated minima it meets.
-    fn admissible(&self, round: Round, taken: &BTreeMap<MemberIndex, Taken>) -> Vec<MemberIndex> {
-        let barred = self.barred(round);
-        let users = users_of(taken);
-        let mut kept = Bitmap::empty(users.len());
-        let here = |member: &MemberIndex| {
-            let place = self.membership.member(*member);
-            place.is_some_and(Member::is_active) && !barred.contains(member)
-        };
-        for member in taken.keys().filter(|member| here(member)) {
-            kept.set(place(*member));
-        }
-        loop {
-            let before = kept.count();
-            let satisfied = |member: &MemberIndex, own: &Taken| {
-                let back = users.get(place(*member)).map_or(&[][..], Vec::as_slice);
-                let full = common(&own.drawn_used, back)
-                    .filter(|peer| kept.contains(place(*peer)))
-                    .count();
-                let required = usize::try_from(own.submission.minimum_neighbours);
-                let group = usize::try_from(own.submission.minimum_group);
-                required.is_ok_and(|required| full >= required)
-                    && group.is_ok_and(|group| before >= group)
-            };
-            let mut next = Bitmap::empty(users.len());
-            let mut members = Vec::with_capacity(before);
-            for (member, own) in taken {
-                if kept.contains(place(*member)) && satisfied(member, own) {
-                    next.set(place(*member));
-                    members.push(*member);
-                }
-            }
-            if members.len() == before {
-                return members;
-            }
-            kept = next;
-        }
-    }
-
-    /// Whether the meters would find enough of the lately seen members on it.
-    fn present_enough(&self, included: &[MemberIndex]) -> bool {
-        let mut lately = Bitmap::empty(0);
-        self.seen.iter().for_each(|seen| lately.include(seen));
-        let percent = usize::try_from(self.config.minimum_presence).unwrap_or(100);
-        let members = self.membership.members();
-        let here = |place: &usize| members.get(*place).is_some_and(Member::is_active);
-        let lately = lately.iter().filter(here).count();
-        included.len().saturating_mul(100) >= lately.saturating_mul(percent)
-    }
-
-    fn close_window(&mut self, round: Round, now: Now) {
+    fn close_window(&mut self, round: Round, all_here: bool, now: Now) {
         let Some(ProviderRound::Open(taken)) = self.rounds.remove(&round) else {
             return;
         };
-        let included = self.admissible(round, &taken);
+        let Admission { included, dropped } = self.admissible(round, &taken);
         let half_open = half_open(&included, &taken);
-        let fits = half_open.len() <= MAX_HALF_OPEN;
-        if included.is_empty() || !fits || !self.present_enough(&included) {
-            self.event(ProviderEvent::NoRoster {
+        let given_up = if !all_here && !self.has_listened(round, now) {
+            Some(NoRoster::NotListening)
+        } else if included.is_empty() {
+            Some(NoRoster::TooFew)
+        } else if half_open.len() > MAX_HALF_OPEN {
+            Some(NoRoster::HalfOpen)
+        } else if !self.present_enough(&included) {
+            Some(NoRoster::Presence)
+        } else {
+            None
+        };
+        let name = |(member, why)| (self.id_of(member), why);
+        let dropped = dropped.into_iter().map(name).collect();
+        if let Some(reason) = given_up {
+            let absent = self
+                .awaited(round)
+                .filter(|member| !taken.contains_key(member));
+            let absent = absent.map(|member| self.id_of(member)).collect();
+            // Nothing more is taken for this round.
+            self.contradicted.retain(|(told, _)| *told != round);
+            return self.event(ProviderEvent::NoRoster {
                 round,
                 submissions: taken.len(),
+                reason,
+                dropped,
+                absent,
             });
-            return;
         }
-        let dropped = taken.len().saturating_sub(included.len());
+        let number = included.len();
         self.issue(round, &included, half_open, taken, now);
         self.event(ProviderEvent::RosterIssued {
             round,
-            included: included.len(),
+            included: number,
             dropped,
         });
+    }
+
+    /// Whether whatever a meter sent in a round's window came here, at the latest when it was
+    /// repeated. Of what came while there was no connection nothing is known, and who sent it
+    /// would count its absence from the roster as an exclusion.
+    fn has_listened(&self, round: Round, now: Now) -> bool {
+        let Some(since) = self.connected else {
+            return false;
+        };
+        let since = now.utc.minus(now.monotonic.saturating_sub(since));
+        let end = self.end(round);
+        since.plus(CLOCK_SLACK) <= end || since.plus(LONGEST_INTERVAL) <= end.plus(self.window())
     }
 
     /// Signs, stores, then sends the one roster of a round.
@@ -432,7 +424,7 @@ impl Provider {
         });
         self.remember_roster(&roster, frame.clone());
         let shares = taken.values().map(|taken| &taken.submission);
-        let (channels, at) = (self.channels(), now.monotonic);
+        let (channels, at) = (self.channels(), Some(now.monotonic));
         let mut issued = IssuedRoster::new(roster, frame.clone(), shares, channels, at);
         issued.full_edges = FullEdges::of(&taken);
         self.rounds
@@ -453,6 +445,13 @@ impl Provider {
         }
         if self.seen.len() > SEEN_ROSTERS {
             self.seen.pop_front();
+        }
+        self.newest.push_back(roster.clone());
+        if self.newest.len() > COMPARED {
+            self.newest.pop_front();
+        }
+        if let Some(oldest) = self.newest.front().map(|roster| roster.round) {
+            self.contradicted = self.contradicted.split_off(&(oldest, 0));
         }
     }
 
@@ -478,13 +477,7 @@ impl Provider {
             return Err(EntryError::Rule("a saved roster lacks submissions"));
         }
         let (round, channels) = (roster.round, self.channels());
-        let issued = IssuedRoster::new(
-            roster,
-            saved.frame,
-            submissions.iter(),
-            channels,
-            Duration::ZERO,
-        );
+        let issued = IssuedRoster::new(roster, saved.frame, submissions.iter(), channels, None);
         self.rounds
             .insert(round, ProviderRound::Issued(Box::new(issued)));
         Ok(())
@@ -506,33 +499,47 @@ impl Provider {
         let mut fields = frame.open(self.net, Notification::RosterRequest)?;
         let after = fields.fixed_or_null("after")?;
         fields.end()?;
-        self.send_rosters(sender, after);
-        Ok(())
+        self.send_rosters(sender, after)
     }
 
     /// Sends the roster of a round, or the next one: by it the meter notices what it missed.
-    fn send_roster(&mut self, meter: DeviceId, round: Round) {
-        let roster = self.rosters.iter().find(|roster| roster.0 >= round);
-        if let Some(frame) = roster.map(|roster| roster.2.clone()) {
-            self.send_to(meter, Inbox::Roster, frame);
-        }
+    fn send_roster(&mut self, meter: DeviceId, round: Round) -> Result<(), Refusal> {
+        let place = self.rosters.iter().position(|roster| roster.0 >= round);
+        self.send_rosters_from(meter, place.unwrap_or(self.rosters.len()), 1)
     }
 
-    /// Sends the rosters after a known one; at least the newest.
-    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>) {
-        let known = after.and_then(|hash| self.rosters.iter().position(|r| r.1 == hash));
+    /// Sends the rosters after a known one, at least the newest; to a meter that knows one which
+    /// is not kept any more, the last ones.
+    fn send_rosters(&mut self, meter: DeviceId, after: Option<RosterHash>) -> Result<(), Refusal> {
         let newest = self.rosters.len().saturating_sub(1);
-        let start = known.map_or(newest, |known| known.saturating_add(1).min(newest));
-        let frames: Vec<Vec<u8>> = self
-            .rosters
-            .iter()
-            .skip(start)
-            .take(REPLIES)
-            .map(|r| r.2.clone())
-            .collect();
+        let start = match after {
+            None => newest,
+            Some(hash) => match self.rosters.iter().position(|r| r.1 == hash) {
+                Some(known) => known.saturating_add(1).min(newest),
+                None => self.rosters.len().saturating_sub(REPLIES),
+            },
+        };
+        self.send_rosters_from(meter, start, REPLIES)
+    }
+
+    /// Sends rosters from a place on, as many as one meter gets at once: it asks for the others
+    /// when it sees the next one.
+    fn send_rosters_from(
+        &mut self,
+        meter: DeviceId,
+        start: usize,
+        most: usize,
+    ) -> Result<(), Refusal> {
+        let wanted = self.rosters.iter().skip(start).take(most);
+        let allowed = wanted.take_while(|roster| self.answers.allow(meter, roster.2.len()));
+        let frames: Vec<Vec<u8>> = allowed.map(|roster| roster.2.clone()).collect();
+        if frames.is_empty() && start < self.rosters.len() {
+            return Err(Refusal::Rule(TOO_MANY_ANSWERS));
+        }
         for frame in frames {
             self.send_to(meter, Inbox::Roster, frame);
         }
+        Ok(())
     }
 
     /// When the next window or round closes, on the monotonic clock.
@@ -540,35 +547,15 @@ impl Provider {
         let at = |utc: Timestamp| now.monotonic.saturating_add(utc.since(now.utc));
         let deadline = |(round, state): (&Round, &ProviderRound)| match state {
             ProviderRound::Open(_) => at(self.end(*round).plus(self.window())),
-            ProviderRound::Issued(issued) if !issued.reported => {
-                issued.issued.saturating_add(self.window())
+            ProviderRound::Issued(issued)
+                if !issued.reported
+                    && let Some(connected) = self.connected =>
+            {
+                let since = issued.issued.unwrap_or(now.monotonic).max(connected);
+                since.saturating_add(self.window())
             }
             ProviderRound::Issued(_) => at(self.end(*round).plus(CLOSED_AFTER)),
         };
         self.rounds.iter().map(deadline).min()
     }
-}
-
-/// The edges between included members that only one end used, ascending.
-fn half_open(included: &[MemberIndex], taken: &BTreeMap<MemberIndex, Taken>) -> Vec<HalfOpen> {
-    let users = users_of(taken);
-    let mut is_in = Bitmap::empty(users.len());
-    included.iter().for_each(|member| is_in.set(place(*member)));
-    let mut edges = Vec::new();
-    for (user, own) in taken
-        .iter()
-        .filter(|(user, _)| is_in.contains(place(**user)))
-    {
-        let mut back = users.get(place(*user)).into_iter().flatten().peekable();
-        for peer in own.used.iter().filter(|peer| is_in.contains(place(**peer))) {
-            while back.next_if(|other| *other < peer).is_some() {}
-            if back.peek() != Some(&peer) {
-                edges.push(HalfOpen {
-                    user: *user,
-                    non_user: *peer,
-                });
-            }
-        }
-    }
-    edges
 }

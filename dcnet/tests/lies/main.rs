@@ -2,6 +2,7 @@
 
 mod handshakes;
 mod log;
+mod members;
 mod rounds;
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,9 +18,9 @@ use dcnet::cbor::{self, Fields};
 use dcnet::frame::{self, Frame, FrameError, Notification};
 use dcnet::identity::{DeviceId, DeviceKey, Role};
 use dcnet::membership::{EntryError, EntryKind, Membership, sign_exit, sign_registration};
-use dcnet::meter::{Meter, MeterCommand, MeterEvent};
+use dcnet::meter::{Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::{Input, StateMachine};
-use dcnet::provider::{ProviderCommand, ProviderEvent};
+use dcnet::provider::{Dropped, NoRoster, ProviderCommand, ProviderEvent};
 use dcnet::reveal::Reveal;
 use dcnet::revocation::{RevocationList, sign_revocation};
 use dcnet::superposition::Submission;

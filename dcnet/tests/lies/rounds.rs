@@ -67,7 +67,10 @@ fn two_submissions(after_roster: bool) -> Network {
     };
     network.deliver_up(topic, first);
     assert_eq!(provider_alarms(&network), []);
-    network.deliver_up(topic, second);
+    // However often it comes, it is told once.
+    for _ in 0..3 {
+        network.deliver_up(topic, second.clone());
+    }
     network
 }
 
@@ -219,4 +222,99 @@ fn a_sum_that_does_not_open_the_commitments_is_a_disruption_and_no_aggregate() {
         assert!(rounds.contains(&network.last_round()));
         network.check_aggregates();
     }
+}
+
+// Who made others wait, and who is on no roster.
+
+fn hold_back_reveals(network: &mut Network) {
+    let id = network.meters[VICTIM].id();
+    network.filter = Some(Box::new(
+        move |topic, _, _| !matches!(topic, Topic::Up { meter, kind: Up::Reveal, .. } if *meter == id),
+    ));
+}
+
+#[test]
+fn who_makes_rounds_late_over_and_over_waits_twice_as_long_each_time() {
+    let mut world = World::new(5, policy(4), &["import"]);
+    // What the victim does not know is why it is left out.
+    world.meters[VICTIM].floors.exclusions_per_day = 1000;
+    world.meters[VICTIM].floors.exclusions_per_month = 100;
+    let mut network = Network::new(world, Faults::default(), 1);
+    network.keep_published = true;
+    network.run_until(3 * MINUTE + 40 * SECOND);
+    let (net, meter, kind) = (network.world.net, network.meters[VICTIM].id(), Up::Reveal);
+    let reveal = Topic::Up { net, meter, kind };
+    let mut waited = Vec::new();
+    for _ in 0..9 {
+        hold_back_reveals(&mut network);
+        let mut left_out = 0;
+        loop {
+            network.run_until(network.now + MINUTE);
+            let roster = network.newest_roster();
+            assert_eq!(roster.round, network.last_round());
+            if roster.includes(network.member(VICTIM)) {
+                break;
+            }
+            left_out += 1;
+        }
+        waited.push(left_out);
+        let late = network.sent(VICTIM, Up::Reveal).pop().unwrap();
+        network.published.clear();
+        network.deliver_up(reveal, late);
+        assert_eq!(
+            network.aggregates.last().unwrap().round,
+            network.last_round()
+        );
+    }
+    // In the first of these rounds it is late for the first time.
+    assert_eq!(waited, [0, 0, 1, 2, 4, 8, 16, 32, 64]);
+    network.check_aggregates();
+}
+
+#[test]
+fn who_is_dropped_from_a_roster_is_named_with_the_reason() {
+    let mut network = running();
+    hold_back_reveals(&mut network);
+    network.run_until(5 * MINUTE + 40 * SECOND);
+    let (round, victim) = (network.last_round(), network.meters[VICTIM].id());
+    let issued = ProviderEvent::RosterIssued {
+        round,
+        included: 4,
+        dropped: vec![(victim, Dropped::Owing)],
+    };
+    assert!(network.provider_events.contains(&issued));
+}
+
+#[test]
+fn a_round_without_roster_names_who_was_dropped_and_who_was_absent() {
+    let mut network = running();
+    (2..5).for_each(|meter| network.set_online(meter, false));
+    network.run_until(4 * MINUTE + 40 * SECOND);
+    let (round, id) = (network.last_round(), |meter: usize| {
+        network.meters[meter].id()
+    });
+    let mut there = None;
+    for event in &network.provider_events {
+        if let ProviderEvent::NoRoster {
+            round: r,
+            reason,
+            dropped,
+            absent,
+            ..
+        } = event
+            && *r == round
+        {
+            assert_eq!(*reason, NoRoster::TooFew);
+            there = Some((dropped.clone(), absent.clone()));
+        }
+    }
+    let (mut dropped, mut absent) = there.unwrap();
+    dropped.sort_unstable();
+    absent.sort_unstable();
+    let why = Dropped::Neighbours;
+    let mut both: Vec<_> = (0..2).map(|meter| (id(meter), why)).collect();
+    let mut three: Vec<_> = (2..5).map(id).collect();
+    both.sort_unstable();
+    three.sort_unstable();
+    assert_eq!((dropped, absent), (both, three));
 }

@@ -65,49 +65,52 @@ fn after_a_refused_roster_it_stays_silent_until_that_round_is_closed() {
     assert!(network.submitted(VICTIM, round) && !stopped_by_exclusions(&network));
 }
 
-/// The victim gets so many rosters only after the window for its reveal.
-fn late(times: usize) -> Network {
-    let mut network = start(world());
-    network.run_until(3 * MINUTE + 30 * SECOND);
+/// The victim gets so many rosters only after the window for its reveal, then takes part for
+/// a while. Returns in how many rounds since then it was left out.
+fn late(network: &mut Network, times: usize) -> usize {
     for _ in 0..times {
-        while !network.submitted(VICTIM, network.last_round()) {
-            next_round(&mut network);
+        while !network.newest_roster().includes(0) {
+            next_round(network);
         }
-        withhold_rosters(&mut network);
-        next_round(&mut network);
+        withhold_rosters(network);
+        next_round(network);
         let round = network.last_round();
         assert!(network.submitted(VICTIM, round));
         network.filter = None;
         // It is asked for the roster again, and answers.
-        next_round(&mut network);
+        next_round(network);
         assert!(network.revealed(VICTIM, round));
-        next_round(&mut network);
+        next_round(network);
     }
-    network
+    let mut without = 0;
+    while !network.newest_roster().includes(0) {
+        assert!(network.submitted(VICTIM, network.last_round()));
+        without += 1;
+        next_round(network);
+    }
+    without
 }
 
 #[test]
-fn whoever_reveals_late_again_waits_twice_as_long_and_is_not_excluded() {
-    let mut network = late(6);
-    let before = network.now / MINUTE;
-    let mut silent = 0;
-    while !network.submitted(VICTIM, network.last_round()) {
-        let round = network.last_round();
-        assert_eq!(network.silences(VICTIM, round), [Silence::RevealedLate]);
-        silent += 1;
-        next_round(&mut network);
-    }
-    // Of the 16 rounds two have passed before this looked.
-    assert!((13..=16).contains(&silent), "{silent} from {before}");
+fn to_be_left_out_for_its_own_late_reveals_is_no_exclusion() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    assert_eq!(late(&mut network, 1), 0, "once a day costs nothing");
+    let without = late(&mut network, 5);
+    // Of the 16 rounds some have passed before this looked.
+    assert!((12..=16).contains(&without), "{without}");
     assert!(!stopped_by_exclusions(&network));
-    assert!(network.newest_roster().includes(0));
+    assert!(network.revealed(VICTIM, network.last_round()));
 }
 
 #[test]
-fn to_reveal_late_once_a_day_costs_nothing() {
-    let network = late(1);
-    assert!(network.submitted(VICTIM, network.last_round()));
-    assert!(network.newest_roster().includes(0));
+fn late_reveals_excuse_no_exclusion_after_the_wait_for_them() {
+    let mut network = start(world());
+    network.run_until(3 * MINUTE + 30 * SECOND);
+    late(&mut network, 2);
+    drop_up(&mut network, VICTIM, Up::Submission);
+    (0..7).for_each(|_| next_round(&mut network));
+    assert!(stopped_by_exclusions(&network));
 }
 
 #[test]

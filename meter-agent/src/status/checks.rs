@@ -76,8 +76,8 @@ const CHECKS: [Check; 16] = [
     },
     Check {
         before: Stage::Submission,
-        rule: "It owes no reveal, and has not made the others wait for one again and again.",
-        reasons: &[Silence::OwesReveal, Silence::RevealedLate],
+        rule: "It owes the others no reveal.",
+        reasons: &[Silence::OwesReveal],
     },
     Check {
         before: Stage::Submission,
@@ -148,9 +148,6 @@ pub(super) fn words(reason: Silence) -> &'static str {
         Silence::OwesReveal => {
             "this meter has refused a roster, and waits until that round is closed, a day after it"
         }
-        Silence::RevealedLate => {
-            "this meter came too late with its reveals, more than once in a day, and waits for some rounds"
-        }
         Silence::DrawIncomplete => "the neighbours of this meter were not drawn yet",
         Silence::TooFewCandidates => "there were too few meters to draw neighbours from",
         Silence::TooFewNeighbours => "too few neighbours shared a secret with this meter",
@@ -216,7 +213,6 @@ mod tests {
             CheckpointNotReached,
             NotMember,
             OwesReveal,
-            RevealedLate,
             DrawIncomplete,
             TooFewCandidates,
             TooFewNeighbours,
@@ -234,7 +230,7 @@ mod tests {
             match reason {
                 Stopped | ClockUnsynchronised | ClockOutOfStep | ClockUnconfirmed | Leaving
                 | AlreadySubmitted | WindowOver | CheckpointNotReached | NotMember | OwesReveal
-                | RevealedLate | DrawIncomplete | TooFewCandidates | TooFewNeighbours | Closed
+                | DrawIncomplete | TooFewCandidates | TooFewNeighbours | Closed
                 | HeadNotDescendant | WrongDigest | HalfOpenClaim | GroupTooSmall
                 | PresenceTooLow | TooFewFullEdges | SecondRoster | KeysErased => {}
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dcnet::identity::DeviceId;
-use dcnet::provider::ProviderEvent;
+use dcnet::provider::{Dropped, ProviderEvent};
 use dcnet::topic::Topic;
 
 use super::HANDED_OVER;
@@ -24,6 +24,22 @@ fn named(meters: &[DeviceId]) -> String {
         text.push_str(&format!(" and {more} more"));
     }
     text
+}
+
+/// Meters whose submissions were dropped, named in one line: a net may drop some in every round.
+const DROPPED: usize = 16;
+
+/// Dropped meters with the reason of each, as many as a line holds.
+fn dropped_named(dropped: &[(DeviceId, Dropped)]) -> String {
+    let shown = dropped.iter().take(DROPPED);
+    let mut texts: Vec<String> = shown
+        .map(|(meter, why)| format!("{meter} ({why})"))
+        .collect();
+    let more = dropped.len().saturating_sub(DROPPED);
+    if more > 0 {
+        texts.push(format!("and {more} more"));
+    }
+    texts.join(", ")
 }
 
 /// Events as log lines; a refusal once per sender and reason.
@@ -57,9 +73,25 @@ impl Log {
                 round,
                 included,
                 dropped,
-            } => tracing::debug!(%net, %round, included, dropped, "roster issued"),
-            ProviderEvent::NoRoster { round, submissions } => {
-                tracing::warn!(%net, %round, submissions, "no roster: too few submissions for what the meters ask for");
+            } if dropped.is_empty() => tracing::debug!(%net, %round, included, "roster issued"),
+            ProviderEvent::RosterIssued {
+                round,
+                included,
+                dropped,
+            } => {
+                let (number, dropped) = (dropped.len(), dropped_named(dropped));
+                tracing::info!(%net, %round, included, number, dropped, "roster issued without some that submitted");
+            }
+            ProviderEvent::NoRoster {
+                round,
+                submissions,
+                reason,
+                dropped,
+                absent,
+            } => {
+                let (number, dropped) = (dropped.len(), dropped_named(dropped));
+                let (absent_number, absent) = (absent.len(), named(absent));
+                tracing::warn!(%net, %round, submissions, number, dropped, absent_number, absent, "no roster: {reason}");
             }
             ProviderEvent::Aggregated(published) => tracing::info!(
                 %net,
@@ -73,7 +105,7 @@ impl Log {
                 let (number, missing) = (missing.len(), named(missing));
                 tracing::warn!(%net, %round, number, missing, "pending: reveals are missing");
             }
-            ProviderEvent::Lost { round, missing } => {
+            ProviderEvent::Lost { round, missing, .. } => {
                 let (number, missing) = (missing.len(), named(missing));
                 tracing::warn!(%net, %round, number, missing, "lost");
             }
@@ -100,6 +132,7 @@ mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
+    use dcnet::provider::NoRoster;
     use dcnet::time::{Round, Timestamp};
     use dcnet::topic::NetId;
 
@@ -138,25 +171,64 @@ mod tests {
         String::from_utf8(written).unwrap()
     }
 
+    fn meters(number: u16) -> Vec<DeviceId> {
+        let id = |number: u16| {
+            let mut id = [0; 16];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            DeviceId(id)
+        };
+        (0..number).map(id).collect()
+    }
+
+    fn ids(text: &str) -> usize {
+        text.matches(&"0".repeat(28)).count()
+    }
+
+    #[test]
+    fn who_was_dropped_is_named_with_the_reason_and_of_many_some() {
+        let round = Round(3);
+        let all = |number, why| meters(number).into_iter().map(|id| (id, why)).collect();
+        let line = lines(ProviderEvent::RosterIssued {
+            round,
+            included: 40,
+            dropped: all(2, Dropped::Owing),
+        });
+        assert_eq!(line.lines().count(), 1);
+        assert_eq!(
+            (ids(&line), line.matches("made others wait").count()),
+            (2, 2)
+        );
+        let line = lines(ProviderEvent::NoRoster {
+            round,
+            submissions: 5000,
+            reason: NoRoster::TooFew,
+            dropped: all(5000, Dropped::Group),
+            absent: Vec::new(),
+        });
+        assert_eq!(line.lines().count(), 1);
+        assert_eq!(ids(&line), DROPPED, "{line}");
+        assert!(
+            line.contains("number=5000") && line.contains("and 4984 more"),
+            "{line}"
+        );
+        assert!(line.contains(&NoRoster::TooFew.to_string()), "{line}");
+    }
+
     #[test]
     fn of_many_missing_meters_some_are_named_and_all_counted() {
         let round = Round(3);
-        let meters = |number: u16| -> Vec<DeviceId> {
-            let id = |number: u16| {
-                let mut id = [0; 16];
-                id[..2].copy_from_slice(&number.to_be_bytes());
-                DeviceId(id)
-            };
-            (0..number).map(id).collect()
+        let lost_without = |missing| ProviderEvent::Lost {
+            round,
+            disruption: None,
+            missing,
         };
-        let ids = |text: &str| text.matches(&"0".repeat(28)).count();
         let missing = meters(5000);
         let (pending, lost) = (
             lines(ProviderEvent::Pending {
                 round,
                 missing: missing.clone(),
             }),
-            lines(ProviderEvent::Lost { round, missing }),
+            lines(lost_without(missing)),
         );
         for line in [pending, lost] {
             assert_eq!(line.lines().count(), 1);
@@ -165,7 +237,7 @@ mod tests {
             assert_eq!(ids(&line), 100, "{line}");
         }
         let missing = meters(2);
-        let line = lines(ProviderEvent::Lost { round, missing });
+        let line = lines(lost_without(missing));
         assert!(ids(&line) == 2 && !line.contains("more"), "{line}");
     }
 }

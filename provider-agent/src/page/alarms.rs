@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use dcnet::alarm::Alarm;
-use dcnet::provider::ProviderEvent;
+use dcnet::provider::{NoRoster, ProviderEvent};
 use serde::Serialize;
 
 use crate::nets::NetEvent;
@@ -58,8 +58,19 @@ impl Told {
                 (Severity::Alarm, kind, alarm.to_string(), advice, round)
             }
             // The alarm about the disruption has told it.
-            ProviderEvent::Lost { missing, .. } if missing.is_empty() => return None,
-            ProviderEvent::Lost { round, missing } => (
+            ProviderEvent::Lost {
+                disruption: Some(_),
+                ..
+            } => return None,
+            ProviderEvent::Lost { round, missing, .. } if missing.is_empty() => (
+                Severity::Warning,
+                "lost",
+                format!("round {round} is lost: reveals were missing"),
+                "Its sum cannot be had any more. The agent was started again while the round waited, \
+                 so it cannot tell who had revealed before that.",
+                Some(round.0),
+            ),
+            ProviderEvent::Lost { round, missing, .. } => (
                 Severity::Warning,
                 "lost",
                 format!(
@@ -78,10 +89,25 @@ impl Told {
                     meters(missing.len())
                 ),
                 "Nothing has to be done at once: the meters reveal when they are back, within 24 hours. \
-                 Until then they are left out of new rosters, and the round has no sum.",
+                 Until then the round has no sum, and they are left out of new rosters, unless the agent \
+                 was started again since: what it was told before that it asks for once more.",
                 Some(round.0),
             ),
-            ProviderEvent::NoRoster { round, submissions } => (
+            ProviderEvent::NoRoster {
+                round,
+                reason: NoRoster::NotListening,
+                ..
+            } => (
+                Severity::Warning,
+                "no-roster",
+                format!("round {round} got no roster: the agent was not connected all the time"),
+                "Meters that submitted while it was not would count their absence from a roster against you. \
+                 Nothing has to be done for this round; if it happens often, look at the broker.",
+                Some(round.0),
+            ),
+            ProviderEvent::NoRoster {
+                round, submissions, ..
+            } => (
                 Severity::Warning,
                 "no-roster",
                 format!(
@@ -207,12 +233,24 @@ mod tests {
     fn repeated_warnings_are_one_and_alarms_stay_apart() {
         let no_roster = |round| {
             let (round, submissions) = (Round(round), 1);
-            told(ProviderEvent::NoRoster { round, submissions }).unwrap()
+            told(ProviderEvent::NoRoster {
+                round,
+                submissions,
+                reason: NoRoster::TooFew,
+                dropped: Vec::new(),
+                absent: Vec::new(),
+            })
+            .unwrap()
         };
         let lost = |round| {
             let missing = vec![dcnet::identity::DeviceId([1; 16])];
             let round = Round(round);
-            told(ProviderEvent::Lost { round, missing }).unwrap()
+            told(ProviderEvent::Lost {
+                round,
+                disruption: None,
+                missing,
+            })
+            .unwrap()
         };
         let equivocation = || {
             let (meter, what) = (dcnet::identity::DeviceId([1; 16]), "reveal");
@@ -247,14 +285,28 @@ mod tests {
     #[test]
     fn a_lost_round_is_no_alarm_of_the_protocol() {
         let (round, missing) = (Round(1), vec![dcnet::identity::DeviceId([1; 16])]);
-        let lost = told(ProviderEvent::Lost { round, missing }).unwrap();
-        assert_eq!((lost.kind, lost.is_alarm()), ("lost", false));
+        for missing in [missing, Vec::new()] {
+            let disruption = None;
+            let lost = told(ProviderEvent::Lost {
+                round,
+                disruption,
+                missing,
+            });
+            let lost = lost.unwrap();
+            assert_eq!((lost.kind, lost.is_alarm()), ("lost", false));
+        }
     }
 
     #[test]
     fn a_disrupted_round_is_told_once_and_a_join_is_no_alarm() {
         let (round, missing) = (Round(1), Vec::new());
-        assert_eq!(told(ProviderEvent::Lost { round, missing }), None);
+        let disruption = Some(dcnet::aggregate::Disruption::Value(0));
+        let lost = ProviderEvent::Lost {
+            round,
+            disruption,
+            missing,
+        };
+        assert_eq!(told(lost), None);
         let meter = dcnet::identity::DeviceId([1; 16]);
         assert_eq!(told(ProviderEvent::Joined { meter, members: 1 }), None);
     }

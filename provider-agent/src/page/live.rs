@@ -492,10 +492,12 @@ impl Net {
                 dropped,
             } => {
                 let passing = rounds.entry(*round).or_default();
-                passing.submitted = included.saturating_add(*dropped);
+                passing.submitted = included.saturating_add(dropped.len());
                 passing.roster_at = Some(*at);
             }
-            ProviderEvent::NoRoster { round, submissions } => {
+            ProviderEvent::NoRoster {
+                round, submissions, ..
+            } => {
                 counts.no_roster = counts.no_roster.saturating_add(1);
                 let passing = rounds.entry(*round).or_default();
                 passing.submitted = *submissions;
@@ -525,7 +527,7 @@ impl Net {
                 passing.stage = Stage::Pending;
                 passing.missing.clone_from(missing);
             }
-            ProviderEvent::Lost { round, missing } => {
+            ProviderEvent::Lost { round, missing, .. } => {
                 counts.lost = counts.lost.saturating_add(1);
                 let passing = rounds.entry(*round).or_default();
                 passing.missing.clone_from(missing);

@@ -13,22 +13,23 @@ use crate::identity::DeviceId;
 use crate::meter::CLOSED_AFTER;
 use crate::opening::Opening;
 use crate::provider::{AGGREGATES_KEPT, Provider, ProviderEvent, ProviderRecord, Published};
-use crate::reveal::Reveal;
+use crate::reveal::{LONGEST_WAIT, Reveal, next_round_after};
 use crate::roster::Roster;
 use crate::superposition::Submission;
 use crate::time::{DAY_MS, Now, Round};
 use crate::topic::{All, Inbox, Public, Topic};
-
-/// The longest that a member is kept out of rosters for making others wait, in rounds.
-const LONGEST_WAIT: u64 = 64;
 
 /// A roster that waits for reveals.
 #[derive(Clone, Debug)]
 pub(in crate::provider) struct IssuedRoster {
     pub(super) roster: Roster,
     pub(super) frame: Vec<u8>,
-    /// On the monotonic clock; zero if another run of the provider issued it.
-    pub(super) issued: Duration,
+    /// On the monotonic clock; of one that another run of the provider issued, when this run
+    /// first looked at it.
+    pub(super) issued: Option<Duration>,
+    /// Whether another run of the provider issued it: what that run was told is not stored, so
+    /// whose reveal is missing here may have sent it.
+    pub(super) restored: bool,
     /// Per channel: superpositions minus the reveals so far.
     totals: Vec<Opening>,
     commitments: Vec<Commitment>,
@@ -96,7 +97,7 @@ impl Provider {
         for (total, opening) in issued.totals.iter_mut().zip(&reveal.openings) {
             *total -= *opening;
         }
-        if issued.reported {
+        if issued.reported && !issued.restored {
             self.note_offence(member, round, now);
         }
         if self.is_complete(round) {
@@ -142,10 +143,8 @@ impl Provider {
         offences
             .at
             .retain(|at| now.monotonic.saturating_sub(*at).as_millis() < u128::from(DAY_MS));
-        let repeats = offences.at.len().saturating_sub(1);
-        if let Some(shift) = repeats.checked_sub(1) {
-            let wait = (1u64 << shift.min(6)).min(LONGEST_WAIT);
-            offences.until = Round(current.max(round).0.saturating_add(wait));
+        if let Some(next) = next_round_after(current.max(round), offences.at.len()) {
+            offences.until = next;
         }
     }
 
@@ -171,6 +170,7 @@ impl Provider {
                 self.event(ProviderEvent::Alarm(Alarm::Disrupted { round, disruption }));
                 return self.event(ProviderEvent::Lost {
                     round,
+                    disruption: Some(disruption),
                     missing: Vec::new(),
                 });
             }
@@ -223,7 +223,10 @@ impl Provider {
         let Some(ProviderRound::Issued(issued)) = self.rounds.get_mut(&round) else {
             return;
         };
-        let late = now.monotonic >= issued.issued.saturating_add(window);
+        // Nobody can reveal to a provider that is not there.
+        let since = *issued.issued.get_or_insert(now.monotonic);
+        let since = self.connected.map(|connected| connected.max(since));
+        let late = since.is_some_and(|since| now.monotonic >= since.saturating_add(window));
         if late && !issued.reported {
             issued.reported = true;
             let missing: Vec<MemberIndex> = issued.missing.iter().copied().collect();
@@ -236,14 +239,18 @@ impl Provider {
         if now.utc >= closed
             && let Some(ProviderRound::Issued(issued)) = self.rounds.remove(&round)
         {
-            let missing = issued.missing.iter();
-            let missing: Vec<DeviceId> = missing.map(|member| self.id_of(*member)).collect();
+            let missing = issued.owing();
+            let missing: Vec<DeviceId> = missing.map(|member| self.id_of(member)).collect();
             self.persist(ProviderRecord::Lost {
                 round,
                 disruption: None,
                 missing: missing.clone(),
             });
-            self.event(ProviderEvent::Lost { round, missing });
+            self.event(ProviderEvent::Lost {
+                round,
+                disruption: None,
+                missing,
+            });
         }
     }
 }
@@ -254,7 +261,7 @@ impl IssuedRoster {
         frame: Vec<u8>,
         submissions: impl Iterator<Item = &'a Submission>,
         channels: usize,
-        issued: Duration,
+        issued: Option<Duration>,
     ) -> Self {
         let mut totals = vec![Opening::ZERO; channels];
         let mut commitments = vec![std::iter::empty::<Commitment>().sum(); channels];
@@ -270,6 +277,7 @@ impl IssuedRoster {
             roster,
             frame,
             issued,
+            restored: issued.is_none(),
             totals,
             commitments,
             missing,
@@ -277,5 +285,11 @@ impl IssuedRoster {
             reported: false,
             full_edges: None,
         }
+    }
+
+    /// Who is known not to have revealed.
+    pub(super) fn owing(&self) -> impl Iterator<Item = MemberIndex> + '_ {
+        let known = (!self.restored).then_some(&self.missing);
+        known.into_iter().flatten().copied()
     }
 }
