@@ -41,7 +41,7 @@ function phases(round, members) {
   return [
     phase("Submission", submission, `${format.count(round.submitted)} of ${format.count(members)}`, "members have submitted"),
     phase("Roster", roster, some(roster, format.count(round.included)), roster === "failed"
-      ? "too few for what the meters ask for"
+      ? "none could be made"
       : round.roster_after_s === null ? "included" : `included, after ${format.seconds(round.roster_after_s)}`),
     phase("Reveal", reveal, some(reveal, `${format.count(round.revealed)} of ${format.count(round.included)}`), owing(round)),
     phase("Aggregate", aggregate, round.stage === "final" ? format.byChannel(round.power_w, format.power) : some(aggregate, "no sum"),
