@@ -15,7 +15,7 @@ use dcnet::superposition::Submission;
 use dcnet::time::Round;
 use dcnet::topic::{All, Inbox, Topic, Up};
 
-use simulation::network::{Crash, Faults, Network};
+use simulation::network::{Crash, Faults, Network, Saved};
 use simulation::world::{World, policy};
 use support::leave;
 
@@ -463,4 +463,64 @@ fn an_outage_of_the_broker_is_no_offence_of_the_meters() {
         assert_eq!(last.included.len(), 5, "minute {minute}");
     }
     check(&network, "four outages");
+}
+
+/// Stages of a meter's handshakes.
+fn stages(saved: &Saved) -> Vec<u64> {
+    let edges = saved
+        .iter()
+        .filter(|((_, key), _)| key.starts_with(b"edge/"));
+    let stage = |bytes: &[u8]| {
+        let decoded = dcnet::cbor::decode(bytes).unwrap();
+        let stage = decoded.as_array().unwrap()[3].as_integer().unwrap();
+        u64::try_from(stage).unwrap()
+    };
+    edges.map(|(_, value)| stage(value)).collect()
+}
+
+#[test]
+fn a_disk_that_has_lost_a_step_of_a_handshake_costs_no_edge() {
+    const ESTABLISHED: u64 = 3;
+    let mut looked = BTreeMap::<u64, usize>::new();
+    for victim in 0..5 {
+        let mut network = network();
+        let mut images: Vec<Saved> = Vec::new();
+        while network.now < 10 * SECOND {
+            network.run_until(network.now + 1);
+            let image = network.saved[victim].clone();
+            let is_new = images.last() != Some(&image);
+            let drawn = !image.contains_key(&(Store::Net, b"draw".to_vec()));
+            let stages = stages(&image);
+            // With an edge that is not even begun it would have lost its state.
+            let open = stages.len() == 4 && stages.iter().any(|stage| *stage != ESTABLISHED);
+            if is_new && drawn && open {
+                images.push(image);
+            }
+        }
+        for image in images {
+            let mut network = self::network();
+            network.run_until(90 * SECOND);
+            for stage in stages(&image) {
+                *looked.entry(stage).or_default() += 1;
+            }
+            let before = stages(&image);
+            network.restore_disk(victim, image);
+            network.run_until(4 * MINUTE + 40 * SECOND);
+            let last = network.aggregates.last().unwrap();
+            assert_eq!(last.round, network.last_round(), "{victim}: {before:?}");
+            assert_eq!(last.included.len(), 5, "{victim}: {before:?}");
+            for meter in 0..5 {
+                let stages = stages(&network.saved[meter]);
+                assert!(
+                    stages.iter().all(|stage| *stage == ESTABLISHED),
+                    "{stages:?}"
+                );
+            }
+        }
+    }
+    // Offered, answered, confirming.
+    assert!(
+        (0..3).all(|stage| looked.contains_key(&stage)),
+        "{looked:?}"
+    );
 }

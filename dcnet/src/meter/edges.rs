@@ -52,12 +52,13 @@ pub(super) enum Stage {
         answer: [u8; 32],
         confirm: Vec<u8>,
     },
-    /// Both ends have proved that they have the key. The higher end repeats its
-    /// confirmation when it is asked again.
+    /// Both ends have proved that they have the key. What this end has said is repeated if the
+    /// other's disk has lost its last step: its confirmation, and the higher end's answer.
     Established {
         key: PairKey,
         offer: [u8; 32],
         confirm: Vec<u8>,
+        answer: Vec<u8>,
     },
 }
 
@@ -366,8 +367,13 @@ impl Meter {
             Some(Stage::Answered { offered, .. }) if at < *offered => {
                 return Err(Refusal::Rule("an older offer than the one that is answered").into());
             }
-            // The offer was repeated before the lower end saw the answer.
-            Some(Stage::Established { offer, .. }) if *offer == half.digest => return Ok(()),
+            Some(Stage::Established { offer, answer, .. }) if *offer == half.digest => {
+                let answer = answer.clone();
+                if !answer.is_empty() {
+                    self.publish(self.up_pair(key.peer), answer);
+                }
+                return Ok(());
+            }
             // The lower end has lost the key that both had. It stays in use here: its pads may
             // be in submissions, and a second key for one edge would hide less than either.
             Some(Stage::Established { .. }) => {
@@ -405,6 +411,7 @@ impl Meter {
         };
         self.edges.insert(key, Edge::new(pair, stage, index));
         self.save_edge(key);
+        self.repeats.stop(&Purpose::Edge(key));
         self.publish(self.up_pair(key.peer), answer);
         Ok(())
     }
@@ -417,13 +424,20 @@ impl Meter {
         now: Now,
     ) -> Result<(), HandshakeFault> {
         let edge = self.edges.get(&key).ok_or(Refusal::Edge)?;
-        let Stage::Offered {
-            ephemeral,
-            first_day,
-            offer,
-        } = &edge.stage
-        else {
-            return Ok(());
+        let (ephemeral, first_day, offer) = match &edge.stage {
+            Stage::Offered {
+                ephemeral,
+                first_day,
+                offer,
+            } => (ephemeral, first_day, offer),
+            Stage::Established { confirm, .. } => {
+                let confirm = confirm.clone();
+                if pair.lower == self.id && !confirm.is_empty() {
+                    self.publish(self.up_pair(key.peer), confirm);
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
         };
         let offer = frame::digest_of(offer).map_err(Refusal::Frame)?;
         let half = pair.read_answer(frame, &offer).map_err(Refusal::Frame)?;
@@ -463,23 +477,24 @@ impl Meter {
                 answer,
                 ..
             } => {
-                let answer = frame::digest_of(answer).map_err(Refusal::Frame)?;
-                if !tag.equals(Pair::tag(pair_key, key.peer, offer, &answer).expose()) {
+                let digest = frame::digest_of(answer).map_err(Refusal::Frame)?;
+                if !tag.equals(Pair::tag(pair_key, key.peer, offer, &digest).expose()) {
                     return Err(wrong);
                 }
-                let own = Pair::tag(pair_key, self.id, offer, &answer);
+                let own = Pair::tag(pair_key, self.id, offer, &digest);
                 let confirm = pair.sign_confirm(&self.config.key, &own, now.utc);
                 Stage::Established {
                     key: pair_key.clone(),
                     offer: *offer,
                     confirm,
+                    answer: answer.clone(),
                 }
             }
             Stage::Confirming {
                 key: pair_key,
                 offer,
                 answer,
-                ..
+                confirm,
             } => {
                 if !tag.equals(Pair::tag(pair_key, key.peer, offer, answer).expose()) {
                     return Err(wrong);
@@ -487,12 +502,14 @@ impl Meter {
                 Stage::Established {
                     key: pair_key.clone(),
                     offer: *offer,
-                    confirm: Vec::new(),
+                    confirm: confirm.clone(),
+                    answer: Vec::new(),
                 }
             }
             Stage::Established { confirm, .. } => {
                 let confirm = confirm.clone();
-                if !confirm.is_empty() {
+                // The lower end asks, by its own; it is not asked back.
+                if pair.higher == self.id && !confirm.is_empty() {
                     self.publish(self.up_pair(key.peer), confirm);
                 }
                 return Ok(());
@@ -500,7 +517,7 @@ impl Meter {
             Stage::Offered { .. } => return Err(Refusal::Rule("a confirmation too early").into()),
         };
         let reply = match &established {
-            Stage::Established { confirm, .. } => confirm.clone(),
+            Stage::Established { confirm, .. } if pair.higher == self.id => confirm.clone(),
             _ => Vec::new(),
         };
         self.edges.insert(key, Edge::new(pair, established, index));

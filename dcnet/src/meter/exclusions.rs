@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::rounds::RoundStage;
-use super::{Meter, saved};
+use super::rounds::{OwnRound, RoundStage};
+use super::{CLOSED_AFTER, Meter, MeterEvent, saved};
 use crate::alarm::{Alarm, Silence};
 use crate::membership::Policy;
 use crate::output::Store;
@@ -46,6 +46,30 @@ impl Meter {
         let owed_then = *last >= roster.issued.max(roster.round.end(period));
         let next = next_round_after(period.round_at(*last), self.late_reveals.len());
         owed_then || next.is_some_and(|next| roster.round < next)
+    }
+
+    /// A roster with a submission of this meter that it knows nothing of: its disk has lost it,
+    /// or the provider made it up. It owes the reveal all the same.
+    pub(super) fn note_unknown_submission(&mut self, roster: &Roster, now: Now) {
+        let round = roster.round;
+        let period = self.membership.as_ref().map(|m| m.genesis().policy.period);
+        if period.is_none_or(|period| now.utc >= round.end(period).plus(CLOSED_AFTER)) {
+            return;
+        }
+        let owed = OwnRound {
+            head_index: roster.head_index,
+            drawn: Vec::new(),
+            used: Vec::new(),
+            required: 0,
+            minimum_group: 0,
+            digest: [0; 8],
+            stage: RoundStage::Refused,
+        };
+        let value = owed.to_bytes();
+        self.persist(Store::Net, saved::round_key(round), Some(value));
+        self.rounds.insert(round, owed);
+        let reason = Silence::WrongDigest;
+        self.event(MeterEvent::Silent { round, reason });
     }
 
     /// Keeps in mind that an answer to this roster made others wait.

@@ -518,6 +518,9 @@ impl Meter {
         if roster.includes(own) {
             self.repeats.stop(&Purpose::Entered);
         }
+        if roster.includes(own) && !self.rounds.contains_key(&round) {
+            self.note_unknown_submission(roster, now);
+        }
         let RoundStage::Submitted { timely, .. } = &self.rounds.get(&round)?.stage else {
             return None;
         };
@@ -687,6 +690,8 @@ impl Meter {
         let round = aggregate.round;
         let answered = match self.rounds.get(&round).map(|own| &own.stage) {
             Some(RoundStage::Revealed { roster, .. }) => *roster == aggregate.roster,
+            // It is owed no more.
+            Some(RoundStage::Refused) => return self.forget(round),
             _ => false,
         };
         if answered {

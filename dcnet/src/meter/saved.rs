@@ -261,8 +261,13 @@ impl Edge {
                 key: pair_key,
                 offer,
                 confirm,
+                answer,
             } => {
-                let rest = [cbor::bytes(offer), cbor::bytes(confirm)];
+                let rest = [
+                    cbor::bytes(offer),
+                    cbor::bytes(confirm),
+                    cbor::bytes(answer),
+                ];
                 (3, key(pair_key).into_iter().chain(rest).collect())
             }
         };
@@ -312,6 +317,8 @@ impl Edge {
                 key,
                 offer: stage.fixed("offer")?,
                 confirm: stage.bytes("confirm", MAX_ENTRY)?,
+                // Not in every store.
+                answer: stage.bytes("answer", MAX_ENTRY).unwrap_or_default(),
             },
         };
         stage.end()?;
@@ -552,6 +559,7 @@ impl Meter {
             .filter(|_| !self.has_left())
             .filter_map(|(key, edge)| match &edge.stage {
                 Stage::Offered { offer, .. } => Some((*key, offer.clone())),
+                Stage::Answered { answer, .. } => Some((*key, answer.clone())),
                 Stage::Confirming { confirm, .. } => Some((*key, confirm.clone())),
                 _ => None,
             })

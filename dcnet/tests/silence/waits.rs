@@ -65,6 +65,35 @@ fn after_a_refused_roster_it_stays_silent_until_that_round_is_closed() {
     assert!(network.submitted(VICTIM, round) && !stopped_by_exclusions(&network));
 }
 
+#[test]
+fn a_submission_that_its_disk_has_lost_keeps_it_silent_and_is_no_exclusion() {
+    let mut network = hourly();
+    let image = network.saved[VICTIM].clone();
+    withhold_rosters(&mut network);
+    next_round(&mut network);
+    let roster = network.newest_roster();
+    assert!(network.submitted(VICTIM, roster.round) && roster.includes(0));
+    network.restore_disk(VICTIM, image);
+    network.filter = None;
+    for hour in 1..24 {
+        next_round(&mut network);
+        let round = network.last_round();
+        assert!(!network.submitted(VICTIM, round));
+        // The round in which it was started has no reading.
+        if hour > 1 {
+            assert_eq!(network.silences(VICTIM, round), [Silence::OwesReveal]);
+        }
+    }
+    assert_eq!(
+        network.silences(VICTIM, roster.round),
+        [Silence::WrongDigest]
+    );
+    next_round(&mut network);
+    next_round(&mut network);
+    let round = network.last_round();
+    assert!(network.revealed(VICTIM, round) && !stopped_by_exclusions(&network));
+}
+
 /// The victim gets so many rosters only after the window for its reveal, then takes part for
 /// a while. Returns in how many rounds since then it was left out.
 fn late(network: &mut Network, times: usize) -> usize {
