@@ -503,14 +503,12 @@ async fn an_agent_stops_soon_without_a_broker_and_starts_again_from_its_state() 
     let port = deaf_port();
     let mut total = 0;
     for _ in 0..3 {
-        let agent = Agent::start(meter_options(&home, port))
-            .await
-            .unwrap();
+        let agent = Agent::start(meter_options(&home, port)).await.unwrap();
         let mut reach = agent.control.reach();
         let waits = |reach: &Reach| matches!(reach, Reach::Link(LinkState::Waiting { .. }));
         soon("a connection fails", reach.wait_for(waits))
-        .await
-        .unwrap();
+            .await
+            .unwrap();
         let second = Agent::start(meter_options(&home, port)).await;
         let error = format!("{:#}", second.unwrap_err());
         assert!(error.contains("in use by another process"), "{error}");
@@ -534,9 +532,7 @@ async fn a_restarted_agent_knows_the_rounds_before_it_reaches_the_broker() {
     let (_, home) = office.enrol("meter");
     let (broker, port) = office.broker().await;
     let (provider, _) = office.provider(port);
-    let mut agent = Agent::start(meter_options(&home, port))
-        .await
-        .unwrap();
+    let mut agent = Agent::start(meter_options(&home, port)).await.unwrap();
     soon("the net is known", async {
         while !matches!(agent.events.recv().await.unwrap(), MeterEvent::Joined) {}
     })
@@ -546,9 +542,7 @@ async fn a_restarted_agent_knows_the_rounds_before_it_reaches_the_broker() {
     broker.stop().await;
 
     let started = period().round_at(utc_timestamp());
-    let mut agent = Agent::start(meter_options(&home, port))
-        .await
-        .unwrap();
+    let mut agent = Agent::start(meter_options(&home, port)).await.unwrap();
     let round = soon("a round begins and ends", async {
         loop {
             if let MeterEvent::Silent { round, .. } = agent.events.recv().await.unwrap() {
@@ -571,9 +565,7 @@ async fn a_boundary_that_passed_before_the_clock_was_synchronised_opens_a_round(
     let (_, home) = office.enrol("meter");
     let (broker, port) = office.broker().await;
     let (provider, _) = office.provider(port);
-    let mut agent = Agent::start(meter_options(&home, port))
-        .await
-        .unwrap();
+    let mut agent = Agent::start(meter_options(&home, port)).await.unwrap();
     soon("the net is known", async {
         while !matches!(agent.events.recv().await.unwrap(), MeterEvent::Joined) {}
     })

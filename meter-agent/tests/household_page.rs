@@ -269,10 +269,7 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
     );
     assert!(begins(&get(page, "/history.csv").await, "200"));
     for (path, body) in [("/api/history/delete", "{}"), ("/api/exit", &*order)] {
-        assert!(
-            begins(&post(page, path, JSON, body).await, "204"),
-            "{path}"
-        );
+        assert!(begins(&post(page, path, JSON, body).await, "204"), "{path}");
     }
     street.stop(&own).await;
     let gone = street.command(&own, &["status"]).await;

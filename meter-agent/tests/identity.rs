@@ -154,7 +154,11 @@ fn the_time_is_judged_apart_from_all_else() {
     identity.valid_at(end).unwrap();
     for wrong in [dcnet::time::Timestamp(0), dcnet::time::Timestamp(end.0 + 1)] {
         let error = format!("{:#}", identity.valid_at(wrong).unwrap_err());
-        for part in ["certificate.pem is valid from 20", "the clock says", "enrol"] {
+        for part in [
+            "certificate.pem is valid from 20",
+            "the clock says",
+            "enrol",
+        ] {
             assert!(error.contains(part), "{part}: {error}");
         }
         let loaded = Identity::load(&files, wrong).unwrap_err();

@@ -9,23 +9,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dcnet::identity::DeviceId;
+use dcnet::identity::{DeviceId, NET_URI_PREFIX, Role};
 use dcnet::meter::Floors;
 use dcnet::time::{Round, Timestamp};
 use dcnet::topic::NetId;
 use dcnet::units::{ImpulsesPerKwh, Pulses};
-use gateway_admin::{Authority, KeyPair, LogHead, Terms};
+use gateway_admin::{Authority, LogHead, Terms};
 use link::{Clock, LinkState};
 use meter_agent::agent::{Agent, AgentControl, AgentHandle, AgentOptions};
 use meter_agent::ask::{Agent as Asked, ask};
 use meter_agent::clock::utc_timestamp;
 use meter_agent::config::IdentityFiles;
 use meter_agent::history::Days;
-use meter_agent::identity::Identity;
 use meter_agent::pulse::profile::{Profile, ProfileSource};
 use meter_agent::pulse::{Channel, PulseError};
 use meter_agent::reach::{NoLink, Reach};
 use meter_agent::register::RegisterChannel;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
+    SanType, date_time_ymd,
+};
 use serde_json::{Value, json};
 use street::{Street, put, soon};
 
@@ -87,7 +90,11 @@ async fn an_enrolment_that_cannot_be_used_stops_no_counting_and_is_taken_once_it
     assert_eq!(joined["no_link"], Value::Null);
     street.until_counted_more(&own, &shown).await;
     let said = street.said(&own);
-    assert_eq!(said.matches("meter-agent 0.").count(), 1, "one start: {said}");
+    assert_eq!(
+        said.matches("meter-agent 0.").count(),
+        1,
+        "one start: {said}"
+    );
     street.stop(&own).await;
     street.stop_provider().await;
 }
@@ -119,11 +126,15 @@ async fn a_member_whose_list_is_damaged_counts_and_comes_back_into_the_sums() {
 
     put(&kept, &list);
     street.reload(&own);
-    street.sums_over(&street.all(), 1, street::present_round()).await;
+    street
+        .sums_over(&street.all(), 1, street::present_round())
+        .await;
     street.until_counted_more(&own, &shown).await;
     street.stop(&own).await;
     street.stop_provider().await;
 }
+
+const NET: NetId = NetId([7; 16]);
 
 /// A household without a broker.
 struct Home {
@@ -145,9 +156,9 @@ impl Home {
         self.directory.path().join("identity")
     }
 
-    /// Enrols the meter, in place of what it was enrolled with.
-    fn enrol(&self, days: u32) -> DeviceId {
-        let key = || KeyPair::generate().unwrap();
+    /// Enrols the meter.
+    fn enrol(&self) -> DeviceId {
+        let key = || gateway_admin::KeyPair::generate().unwrap();
         let provider = self
             .authority
             .enrol_provider(key(), &Terms::default())
@@ -157,30 +168,47 @@ impl Home {
             hash: [5; 32],
             members: 0,
         };
-        let terms = Terms::default().days(days);
-        let net = NetId([7; 16]);
+        let terms = Terms::default();
         let meter = self
             .authority
-            .enrol_meter(key(), net, &provider.certificate, head, &terms)
+            .enrol_meter(key(), NET, &provider.certificate, head, &terms)
             .unwrap();
-        let _ = std::fs::remove_dir_all(self.identity());
         meter.write(&self.identity()).unwrap();
         meter.id()
     }
 
-    /// Enrols the meter with a certificate that is not valid any more.
-    async fn enrol_expired(&self) -> DeviceId {
-        let id = self.enrol(0);
-        let files = IdentityFiles {
-            directory: self.identity(),
-        };
-        soon("the certificate expires", async {
-            while Identity::load(&files, utc_timestamp()).is_ok() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        id
+    /// Puts a certificate of long ago in the place of the meter's; gives the one that was there.
+    fn expire(&self, id: DeviceId) -> Vec<u8> {
+        let file = |name: &str| std::fs::read_to_string(self.identity().join(name)).unwrap();
+        let ca_key = self.directory.path().join("authority/ca.key.pem");
+        let ca_key = KeyPair::from_pem(&std::fs::read_to_string(ca_key).unwrap()).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&file("ca.pem"), ca_key).unwrap();
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+        params.distinguished_name = DistinguishedName::new();
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, id.to_string());
+        let role = Role::Meter.extended_key_usage().to_vec();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::Other(role),
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let net = format!("{NET_URI_PREFIX}{NET}").try_into().unwrap();
+        params.subject_alt_names.push(SanType::URI(net));
+        let key = KeyPair::from_pem(&file("key.pem")).unwrap();
+        let expired = params.signed_by(&key, &issuer).unwrap();
+        let path = self.identity().join("certificate.pem");
+        let valid = std::fs::read(&path).unwrap();
+        std::fs::write(&path, expired.pem()).unwrap();
+        valid
+    }
+
+    /// Gives the meter another certificate.
+    fn renew(&self, certificate: Vec<u8>) {
+        let part = self.identity().join("part");
+        std::fs::write(&part, certificate).unwrap();
+        std::fs::rename(part, self.identity().join("certificate.pem")).unwrap();
     }
 
     async fn start(&self, clock: Clock, look_again: Duration) -> AgentHandle {
@@ -216,11 +244,7 @@ fn deaf_port() -> u16 {
 struct Steady;
 
 impl Profile for Steady {
-    fn pulses_between(
-        &mut self,
-        from: Timestamp,
-        until: Timestamp,
-    ) -> Result<Pulses, PulseError> {
+    fn pulses_between(&mut self, from: Timestamp, until: Timestamp) -> Result<Pulses, PulseError> {
         Ok(Pulses(until.as_millis() - from.as_millis()))
     }
 }
@@ -234,7 +258,10 @@ async fn until_reach(control: &AgentControl, what: &str, is: impl Fn(&Reach) -> 
 async fn counts(control: &AgentControl) {
     let mut counted = control.counted();
     let pulses = |counted: &meter_agent::register::counting::Counted| {
-        counted.channels.first().map_or(0, |channel| channel.pulses.0)
+        counted
+            .channels
+            .first()
+            .map_or(0, |channel| channel.pulses.0)
     };
     let before = pulses(&counted.borrow_and_update());
     let more = counted.wait_for(|counted| pulses(counted) > before);
@@ -249,7 +276,8 @@ fn has_link(reach: &Reach) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewed_certificate_starts_the_link_without_a_restart() {
     let home = Home::new();
-    let expired = home.enrol_expired().await;
+    let id = home.enrol();
+    let valid = home.expire(id);
     let agent = home
         .start(Clock::assume_synchronised(), Duration::from_millis(20))
         .await;
@@ -261,7 +289,7 @@ async fn a_renewed_certificate_starts_the_link_without_a_restart() {
         assert!(why.contains(part), "{part}: {why}");
     }
     counts(control).await;
-    let renewed = home.enrol(30);
+    home.renew(valid);
     until_reach(control, "the link starts", has_link).await;
     counts(control).await;
     let days = Days {
@@ -269,15 +297,15 @@ async fn a_renewed_certificate_starts_the_link_without_a_restart() {
         shown: 0,
     };
     let status = control.view().status(days);
-    assert_ne!(renewed, expired);
-    assert_eq!(status.meter, Some(renewed.to_string()));
+    assert_eq!(status.meter, Some(id.to_string()));
     agent.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_a_clock_that_was_not_set_nothing_is_judged() {
     let home = Home::new();
-    home.enrol_expired().await;
+    let id = home.enrol();
+    let valid = home.expire(id);
     let is_synchronised = Arc::new(AtomicBool::new(false));
     let clock = || {
         let flag = Arc::clone(&is_synchronised);
@@ -299,7 +327,7 @@ async fn by_a_clock_that_was_not_set_nothing_is_judged() {
 
     // One that is valid needs no clock.
     is_synchronised.store(false, Ordering::Relaxed);
-    home.enrol(30);
+    home.renew(valid);
     let agent = home.start(clock(), often).await;
     until_reach(&agent.control, "the link starts", has_link).await;
     agent.stop().await.unwrap();
@@ -308,10 +336,10 @@ async fn by_a_clock_that_was_not_set_nothing_is_judged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_is_in_use_keeps_nothing_from_counting() {
     let home = Home::new();
-    home.enrol(30);
+    home.enrol();
     let state = home.directory.path().join("state");
     let files = |state: &Path| {
-        let net = state.join(format!("{}.db", NetId([7; 16])));
+        let net = state.join(format!("{}.db", NET));
         (net, state.join("register/ledger.db"))
     };
     let (net, ledger) = files(&state);
@@ -320,7 +348,10 @@ async fn a_state_that_is_in_use_keeps_nothing_from_counting() {
     let agent = home.start(Clock::assume_synchronised(), often).await;
     let is_held = |reach: &Reach| matches!(reach, Reach::None(NoLink::State(_)));
     let why = until_reach(&agent.control, "the state is held", is_held).await;
-    assert!(why.to_string().contains("in use by another process"), "{why}");
+    assert!(
+        why.to_string().contains("in use by another process"),
+        "{why}"
+    );
     counts(&agent.control).await;
     drop(held);
     until_reach(&agent.control, "the link starts", has_link).await;

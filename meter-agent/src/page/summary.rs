@@ -195,7 +195,10 @@ mod tests {
         let text = text(&samples::named("line-trouble"));
         let told = "power not known, 123456 pulses since the start, 2 edges rejected, 0 missing\n            \
                     NOT READ: GPIO line GPIO17: ";
-        assert!(text.contains(told) && text.contains("Stop the program"), "{text}");
+        assert!(
+            text.contains(told) && text.contains("Stop the program"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -74,7 +74,14 @@ fn shown(channels: Vec<CountedChannel>, link: LinkState, progress: Progress) -> 
     };
     let channels = names(&["import", "export"]);
     let reach = Reach::Link(link);
-    state(&channels, &counted, 300 * SECOND, &reach, &standing, progress)
+    state(
+        &channels,
+        &counted,
+        300 * SECOND,
+        &reach,
+        &standing,
+        progress,
+    )
 }
 
 #[test]
