@@ -340,7 +340,7 @@ pub struct Agent;
 
 impl Agent {
     /// Opens the register and starts to count and, whenever it can, to take part, as tasks of
-    /// the current runtime.
+    /// the current runtime. Returns when it is known whether it can.
     ///
     /// # Errors
     /// The register is in use, open to others, damaged, or was counted with other channels.
@@ -430,6 +430,7 @@ impl Agent {
             meter.clone(),
             Arc::clone(&counters),
         ));
+        let (known, is_known) = oneshot::channel();
         let taking_part = TakingPart {
             telling: Telling {
                 log: EventLog::new(floors.minimum_group, standing.subscribe()),
@@ -457,6 +458,7 @@ impl Agent {
             link_counters: Arc::clone(&link_counters),
             heartbeat: protocol,
             net,
+            known: Some(known),
         };
         let (stop_taking_part, taking_part_stopped) = oneshot::channel();
         let taking_part = taking_part.run(taking_part_stopped);
@@ -467,11 +469,14 @@ impl Agent {
             stop_taking_part,
         };
         let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(running.run(stopped).instrument(span));
+        // It counts already. Whoever looks now sees how the meter stands.
+        let _ = is_known.await;
         Ok(AgentHandle {
             events,
             control: AgentControl {
                 stop,
-                task: Some(tokio::spawn(running.run(stopped).instrument(span))),
+                task: Some(task),
                 meter,
                 reach: view.reach.clone(),
                 standing: view.standing.clone(),

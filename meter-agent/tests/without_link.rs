@@ -136,6 +136,57 @@ async fn a_member_whose_list_is_damaged_counts_and_comes_back_into_the_sums() {
 
 const NET: NetId = NetId([7; 16]);
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_is_refused_takes_no_other_channel_with_it_and_alone_is_an_error() {
+    let mut street = Street::new().await;
+    let own = street.enrol();
+    let line = "impulses_per_kwh = 1000
+        [channel.gpiocdev]
+        line = \"no-such-line-of-any-machine\"";
+    let refused = format!("[[channel]]\nname = \"heat\"\n{line}\n[[channel]]");
+    street.configure(&own, "[[channel]]", &refused);
+    street.start(&own);
+    let pulses = |status: &Value| status["channels"][1]["pulses"].as_u64().unwrap();
+    let shown = street
+        .until_status(&own, "the other one is counted", |status| {
+            pulses(status) > 0
+        })
+        .await;
+    let heat = &shown["channels"][0];
+    let trouble = heat["line_trouble"].as_str().unwrap();
+    assert!(trouble.contains("no-such-line-of-any-machine"), "{shown}");
+    assert_eq!(heat["power"], Value::Null, "nobody knows it: {shown}");
+    assert_eq!(shown["channels"][1]["line_trouble"], Value::Null);
+    let metrics = ask(&street.state(&own), "/metrics").await.unwrap();
+    assert!(
+        metrics.contains("\nmeter_agent_line_read{channel=\"heat\"} 0\n"),
+        "{metrics}"
+    );
+    let doctor = street.command(&own, &["doctor", "--seconds", "1"]).await;
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert!(
+        !doctor.status.success() && said.contains("! PROBLEM channel heat: GPIO line"),
+        "{said}"
+    );
+    street
+        .until_status(&own, "it joins", |status| status["is_member"] == true)
+        .await;
+    assert_eq!(street.said(&own).matches("no-such-line").count(), 1, "once");
+    street.stop(&own).await;
+
+    // With nothing to count at all, the service manager shall show it.
+    let alone = street.enrol();
+    let config = street.identity(&alone).with_file_name("meter-agent.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (head, _) = text.split_once("[[channel]]").unwrap();
+    let text = format!("{head}[[channel]]\nname = \"import\"\n{line}\n");
+    std::fs::write(&config, text).unwrap();
+    street.start(&alone);
+    assert_eq!(street.end(&alone).await.code(), Some(1));
+    assert!(street.said(&alone).contains("no-such-line-of-any-machine"));
+    street.stop_provider().await;
+}
+
 /// A household without a broker.
 struct Home {
     directory: tempfile::TempDir,

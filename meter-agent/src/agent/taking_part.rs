@@ -136,6 +136,8 @@ pub(super) struct TakingPart {
     pub(super) heartbeat: Heartbeat,
     pub(super) net: Arc<NetView>,
     pub(super) telling: Telling,
+    /// Told when it is known for the first time whether there is a link.
+    pub(super) known: Option<oneshot::Sender<()>>,
 }
 
 /// How a link ended.
@@ -213,8 +215,15 @@ impl TakingPart {
         opened
     }
 
+    fn is_known(&mut self) {
+        if let Some(known) = self.known.take() {
+            // An owner that does not wait any more does not want to know.
+            let _ = known.send(());
+        }
+    }
+
     /// Says why there is none, once.
-    fn without_link(&self, why: &NoLink) {
+    fn without_link(&mut self, why: &NoLink) {
         let is_new = self.reach.send_if_modified(|reach| {
             let before = std::mem::replace(reach, Reach::None(why.clone()));
             before != *reach
@@ -224,6 +233,7 @@ impl TakingPart {
             NoLink::Left(_) => tracing::warn!("{why}"),
             _ => tracing::error!("{why}; this meter counts, and submits nothing"),
         }
+        self.is_known();
     }
 
     /// Waits until there may be a link: whether that was asked for, or `None` if it is to stop.
@@ -293,6 +303,7 @@ impl TakingPart {
         self.commands.send_replace(Some(commands));
         let mut state = control.state();
         self.show(&mut state);
+        self.is_known();
         let end = loop {
             tokio::select! {
                 _ = &mut *stop => break End::Stopped,
