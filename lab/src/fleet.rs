@@ -114,7 +114,7 @@ impl Meter {
             &parts.state,
             channels,
             vec![source(parts)],
-        )?;
+        );
         options.clock = Clock::assume_synchronised();
         let handle = Agent::start(options)
             .await

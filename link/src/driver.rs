@@ -54,6 +54,8 @@ pub struct Driver<M, J> {
     connection: Connection,
     clock: Clock,
     reopen: Option<Reopen<M, J>>,
+    counters: Arc<Counters>,
+    heartbeat: Heartbeat,
 }
 
 /// The owner's end of a running driver. Keep `control`: the driver stops when it is
@@ -146,6 +148,8 @@ where
             connection,
             clock: Clock::system(),
             reopen: None,
+            counters: Arc::default(),
+            heartbeat: Heartbeat::default(),
         }
     }
 
@@ -163,6 +167,12 @@ where
         self
     }
 
+    /// Counts and beats there, for those who watch from before there is a driver.
+    pub fn with_gauges(mut self, counters: Arc<Counters>, heartbeat: Heartbeat) -> Self {
+        (self.counters, self.heartbeat) = (counters, heartbeat);
+        self
+    }
+
     /// Starts the driver as a task.
     ///
     /// # Panics
@@ -173,8 +183,7 @@ where
         let (stop, stopped) = oneshot::channel();
         let (state, state_receiver) = watch::channel(LinkState::Connecting);
         let state = Arc::new(state);
-        let counters = Arc::new(Counters::default());
-        let heartbeat = Heartbeat::default();
+        let (counters, heartbeat) = (self.counters, self.heartbeat);
         let (to_driver, incoming) = mpsc::channel(BATCH);
         let (outgoing, to_network) = mpsc::channel(self.connection.max_queued_messages.max(1));
         let queued = Arc::new(AtomicUsize::new(0));

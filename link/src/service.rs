@@ -130,12 +130,6 @@ pub fn reloaded() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Tells that the daemon has nothing to serve and ends by itself, successfully. To be told
-/// before the process exits: one that was never ready counts as failed.
-pub fn nothing_to_do(why: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(why)]);
-}
-
 /// Tells that the daemon stops.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);

@@ -3,9 +3,13 @@
 //! Pulses go into the register, its value at each boundary of a round to
 //! [`dcnet::meter::Meter`], which runs under [`link::Driver`].
 //!
+//! **Counting needs nobody.** Register, page, history and Home Assistant go on without a
+//! link: while the enrolment cannot be used or is to be judged by a clock that is not
+//! synchronised, and after the meter has left its net ([`crate::reach::NoLink`]).
+//!
 //! **No interval is submitted that was not counted from end to end.** A reading is
 //! the difference of two successive boundaries, and the meter keeps the first of them
-//! in memory only. An agent makes its meter and begins to count together, and when counting
+//! in memory only. It is made when the agent counts already, and when counting
 //! ends, for whatever reason, the agent ends and its meter with it. So the first boundary
 //! after a start has none before it: it opens the first interval, and the one during which
 //! the agent was started, or was down, is never submitted. A boundary that passed before UTC was
@@ -22,12 +26,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
-use dcnet::output::Store;
+use dcnet::meter::{Floors, MeterCommand, MeterEvent};
 use dcnet::reading::Boundary;
-use link::credentials::RevocationFile;
+use link::back_off::BackOff;
+use link::database::prepare_directory;
 use link::service::{self, Heartbeat, Loops};
-use link::{Clock, Connection, Control, Driver, LinkState, MeterJournal, Totals};
+use link::{Clock, LinkState, Totals};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -35,13 +39,13 @@ use tracing::Instrument;
 use crate::clock;
 use crate::config::{Config, IdentityFiles};
 use crate::home_assistant::{self, Shown};
-use crate::identity::Identity;
 use crate::page::Page;
 use crate::pulse::input::InputStatistics;
 use crate::pulse::{self, LineView, PulseSource};
+use crate::reach::Reach;
 use crate::register::counting::{CountError, Counted, Rounds, SavePolicy, Watching, count};
 use crate::register::{Register, RegisterChannel};
-use crate::standing::{HasLeft, Standing, Watched};
+use crate::standing::Standing;
 use crate::status::{AlarmFile, Recorder, View};
 
 mod alarms;
@@ -49,12 +53,15 @@ mod attend;
 mod log;
 mod net;
 mod pause;
+mod taking_part;
 
 use alarms::KeptAlarms;
 use attend::attend;
 use log::EventLog;
 use net::NetView;
 pub use pause::Pause;
+pub(crate) use taking_part::open_meter;
+use taking_part::{Enrolment, MeterLine, TakingPart, Telling};
 
 /// Events that wait for an owner; those that find no room are dropped and counted.
 pub const EVENTS: usize = 4096;
@@ -62,15 +69,22 @@ pub const EVENTS: usize = 4096;
 /// How often the list of revoked devices is looked at without being told to.
 const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
 
+/// How often an enrolment that cannot be used is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Boundaries between register and meter.
 const BOUNDARIES: usize = 64;
 
 /// What an agent is started with.
 pub struct AgentOptions {
-    /// Who it is, whom it trusts, and its floors.
-    pub meter: MeterConfig,
-    /// The way to the broker, with the same key.
-    pub connection: Connection,
+    /// Who it is and whom it trusts.
+    pub identity: IdentityFiles,
+    /// Host and port of the broker.
+    pub broker: (String, u16),
+    /// Waiting time between attempts to connect.
+    pub back_off: BackOff,
+    /// What the household insists on.
+    pub floors: Floors,
     /// Where its state is; made if it does not exist, with mode 0700.
     pub state_directory: PathBuf,
     /// What the register counts.
@@ -81,63 +95,51 @@ pub struct AgentOptions {
     pub save: SavePolicy,
     /// Says whether UTC can be trusted.
     pub clock: Clock,
-    /// The list of revoked devices, read again whenever it changed.
-    pub revocations: RevocationFile,
-    /// How often it is looked at.
+    /// How often the list of revoked devices is looked at.
     pub revocations_every: Duration,
+    /// How often an enrolment that cannot be used is looked at again.
+    pub look_again: Duration,
 }
 
 impl AgentOptions {
     /// Options of an identity directory. The state is in `state_directory`; the rest is
     /// default: the system's clock, [`SavePolicy::default`].
-    ///
-    /// # Errors
-    /// As [`Identity::load`] and [`Connection::from_pem_files`].
     pub fn new(
         identity: &IdentityFiles,
-        broker: (&str, u16),
+        (host, port): (&str, u16),
         floors: Floors,
         state_directory: impl Into<PathBuf>,
         channels: Vec<RegisterChannel>,
         sources: Vec<Box<dyn PulseSource>>,
-    ) -> anyhow::Result<Self> {
-        let loaded = Identity::load(identity, clock::utc_timestamp())?;
-        let (ca, certificate, key) = (identity.ca(), identity.certificate(), identity.key());
-        let (host, port) = broker;
-        let revocations = loaded.revocations.clone();
-        Ok(Self {
-            revocations,
-            revocations_every: REVOCATIONS_EVERY,
-            meter: loaded.into_meter_config(floors),
-            connection: Connection::from_pem_files(host, port, &ca, &certificate, &key)?,
+    ) -> Self {
+        Self {
+            identity: identity.clone(),
+            broker: (host.to_owned(), port),
+            back_off: BackOff::default(),
+            floors,
             state_directory: state_directory.into(),
             channels,
             sources,
             save: SavePolicy::default(),
             clock: Clock::system(),
-        })
+            revocations_every: REVOCATIONS_EVERY,
+            look_again: LOOK_AGAIN,
+        }
     }
 
     /// Options of a configuration, with its sources opened.
     ///
     /// # Errors
-    /// As [`AgentOptions::new`] and [`pulse::open`].
+    /// As [`pulse::open`].
     pub fn from_config(config: &Config) -> anyhow::Result<Self> {
-        let mut options = Self::without_sources(config)?;
-        options.sources = pulse::open(&config.channels, None)?;
-        Ok(options)
-    }
-
-    /// As [`AgentOptions::from_config`], with nothing to count.
-    pub(crate) fn without_sources(config: &Config) -> anyhow::Result<Self> {
         let mut options = Self::new(
             &config.identity,
             (&config.broker_host, config.broker_port),
             config.floors.into(),
             &config.state_directory,
             config.register_channels(),
-            Vec::new(),
-        )?;
+            pulse::open(&config.channels, None)?,
+        );
         options.save = config.save;
         if config.assume_synchronised {
             options.clock = Clock::assume_synchronised();
@@ -199,8 +201,8 @@ pub struct AgentControl {
     stop: oneshot::Sender<()>,
     /// Absent when its end was told.
     task: Option<JoinHandle<anyhow::Result<()>>>,
-    commands: mpsc::Sender<MeterCommand>,
-    link: watch::Receiver<LinkState>,
+    meter: MeterLine,
+    reach: watch::Receiver<Reach>,
     standing: watch::Receiver<Standing>,
     counted: watch::Receiver<Counted>,
     lines: Vec<Option<watch::Receiver<LineView>>>,
@@ -248,7 +250,7 @@ impl AgentControl {
     /// The way to tell the meter something, which outlives this.
     pub fn orders(&self) -> Orders {
         Orders {
-            commands: self.commands.clone(),
+            meter: self.meter.clone(),
             pause: self.view.pause.clone(),
         }
     }
@@ -258,15 +260,15 @@ impl AgentControl {
         self.loops.clone()
     }
 
-    /// When notified, the list of revoked devices is looked at now, which is then told to the
-    /// service manager.
+    /// When notified, the list of revoked devices, and an enrolment that could not be used, is
+    /// looked at now, which is then told to the service manager.
     pub fn look_at_revocations(&self) -> Arc<Notify> {
         Arc::clone(&self.look)
     }
 
-    /// The state of the link, and its changes.
-    pub fn link(&self) -> watch::Receiver<LinkState> {
-        self.link.clone()
+    /// Whether there is a way to the net, and how it is, with the changes.
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.clone()
     }
 
     /// Where the meter stands in its net, and the changes.
@@ -307,7 +309,7 @@ impl AgentControl {
 /// What a household may tell its running agent.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    commands: mpsc::Sender<MeterCommand>,
+    meter: MeterLine,
     pause: Pause,
 }
 
@@ -322,14 +324,13 @@ impl Orders {
 
     /// A jump of the clock is right.
     pub async fn confirm_clock(&self) {
-        // An agent that has ended needs no confirmation.
-        let _ = self.commands.send(MeterCommand::ConfirmClock).await;
+        // A meter without a link needs no confirmation.
+        self.meter.tell(MeterCommand::ConfirmClock).await;
     }
 
-    /// Leaves the net for good.
-    pub async fn leave(&self) {
-        // An agent that has ended leaves when `meter-agent leave` says so.
-        let _ = self.commands.send(MeterCommand::Leave).await;
+    /// Leaves the net for good; `false` if there is no link to do it by.
+    pub async fn leave(&self) -> bool {
+        self.meter.tell(MeterCommand::Leave).await
     }
 }
 
@@ -338,22 +339,24 @@ impl Orders {
 pub struct Agent;
 
 impl Agent {
-    /// Opens the state and starts to count and to take part, as tasks of the current runtime.
+    /// Opens the register and starts to count and, whenever it can, to take part, as tasks of
+    /// the current runtime. Returns when it is known whether it can.
     ///
     /// # Errors
-    /// The state is in use, open to others, damaged or of another identity; the register
-    /// was counted with other channels; [`HasLeft`].
+    /// The register is in use, open to others, damaged, or was counted with other channels.
     pub async fn start(options: AgentOptions) -> anyhow::Result<AgentHandle> {
         let AgentOptions {
-            meter,
-            connection,
+            identity,
+            broker,
+            back_off,
+            floors,
             state_directory,
             channels,
             sources,
             save,
             clock,
-            mut revocations,
             revocations_every,
+            look_again,
         } = options;
         ensure!(
             channels.len() == sources.len(),
@@ -361,142 +364,123 @@ impl Agent {
             channels.len(),
             sources.len()
         );
-        ensure!(
-            connection.client_id == meter.key.id().to_string(),
-            "the connection to the broker is made with another key than the meter's"
-        );
         let net = Arc::new(NetView::new(&channels));
-        let (now, floors) = (clock.now(), meter.floors);
-        let (names, watched_clock) = (channels.clone(), clock.clone());
-        let own_files = state_directory.clone();
-        let (directory, config) = (state_directory.clone(), meter.clone());
-        let opening = tokio::task::spawn_blocking(move || {
-            State::open(&state_directory, channels, meter, now)
-        });
-        let State {
-            meter,
-            journal,
-            register,
-        } = opening.await.context("opening the state panicked")??;
+        let (names, directory) = (channels.clone(), state_directory.clone());
+        let opening = tokio::task::spawn_blocking(move || open_register(&directory, channels));
+        let register = opening.await.context("opening the register panicked")??;
 
-        if let Some(list) = meter.meter().revocations() {
-            revocations.in_force(list);
-        }
-        let standing = meter.standing();
-        let span = tracing::info_span!("meter", id = %meter.meter().id());
-        let mut log = EventLog::new(floors.minimum_group, standing.clone());
-        let (alarm_file, alarms) = AlarmFile::open(&own_files);
+        let span = tracing::info_span!("meter", id = tracing::field::Empty);
+        let (alarm_file, alarms) = AlarmFile::open(&state_directory);
         let recorder = Arc::new(Recorder::new(alarms));
-        let pause = Pause::open(&own_files);
+        let pause = Pause::open(&state_directory);
         if pause.is_paused() {
             tracing::warn!("this meter is paused: it counts and submits nothing");
         }
-        let (id, net_id) = (meter.meter().id(), meter.meter().net());
-        if let Some(membership) = meter.meter().membership() {
-            let genesis = membership.genesis();
-            log.open(&genesis.policy);
-            recorder.open(&genesis.policy, &genesis.channels);
-            span.in_scope(|| net.open(genesis.policy.period, &genesis.channels));
-        }
-        let teller = meter.teller();
-        let driver = Driver::new(meter, journal, connection)
-            .with_clock(clock.clone())
-            .with_reopen(Box::new(move |now| {
-                let (meter, journal) = open_meter(&directory, config.clone(), now)?;
-                Ok((Watched::told_to(meter, teller.clone()), journal))
-            }));
-        let link::Handle {
-            commands,
-            events,
-            control,
-        } = driver.start();
-
         let counters = Arc::new(Counters::default());
-        let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
+        let link_counters = Arc::default();
         let counted = watch::Sender::default();
-        let watched = counted.subscribe();
+        let reach = watch::Sender::new(Reach::Link(LinkState::Connecting));
+        let (enrolled, standing) = (watch::Sender::default(), watch::Sender::default());
+        let commands = watch::Sender::default();
+        let meter = MeterLine(commands.subscribe());
         let lines: Vec<_> = sources.iter().map(|source| source.line()).collect();
         let inputs: Vec<_> = sources.iter().map(|source| source.input()).collect();
-        let (stop_counting, counting_stopped) = oneshot::channel::<()>();
-        let period = net.period();
-        let heartbeat = Heartbeat::default();
-        let loops = Loops::new([
-            ("pulses", heartbeat.clone()),
-            ("protocol", control.heartbeat()),
-        ]);
+        let troubles = sources.iter().map(|source| source.trouble()).collect();
+        let (pulses, protocol) = (Heartbeat::default(), Heartbeat::default());
+        let loops = Loops::new([("pulses", pulses.clone()), ("protocol", protocol.clone())]);
         let look = Arc::new(Notify::new());
-        let counting = tokio::spawn(
-            async move {
-                let stop = async {
-                    let _ = counting_stopped.await;
-                };
-                let watching = Watching { counted, heartbeat };
-                let rounds = Rounds {
-                    period,
-                    clock,
-                    boundaries: boundary_sender,
-                };
-                count(register, sources, save, rounds, watching, stop).await
-            }
-            .instrument(span.clone()),
-        );
+        let (owner, events) = mpsc::channel(EVENTS);
+        let view = View {
+            enrolled: enrolled.subscribe(),
+            floors,
+            clock: clock.clone(),
+            started: clock::monotonic(),
+            channels: names,
+            counted: counted.subscribe(),
+            inputs: inputs.clone(),
+            lines: lines.clone(),
+            troubles,
+            reach: reach.subscribe(),
+            standing: standing.subscribe(),
+            recorder: Arc::clone(&recorder),
+            pause: pause.clone(),
+            link_counters: Arc::clone(&link_counters),
+        };
+
+        let (boundary_sender, boundaries) = mpsc::channel(BOUNDARIES);
+        let (stop_counting, counting_stopped) = oneshot::channel::<()>();
+        let stop = async {
+            let _ = counting_stopped.await;
+        };
+        let watching = Watching {
+            counted,
+            heartbeat: pulses,
+        };
+        let rounds = Rounds {
+            period: net.period(),
+            clock: clock.clone(),
+            boundaries: boundary_sender,
+        };
+        let counting = count(register, sources, save, rounds, watching, stop);
+        let counting = tokio::spawn(counting.instrument(span.clone()));
         tokio::spawn(hand_over(
             boundaries,
             Arc::clone(&net),
-            (Arc::clone(&recorder), pause.clone()),
-            commands.clone(),
+            (Arc::clone(&recorder), pause),
+            meter.clone(),
             Arc::clone(&counters),
         ));
-        tokio::spawn(
-            tell_revocations(
-                revocations,
-                revocations_every,
-                Arc::clone(&look),
-                commands.clone(),
-                Arc::clone(&counters),
-            )
-            .instrument(span.clone()),
-        );
-        let (owner, owner_events) = mpsc::channel(EVENTS);
-        let kept = KeptAlarms::new(alarm_file, Arc::clone(&recorder));
-        let told = (Arc::clone(&recorder), watched_clock.clone(), kept);
-        let telling = tokio::spawn(
-            tell(events, log, told, owner, net, Arc::clone(&counters)).instrument(span.clone()),
-        );
-
-        let (stop, stopped) = oneshot::channel();
-        let (link, link_counters) = (control.state(), control.counters());
-        let view = View {
-            meter: id,
-            net: net_id,
-            floors,
-            clock: watched_clock,
-            started: clock::monotonic(),
-            channels: names,
-            counted: watched.clone(),
-            inputs: inputs.clone(),
-            lines: lines.clone(),
-            link: link.clone(),
-            standing: standing.clone(),
-            recorder,
-            pause,
+        let (known, is_known) = oneshot::channel();
+        let taking_part = TakingPart {
+            telling: Telling {
+                log: EventLog::new(floors.minimum_group, standing.subscribe()),
+                kept: KeptAlarms::new(alarm_file, Arc::clone(&recorder)),
+                recorder,
+                owner,
+                counters: Arc::clone(&counters),
+            },
+            enrolment: Enrolment {
+                identity,
+                broker,
+                floors,
+                back_off,
+                state_directory,
+                enrolled,
+                standing,
+                is_staying: false,
+            },
+            clock,
+            look_again,
+            revocations_every,
+            look: Arc::clone(&look),
+            reach,
+            commands,
             link_counters: Arc::clone(&link_counters),
+            heartbeat: protocol,
+            net,
+            known: Some(known),
         };
+        let (stop_taking_part, taking_part_stopped) = oneshot::channel();
+        let taking_part = taking_part.run(taking_part_stopped);
         let running = Running {
-            control,
             counting,
             stop_counting,
-            telling,
+            taking_part: tokio::spawn(taking_part.instrument(span.clone())),
+            stop_taking_part,
         };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(running.run(stopped).instrument(span));
+        // It counts already. Whoever looks now sees how the meter stands.
+        let _ = is_known.await;
         Ok(AgentHandle {
-            events: owner_events,
+            events,
             control: AgentControl {
                 stop,
-                task: Some(tokio::spawn(running.run(stopped).instrument(span))),
-                commands,
-                link,
-                standing,
-                counted: watched,
+                task: Some(task),
+                meter,
+                reach: view.reach.clone(),
+                standing: view.standing.clone(),
+                counted: view.counted.clone(),
                 lines,
                 inputs,
                 loops,
@@ -509,8 +493,7 @@ impl Agent {
     }
 }
 
-/// Runs the agent of a configuration until SIGTERM or SIGINT, or until the meter has left
-/// its net.
+/// Runs the agent of a configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// It cannot be started, or ends by itself.
@@ -520,23 +503,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let options = AgentOptions::from_config(&config)?;
-    let net = options.meter.checkpoint.net;
-    tracing::info!(
-        id = %options.meter.key.id(), %net,
-        broker = %format_args!("{}:{}", config.broker_host, config.broker_port),
-        "meter-agent {} starts", env!("CARGO_PKG_VERSION")
-    );
+    tracing::info!("meter-agent {} starts", env!("CARGO_PKG_VERSION"));
     let AgentHandle {
         mut events,
         mut control,
-    } = match Agent::start(options).await {
-        Err(error) if error.is::<HasLeft>() => {
-            tracing::warn!("{error}");
-            service::nothing_to_do(&error.to_string());
-            return Ok(());
-        }
-        started => started?,
-    };
+    } = Agent::start(options).await?;
     let page = Page::serve(config.page, &config.state_directory, &control).await;
     let progress = watch::Sender::default();
     let showing = config.home_assistant.clone().map(|options| {
@@ -544,7 +515,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let shown = Shown {
             channels: channels.map(|channel| channel.name.clone()).collect(),
             counted: control.counted(),
-            link: control.link(),
+            reach: control.reach(),
             standing: control.standing(),
             progress: progress.subscribe(),
         };
@@ -555,7 +526,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         end = control.ended() => return end,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = attended => tracing::warn!("{}", HasLeft(net)),
+        never = attended => match never {},
     }
     service::stopping();
     page.stop().await;
@@ -570,118 +541,29 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The opened state of a meter.
-struct State {
-    meter: Watched,
-    journal: MeterJournal,
-    register: Register,
-}
-
-impl State {
-    fn open(
-        directory: &Path,
-        channels: Vec<RegisterChannel>,
-        config: MeterConfig,
-        now: dcnet::time::Now,
-    ) -> anyhow::Result<Self> {
-        let net = config.checkpoint.net;
-        // First, because it makes the directories closed to others.
-        let (meter, journal) = open_meter(directory, config, now)?;
-        let meter = Watched::new(meter);
-        let exit = meter.standing().borrow().exit;
-        if exit.is_some_and(|exit| exit.done) {
-            return Err(HasLeft(net).into());
-        }
-        let register = Register::open(&directory.join("register"), channels)?;
-        Ok(Self {
-            meter,
-            journal,
-            register,
-        })
+/// Opens the register in a state directory; both are closed to others.
+fn open_register(
+    state_directory: &Path,
+    channels: Vec<RegisterChannel>,
+) -> anyhow::Result<Register> {
+    let register = state_directory.join("register");
+    for directory in [state_directory, &register] {
+        prepare_directory(directory, "secrets")?;
     }
-}
-
-/// Opens the journal in a state directory, and the meter that it holds.
-pub(crate) fn open_meter(
-    directory: &Path,
-    config: MeterConfig,
-    now: dcnet::time::Now,
-) -> anyhow::Result<(Meter, MeterJournal)> {
-    let net_file = directory.join(format!("{}.db", config.checkpoint.net));
-    let journal = MeterJournal::open(&net_file, &directory.join("register").join("ledger.db"))?;
-    let mut saved = journal.load(Store::Net)?;
-    saved.extend(journal.load(Store::Register)?);
-    let mut seed = zeroize::Zeroizing::new([0; 32]);
-    getrandom::fill(seed.as_mut_slice()).context("the operating system gives no random numbers")?;
-    let meter = Meter::new(config, saved, *seed, now).with_context(|| {
-        format!(
-            "the state in {} and the identity of this meter do not go together; nothing was \
-             changed. Restore both from one backup, or enrol this meter again",
-            net_file.display()
-        )
-    })?;
-    Ok((meter, journal))
-}
-
-/// Tells the meter the list of revoked devices whenever it has changed.
-async fn tell_revocations(
-    mut file: RevocationFile,
-    every: Duration,
-    look: Arc<Notify>,
-    commands: mpsc::Sender<MeterCommand>,
-    counters: Arc<Counters>,
-) {
-    let mut told = String::new();
-    loop {
-        let asked = tokio::select! {
-            () = tokio::time::sleep(every) => false,
-            () = look.notified() => true,
-            () = commands.closed() => return,
-        };
-        let looking = tokio::task::spawn_blocking(move || {
-            let list = file.changed();
-            (file, list)
-        });
-        // Cancelled only when the runtime is being shut down.
-        let Ok((looked, list)) = looking.await else {
-            return;
-        };
-        file = looked;
-        match list {
-            Ok(Some(list)) => {
-                tracing::info!("list {} of revoked devices is in force", list.number());
-                if commands.send(MeterCommand::Revoked(list)).await.is_err() {
-                    return;
-                }
-                told.clear();
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let error = format!("{error:#}");
-                if error != told {
-                    counters.refused_revocations.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!("{error}");
-                    told = error;
-                }
-            }
-        }
-        if asked {
-            service::reloaded();
-        }
-    }
+    Ok(Register::open(&register, channels)?)
 }
 
 /// Boundaries of the register to the meter, as the net orders its channels, unless the
-/// household has paused it.
+/// household has paused it or it has no link.
 async fn hand_over(
     mut boundaries: mpsc::Receiver<Boundary>,
     net: Arc<NetView>,
     (recorder, pause): (Arc<Recorder>, Pause),
-    commands: mpsc::Sender<MeterCommand>,
+    meter: MeterLine,
     counters: Arc<Counters>,
 ) {
     while let Some(boundary) = boundaries.recv().await {
-        let Some(boundary) = net.ordered(&boundary) else {
+        let Some(boundary) = net.ordered(&boundary).filter(|_| meter.is_open()) else {
             continue;
         };
         let is_paused = pause.is_paused();
@@ -689,63 +571,18 @@ async fn hand_over(
         if is_paused {
             continue;
         }
-        if commands
-            .send(MeterCommand::Boundary(boundary))
-            .await
-            .is_err()
-        {
-            return;
-        }
-        counters.boundaries.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Events of the meter to the log, the register and the owner; ends with the driver.
-async fn tell(
-    mut events: mpsc::Receiver<MeterEvent>,
-    mut log: EventLog,
-    (recorder, clock, mut kept): (Arc<Recorder>, Clock, KeptAlarms),
-    owner: mpsc::Sender<MeterEvent>,
-    net: Arc<NetView>,
-    counters: Arc<Counters>,
-) {
-    loop {
-        let event = tokio::select! {
-            event = events.recv() => event,
-            () = kept.due() => {
-                kept.write().await;
-                continue;
-            }
-        };
-        let Some(event) = event else {
-            return kept.finish().await;
-        };
-        log.write(&event);
-        recorder.event(&event, clock.now().utc);
-        match &event {
-            MeterEvent::NetOpened { policy, channels } => net.open(policy.period, channels),
-            MeterEvent::Refused { .. } => {
-                counters.refused.fetch_add(1, Ordering::Relaxed);
-            }
-            MeterEvent::Alarm(_) => {
-                kept.changed();
-                counters.alarms.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {}
-        }
-        if let Err(mpsc::error::TrySendError::Full(_)) = owner.try_send(event) {
-            counters.dropped_events.fetch_add(1, Ordering::Relaxed);
+        if meter.tell(MeterCommand::Boundary(boundary)).await {
+            counters.boundaries.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 /// The parts of an agent; none outlives the others.
 struct Running {
-    control: Control,
     counting: JoinHandle<Result<Register, CountError>>,
     stop_counting: oneshot::Sender<()>,
-    /// Ends when the driver has ended.
-    telling: JoinHandle<()>,
+    taking_part: JoinHandle<anyhow::Result<()>>,
+    stop_taking_part: oneshot::Sender<()>,
 }
 
 impl Running {
@@ -753,23 +590,22 @@ impl Running {
         tokio::select! {
             // Sent, or the owner is gone.
             _ = stop => {
-                drop(self.stop_counting);
-                let (driver, counted) = tokio::join!(self.control.stop(), self.counting);
-                // So that the owner has every event, whichever way it came to an end.
-                let _ = self.telling.await;
+                drop((self.stop_counting, self.stop_taking_part));
+                let (took_part, counted) = tokio::join!(self.taking_part, self.counting);
                 counted.context("counting panicked")??;
-                driver
+                took_part.context("taking part panicked")?
             }
             counted = &mut self.counting => {
-                let driver = self.control.stop().await;
+                drop(self.stop_taking_part);
+                let took_part = self.taking_part.await;
                 counted.context("counting panicked")?.context("counting pulses has ended")?;
-                driver?;
+                took_part.context("taking part panicked")??;
                 anyhow::bail!("counting pulses has ended")
             }
-            _ = &mut self.telling => {
+            took_part = &mut self.taking_part => {
                 drop(self.stop_counting);
-                let (driver, counted) = tokio::join!(self.control.join(), self.counting);
-                driver?;
+                let counted = self.counting.await;
+                took_part.context("taking part panicked")??;
                 counted.context("counting panicked")??;
                 anyhow::bail!("the protocol has ended")
             }

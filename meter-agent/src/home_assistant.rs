@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dcnet::meter::MeterEvent;
-use link::LinkState;
 use rumqttc::{
     AsyncClient, ClientError, ConnectionError, Event, EventLoop, LastWill, MqttOptions, Outgoing,
     Packet, QoS,
@@ -27,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 use crate::home_broker::{HomeBroker, RETRY, addresses, trouble};
+use crate::reach::Reach;
 use crate::register::counting::Counted;
 use crate::standing::Standing;
 
@@ -109,8 +109,8 @@ pub struct Shown {
     pub channels: Vec<String>,
     /// What has been counted.
     pub counted: watch::Receiver<Counted>,
-    /// The link to the provider's broker.
-    pub link: watch::Receiver<LinkState>,
+    /// The way to the provider's broker.
+    pub reach: watch::Receiver<Reach>,
     /// Where the meter stands in its net.
     pub standing: watch::Receiver<Standing>,
     /// What the meter has told.
@@ -343,7 +343,7 @@ impl Publisher {
         let Shown {
             channels,
             counted,
-            link,
+            reach,
             standing,
             progress,
         } = &self.shown;
@@ -351,7 +351,7 @@ impl Publisher {
             channels,
             &counted.borrow(),
             clock::monotonic(),
-            &link.borrow(),
+            &reach.borrow(),
             &standing.borrow(),
             *progress.borrow(),
         )

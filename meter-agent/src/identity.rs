@@ -3,15 +3,17 @@
 //! The gateway administrator's CA is the root: every certificate is verified against
 //! it, the checkpoint and the list of revoked devices against the administrator's certificate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use dcnet::checkpoint::Checkpoint;
-use dcnet::identity::{CaCertificate, Certificate, DeviceKey, Role};
+use dcnet::identity::{CaCertificate, Certificate, DeviceKey, Role, certificate_from_pem};
 use dcnet::meter::{Floors, MeterConfig};
 use dcnet::revocation::RevocationList;
 use dcnet::time::Timestamp;
+use link::Connection;
 use link::credentials::{self, RevocationFile};
+use x509_parser::parse_x509_certificate;
 
 use crate::config::IdentityFiles;
 
@@ -37,17 +39,47 @@ pub struct Identity {
     pub revoked: Option<RevocationList>,
     /// The file of that list, to be read again from `revoked` on.
     pub revocations: RevocationFile,
+    validities: Vec<Validity>,
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Debug)]
+struct Validity {
+    file: PathBuf,
+    begin: Timestamp,
+    end: Timestamp,
 }
 
 impl Identity {
-    /// Reads and verifies all files; `at` is the time at which certificates must be valid.
+    /// [`Self::read`], with certificates that are valid at `at`.
+    ///
+    /// # Errors
+    /// As [`Self::read`] and [`Self::valid_at`].
+    pub fn load(files: &IdentityFiles, at: Timestamp) -> anyhow::Result<Self> {
+        let identity = Self::read(files)?;
+        identity.valid_at(at)?;
+        Ok(identity)
+    }
+
+    /// Reads all files and verifies everything but the time, of which a clock that was never
+    /// set says nothing.
     ///
     /// # Errors
     /// The first file that is missing, open to others (the key), or does not fit the
     /// rest, and what to do about it.
-    pub fn load(files: &IdentityFiles, at: Timestamp) -> anyhow::Result<Self> {
+    pub fn read(files: &IdentityFiles) -> anyhow::Result<Self> {
         let ca = credentials::ca(&files.ca(), ADVICE)?;
-        let issued = |path: PathBuf, role| credentials::certificate(&path, &ca, role, at, ADVICE);
+        let mut validities = Vec::new();
+        let mut issued = |path: PathBuf, role| {
+            let begin = begin_of(&path)?;
+            let certificate = credentials::certificate(&path, &ca, role, begin, ADVICE)?;
+            validities.push(Validity {
+                file: path,
+                begin,
+                end: certificate.not_after(),
+            });
+            anyhow::Ok(certificate)
+        };
         let certificate = issued(files.certificate(), Role::Meter)?;
         let provider = issued(files.provider(), Role::Provider)?;
         let administrator = issued(files.administrator(), Role::Administrator)?;
@@ -81,7 +113,28 @@ impl Identity {
             checkpoint,
             revoked,
             revocations,
+            validities,
         })
+    }
+
+    /// Whether every certificate is valid at a time.
+    ///
+    /// # Errors
+    /// The first one that is not, and what to do about it.
+    pub fn valid_at(&self, at: Timestamp) -> anyhow::Result<()> {
+        let is_valid = |validity: &&Validity| (validity.begin..=validity.end).contains(&at);
+        let invalid = self.validities.iter().find(|one| !is_valid(one));
+        let Some(Validity { file, begin, end }) = invalid else {
+            return Ok(());
+        };
+        bail!(
+            "{} is valid from {} to {}, and the clock says {}; if the clock of this machine is \
+             right, a new certificate is needed: {ADVICE}",
+            file.display(),
+            day(*begin),
+            day(*end),
+            day(at)
+        )
     }
 
     /// What the protocol needs of it, with the owner's floors.
@@ -96,4 +149,34 @@ impl Identity {
             revoked: self.revoked,
         }
     }
+}
+
+/// The first moment of a certificate's validity; that of one which cannot be read does not
+/// matter, since nothing verifies it.
+fn begin_of(path: &Path) -> anyhow::Result<Timestamp> {
+    let pem = credentials::text(path, ADVICE)?;
+    let der = certificate_from_pem(&pem).unwrap_or_default();
+    let begin = parse_x509_certificate(&der)
+        .map(|(_, certificate)| certificate.validity().not_before.timestamp());
+    let seconds = begin.ok().and_then(|seconds| u64::try_from(seconds).ok());
+    Ok(Timestamp(seconds.unwrap_or(0).saturating_mul(1000)))
+}
+
+/// In words.
+fn day(at: Timestamp) -> String {
+    let at = i64::try_from(at.as_millis()).ok();
+    let at = at.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+    at.map_or_else(
+        || "a time out of reach".to_owned(),
+        |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+    )
+}
+
+/// The way to a broker, with the key and the certificate of an identity directory.
+///
+/// # Errors
+/// As [`Connection::from_pem_files`].
+pub fn connection(files: &IdentityFiles, (host, port): (&str, u16)) -> anyhow::Result<Connection> {
+    let (ca, certificate, key) = (files.ca(), files.certificate(), files.key());
+    Connection::from_pem_files(host, port, &ca, &certificate, &key)
 }

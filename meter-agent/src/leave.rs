@@ -14,9 +14,10 @@ use dcnet::topic::NetId;
 use link::{Clock, Driver, LinkState};
 use tokio::sync::mpsc;
 
-use crate::agent::{AgentOptions, open_meter};
+use crate::agent::open_meter;
 use crate::ask::Agent;
 use crate::config::Config;
+use crate::identity::{self, Identity};
 use crate::standing::{HasLeft, Standing, Watched};
 use crate::status::ExitView;
 
@@ -49,18 +50,26 @@ async fn leave_alone(
     interrupted: impl Future<Output = ()>,
     mut out: impl Write,
 ) -> anyhow::Result<()> {
-    let options = AgentOptions::without_sources(config)?;
-    let (net, broker) = (
-        options.meter.checkpoint.net,
-        format!("{}:{}", config.broker_host, config.broker_port),
-    );
     let clock = if config.assume_synchronised {
         Clock::assume_synchronised()
     } else {
         Clock::system()
     };
-    let (directory, now) = (options.state_directory.clone(), clock.now());
-    let opening = tokio::task::spawn_blocking(move || open_meter(&directory, options.meter, now));
+    let now = clock.now();
+    let identity = Identity::load(&config.identity, now.utc)?;
+    let connection = identity::connection(
+        &config.identity,
+        (config.broker_host.as_str(), config.broker_port),
+    )?;
+    let (net, broker) = (
+        identity.checkpoint.net,
+        format!("{}:{}", config.broker_host, config.broker_port),
+    );
+    let (directory, identity) = (
+        config.state_directory.clone(),
+        identity.into_meter_config(config.floors.into()),
+    );
+    let opening = tokio::task::spawn_blocking(move || open_meter(&directory, identity, now));
     let (meter, journal) = opening
         .await
         .context("opening the state panicked")?
@@ -88,7 +97,7 @@ async fn leave_alone(
         commands,
         mut events,
         control,
-    } = Driver::new(meter, journal, options.connection)
+    } = Driver::new(meter, journal, connection)
         .with_clock(clock)
         .start();
     let mut link = control.state();
@@ -182,7 +191,8 @@ const LEFT: &str = "the net's log says that this meter has left";
 fn done(confirmed: u32, neighbours: u32) -> String {
     format!(
         "done: {confirmed} of {neighbours} former neighbours confirmed that they erased the key \
-         they shared with this meter, and so has this meter; its service need not run any more"
+         they shared with this meter, and so has this meter; its agent may run on, and counts for \
+         this household only"
     )
 }
 

@@ -23,6 +23,7 @@ pub mod leave;
 pub mod page;
 pub mod power;
 pub mod pulse;
+pub mod reach;
 pub mod register;
 pub mod standing;
 pub mod status;

@@ -41,7 +41,7 @@ enum Command {
         config: PathBuf,
     },
     /// Leave the net for good. Waits until the open rounds are closed and the former neighbours
-    /// have erased their keys; Ctrl-C is safe. An agent that runs is told to do it, and ends then
+    /// have erased their keys; Ctrl-C is safe. An agent that runs is told to do it, and counts on
     Leave {
         /// The configuration file
         #[arg(long, value_name = "FILE")]

@@ -273,14 +273,19 @@ async fn exit(
     Json(confirmation): Json<Confirmation>,
 ) -> Result<Done, Failure> {
     let status = household.view.status(household.history.days());
-    if status.meter.get(..8) != Some(confirmation.confirm.trim()) {
+    let digits = status.meter.as_deref().and_then(|meter| meter.get(..8));
+    if digits != Some(confirmation.confirm.trim()) {
         return Err(Failure::bad_request(
             "these are not the first 8 digits of this meter's id; nothing was done",
         ));
     }
     if status.exit.is_none() {
+        if !household.orders.leave().await {
+            return Err(Failure::bad_request(
+                "this meter has no link to its net, and cannot leave without; nothing was done",
+            ));
+        }
         tracing::warn!("the household lets this meter leave its net");
-        household.orders.leave().await;
     }
     Ok(Done)
 }

@@ -81,6 +81,10 @@ impl PowerMeter {
     pub fn observe(&mut self, batch: &Batch) {
         let end = batch.monotonic().end;
         let (pulses, at) = (batch.pulses(), batch.last_pulse().unwrap_or(end));
+        if batch.follows_a_gap() {
+            let begin = batch.monotonic().start;
+            (self.last, self.spacing, self.has_pulse) = (begin, None, false);
+        }
         let Some(readings) = &mut self.readings else {
             self.count(pulses, at);
             return;

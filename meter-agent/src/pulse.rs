@@ -30,6 +30,7 @@ pub mod optical;
 pub mod payload;
 pub mod profile;
 pub mod replay;
+pub mod retried;
 #[cfg(any(
     feature = "rppal",
     all(target_os = "linux", any(target_arch = "arm", target_arch = "aarch64"))
@@ -58,6 +59,7 @@ pub struct Batch {
     last_pulse: Option<Duration>,
     is_catching_up: bool,
     ends_a_reading: bool,
+    follows_a_gap: bool,
 }
 
 impl Batch {
@@ -83,6 +85,7 @@ impl Batch {
             last_pulse: None,
             is_catching_up: false,
             ends_a_reading: false,
+            follows_a_gap: false,
         })
     }
 
@@ -113,6 +116,20 @@ impl Batch {
     /// from there on nothing is known before the next one.
     pub fn ends_a_reading(&self) -> bool {
         self.ends_a_reading
+    }
+
+    /// The same batch, before which there were pulses that nobody counted.
+    #[must_use]
+    pub fn following_a_gap(self) -> Self {
+        Self {
+            follows_a_gap: true,
+            ..self
+        }
+    }
+
+    /// Whether pulses between the channel's batch before and this one may be missing for good.
+    pub fn follows_a_gap(&self) -> bool {
+        self.follows_a_gap
     }
 
     /// The same batch, with the monotonic time at which its last pulse began, if that is
@@ -205,6 +222,11 @@ pub trait PulseSource: Send {
 
     /// What has come from the device whose total it reads, if it reads one.
     fn input(&self) -> Option<watch::Receiver<InputStatistics>> {
+        None
+    }
+
+    /// Why it cannot be read at present, if it is one that is opened again then.
+    fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
         None
     }
 

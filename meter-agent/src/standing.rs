@@ -24,9 +24,9 @@ pub struct Standing {
 /// The meter of this state has left its net for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this meter has left net {0}: the exit is done and its keys are erased, so there is nothing to \
-     run; disable its service. To take part again, move {0}.db in its state directory away \
-     (never register/), and start it"
+    "this meter has left net {0}: the exit is done and its keys are erased; it counts for this \
+     household only. To take part again, move {0}.db in its state directory away (never \
+     register/), and restart it"
 )]
 pub struct HasLeft(
     /// The net.

@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcnet::identity::DeviceId;
 use dcnet::meter::{ExitProgress, Floors};
 use dcnet::time::Timestamp;
-use dcnet::topic::NetId;
-use link::{Clock, LinkState};
+use link::Clock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -23,6 +21,7 @@ use crate::power::Power;
 use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
 use crate::pulse::total::Refused;
+use crate::reach::{Enrolled, NoLinkView, Reach};
 use crate::register::RegisterChannel;
 use crate::register::counting::Counted;
 use crate::standing::Standing;
@@ -44,10 +43,10 @@ pub use recorder::{PolicyView, Recorder, RoundView, StepView, ValueView};
 pub struct Status {
     /// Of this program.
     pub version: &'static str,
-    /// The meter's id in its net.
-    pub meter: String,
-    /// The net.
-    pub net: String,
+    /// The meter's id in its net, if its enrolment could be read since the start.
+    pub meter: Option<String>,
+    /// The net, likewise.
+    pub net: Option<String>,
     /// Milliseconds since 1970 by the agent's clock.
     pub utc_ms: u64,
     /// Whether that clock is known to be right.
@@ -68,6 +67,8 @@ pub struct Status {
     pub save_error: Option<String>,
     /// The way to the broker.
     pub link: LinkView,
+    /// Why there is none at all.
+    pub no_link: Option<NoLinkView>,
     /// The net's rules, once they are known.
     pub policy: Option<PolicyView>,
     /// What this household insists on.
@@ -116,6 +117,8 @@ pub struct ChannelView {
     pub power: Option<Power>,
     /// Its GPIO line, if it reads one.
     pub line: Option<LineStatus>,
+    /// Why that line cannot be read at present.
+    pub line_trouble: Option<String>,
     /// Its input, if it reads a device's total.
     pub input: Option<InputView>,
 }
@@ -231,16 +234,16 @@ impl From<ExitProgress> for ExitView {
 /// Where the parts of a [`Status`] come from. Clones see the same agent.
 #[derive(Clone, Debug)]
 pub struct View {
-    pub(crate) meter: DeviceId,
-    pub(crate) net: NetId,
+    pub(crate) enrolled: watch::Receiver<Option<Enrolled>>,
     pub(crate) floors: Floors,
     pub(crate) clock: Clock,
     pub(crate) started: Duration,
     pub(crate) channels: Vec<RegisterChannel>,
     pub(crate) counted: watch::Receiver<Counted>,
     pub(crate) lines: Vec<Option<watch::Receiver<LineView>>>,
+    pub(crate) troubles: Vec<Option<watch::Receiver<Option<String>>>>,
     pub(crate) inputs: Vec<Option<watch::Receiver<InputStatistics>>>,
-    pub(crate) link: watch::Receiver<LinkState>,
+    pub(crate) reach: watch::Receiver<Reach>,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) pause: Pause,
@@ -278,13 +281,14 @@ impl View {
     pub fn status(&self, days: Days) -> Status {
         let now = self.clock.now();
         let standing = self.standing.borrow().clone();
-        let link = self.link.borrow().clone();
+        let reach = self.reach.borrow().clone();
+        let enrolled = *self.enrolled.borrow();
         let counted = self.counted.borrow().clone();
         let recorded = self.recorder.view();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            meter: self.meter.to_string(),
-            net: self.net.to_string(),
+            meter: enrolled.map(|enrolled| enrolled.meter.to_string()),
+            net: enrolled.map(|enrolled| enrolled.net.to_string()),
             utc_ms: now.utc.as_millis(),
             synchronised: now.synchronised,
             clock_unconfirmed: recorded.clock_unconfirmed,
@@ -295,9 +299,10 @@ impl View {
             unsaved_pulses: counted.unsaved,
             save_error: counted.save_error,
             link: LinkView {
-                is_connected: matches!(link, LinkState::Connected),
-                text: link.to_string(),
+                is_connected: reach.is_connected(),
+                text: reach.to_string(),
             },
+            no_link: NoLinkView::of(&reach),
             policy: recorded.policy,
             floors: self.floors.into(),
             members: standing.members,
@@ -323,14 +328,19 @@ impl View {
             let read = known.filter(|counted| counted.is_reading_set);
             let line = self.lines.get(place).and_then(Option::as_ref);
             let input = self.inputs.get(place).and_then(Option::as_ref);
+            let trouble = self.troubles.get(place).and_then(Option::as_ref);
+            let line_trouble = trouble.and_then(|trouble| trouble.borrow().clone());
+            // Of a line that is not read no pulse says nothing.
+            let power = counted.filter(|_| line_trouble.is_none());
             ChannelView {
                 name: channel.name.clone(),
                 impulses_per_kwh: channel.constant.get(),
                 pulses: counted.map_or(0, |counted| counted.pulses.0),
                 energy_mwh: known.map(|counted| counted.energy.0),
                 reading_mwh: read.map(|counted| counted.reading.0),
-                power: counted.and_then(|counted| counted.power.at(now)),
+                power: power.and_then(|counted| counted.power.at(now)),
                 line: line.map(|line| line_status(&line.borrow())),
+                line_trouble,
                 input: input.map(|input| InputView::from(&*input.borrow())),
             }
         });

@@ -32,6 +32,7 @@ use meter_agent::pulse::input::{Fault, TotalSource};
 use meter_agent::pulse::profile::{Profile, ProfileSource};
 use meter_agent::pulse::total::{TotalOptions, Totals};
 use meter_agent::pulse::{Channel, NextBatch, PulseError, PulseSource};
+use meter_agent::reach::Reach;
 use meter_agent::register::{Register, RegisterChannel};
 use street::{ROWS, configuration, period, soon, watt_hours};
 
@@ -448,7 +449,7 @@ async fn five_processes_sum_their_rows_and_one_may_die_and_come_back() {
     provider.handle.stop().await.unwrap();
 }
 
-fn meter_options(office: &Office, home: &Path, port: u16) -> AgentOptions {
+fn meter_options(home: &Path, port: u16) -> AgentOptions {
     let files = IdentityFiles {
         directory: home.join("identity"),
     };
@@ -469,11 +470,9 @@ fn meter_options(office: &Office, home: &Path, port: u16) -> AgentOptions {
         home.join("state"),
         channels,
         vec![Box::new(source)],
-    )
-    .unwrap();
-    assert_eq!(options.meter.checkpoint.net, office.net);
+    );
     options.clock = Clock::assume_synchronised();
-    options.connection.back_off = BackOff {
+    options.back_off = BackOff {
         min: Duration::from_millis(20),
         max: Duration::from_millis(100),
     };
@@ -506,17 +505,13 @@ async fn an_agent_stops_soon_without_a_broker_and_starts_again_from_its_state() 
     let port = deaf_port();
     let mut total = 0;
     for _ in 0..3 {
-        let agent = Agent::start(meter_options(&office, &home, port))
+        let agent = Agent::start(meter_options(&home, port)).await.unwrap();
+        let mut reach = agent.control.reach();
+        let waits = |reach: &Reach| matches!(reach, Reach::Link(LinkState::Waiting { .. }));
+        soon("a connection fails", reach.wait_for(waits))
             .await
             .unwrap();
-        let mut link = agent.control.link();
-        soon(
-            "a connection fails",
-            link.wait_for(|state| matches!(state, LinkState::Waiting { .. })),
-        )
-        .await
-        .unwrap();
-        let second = Agent::start(meter_options(&office, &home, port)).await;
+        let second = Agent::start(meter_options(&home, port)).await;
         let error = format!("{:#}", second.unwrap_err());
         assert!(error.contains("in use by another process"), "{error}");
         let asked = Instant::now();
@@ -526,7 +521,7 @@ async fn an_agent_stops_soon_without_a_broker_and_starts_again_from_its_state() 
             "{:?}",
             asked.elapsed()
         );
-        let channels = meter_options(&office, &home, port).channels;
+        let channels = meter_options(&home, port).channels;
         let register = Register::open(&home.join("state/register"), channels).unwrap();
         assert!(register.totals()[0].0 >= total, "never less than before");
         total = register.totals()[0].0;
@@ -539,9 +534,7 @@ async fn a_restarted_agent_knows_the_rounds_before_it_reaches_the_broker() {
     let (_, home) = office.enrol("meter");
     let (broker, port) = office.broker().await;
     let (provider, _) = office.provider(port);
-    let mut agent = Agent::start(meter_options(&office, &home, port))
-        .await
-        .unwrap();
+    let mut agent = Agent::start(meter_options(&home, port)).await.unwrap();
     soon("the net is known", async {
         while !matches!(agent.events.recv().await.unwrap(), MeterEvent::Joined) {}
     })
@@ -551,9 +544,7 @@ async fn a_restarted_agent_knows_the_rounds_before_it_reaches_the_broker() {
     broker.stop().await;
 
     let started = period().round_at(utc_timestamp());
-    let mut agent = Agent::start(meter_options(&office, &home, port))
-        .await
-        .unwrap();
+    let mut agent = Agent::start(meter_options(&home, port)).await.unwrap();
     let round = soon("a round begins and ends", async {
         loop {
             if let MeterEvent::Silent { round, .. } = agent.events.recv().await.unwrap() {
@@ -576,9 +567,7 @@ async fn a_boundary_that_passed_before_the_clock_was_synchronised_opens_a_round(
     let (_, home) = office.enrol("meter");
     let (broker, port) = office.broker().await;
     let (provider, _) = office.provider(port);
-    let mut agent = Agent::start(meter_options(&office, &home, port))
-        .await
-        .unwrap();
+    let mut agent = Agent::start(meter_options(&home, port)).await.unwrap();
     soon("the net is known", async {
         while !matches!(agent.events.recv().await.unwrap(), MeterEvent::Joined) {}
     })
@@ -589,7 +578,7 @@ async fn a_boundary_that_passed_before_the_clock_was_synchronised_opens_a_round(
 
     let synchronised = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&synchronised);
-    let mut options = meter_options(&office, &home, port);
+    let mut options = meter_options(&home, port);
     options.clock = Clock::with(move || flag.load(Ordering::Relaxed));
     let mut agent = Agent::start(options).await.unwrap();
     let boundary = period().round_at(utc_timestamp()).end(period());
@@ -621,7 +610,7 @@ async fn a_boundary_that_passed_before_the_clock_was_synchronised_opens_a_round(
 async fn the_owner_sees_what_comes_from_a_device() {
     let office = Office::new();
     let (_, home) = office.enrol("meter");
-    let mut options = meter_options(&office, &home, deaf_port());
+    let mut options = meter_options(&home, deaf_port());
     let constant = options.channels[0].constant;
     let totals = Totals::new(Channel(0), constant, TotalOptions::default());
     let (source, readings) = TotalSource::new("a device", "is it there?", totals);
@@ -664,7 +653,7 @@ impl PulseSource for Broken {
 async fn an_agent_that_cannot_count_ends_with_the_cause() {
     let office = Office::new();
     let (_, home) = office.enrol("meter");
-    let mut options = meter_options(&office, &home, deaf_port());
+    let mut options = meter_options(&home, deaf_port());
     options.sources = vec![Box::new(Broken)];
     let mut agent = Agent::start(options).await.unwrap();
     let end = soon("the agent ends", agent.control.ended()).await;
@@ -672,7 +661,7 @@ async fn an_agent_that_cannot_count_ends_with_the_cause() {
     assert!(error.contains("unplugged"), "{error}");
     agent.stop().await.unwrap();
     // Nothing is left that holds the state.
-    let again = Agent::start(meter_options(&office, &home, deaf_port())).await;
+    let again = Agent::start(meter_options(&home, deaf_port())).await;
     again.unwrap().stop().await.unwrap();
 }
 
@@ -682,13 +671,12 @@ async fn a_process_that_cannot_start_says_why_and_exits_with_1() {
     let mut street = Street::new(&office, deaf_port());
     let id = *street.all().first().unwrap();
     let home = street.homes[&id].1.clone();
-    std::fs::remove_file(home.join("identity/checkpoint.cbor")).unwrap();
+    std::fs::create_dir(home.join("state")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(home.join("state"), mode).unwrap();
     street.start(&id);
     let status = exit(street.agents.get_mut(&id).unwrap()).await;
     let log = street.log(&id);
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(
-        log.contains("checkpoint.cbor") && log.contains("enrol"),
-        "{log}"
-    );
+    assert!(log.contains("state") && log.contains("chmod 700"), "{log}");
 }

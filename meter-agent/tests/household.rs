@@ -121,7 +121,8 @@ async fn an_exit_survives_ctrl_c_and_goes_on_with_the_command_or_the_agent() {
     assert_eq!(street.log().size(), 5);
 
     street.start(&leaver);
-    let log = end_after_the_exit(&mut street, &leaver).await;
+    let log = counts_on_after_the_exit(&street, &leaver).await;
+    street.stop(&leaver).await;
     assert!(street.records(&leaver, "edge/").is_empty());
     let others: BTreeSet<DeviceId> = six[1..].iter().copied().collect();
     let gone = present_round();
@@ -147,7 +148,8 @@ async fn an_agent_that_runs_is_told_to_leave_and_does_it_without_the_command() {
     assert_eq!(street.log().size(), 6);
 
     street.start_provider();
-    end_after_the_exit(&mut street, &leaver).await;
+    counts_on_after_the_exit(&street, &leaver).await;
+    street.stop(&leaver).await;
     assert_eq!(street.log().size(), 5);
     assert!(street.records(&leaver, "edge/").is_empty());
     street.stop_provider().await;
@@ -161,9 +163,11 @@ async fn running() -> (Street, Vec<DeviceId>) {
     (street, six)
 }
 
-/// Waits until the agent of a meter that leaves ends, and gives what it has said.
-async fn end_after_the_exit(street: &mut Street, leaver: &DeviceId) -> String {
-    assert!(street.end(leaver).await.success());
+/// Waits until the agent of a meter that leaves has done so and counts on, and gives what it
+/// has said.
+async fn counts_on_after_the_exit(street: &Street, leaver: &DeviceId) -> String {
+    let left = street.until_left(leaver).await;
+    street.until_counted_more(leaver, &left).await;
     let log = street.said(leaver);
     assert!(
         log.contains("the exit is done") && log.contains("has left net"),

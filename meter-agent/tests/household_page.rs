@@ -127,7 +127,7 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
         "{now}"
     );
     let checks = now["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 15);
+    assert_eq!(checks.len(), 16);
     assert!(
         checks.iter().all(|check| check["state"] == "passed"),
         "{now}"
@@ -253,8 +253,25 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
     );
     let order = format!("{{\"confirm\":{:?}}}", &own.to_string()[..8]);
     assert!(begins(&post(page, "/api/exit", JSON, &order).await, "204"));
-    assert!(street.end(&own).await.success());
+    // It goes on for the household: register, history, metrics.
+    let left = street.until_left(&own).await;
     assert_eq!(street.log().size(), 5);
+    assert!(!left["link"]["is_connected"].as_bool().unwrap(), "{left}");
+    street.until_counted_more(&own, &left).await;
+    let said = street.command(&own, &["status"]).await;
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("has left the net"), "{said}");
+    let metrics = get(page, "/metrics").await.1;
+    assert!(
+        metrics.contains("\nmeter_agent_no_link{why=\"left\"} 1\n")
+            && metrics.contains("\nmeter_agent_connected 0\n"),
+        "{metrics}"
+    );
+    assert!(begins(&get(page, "/history.csv").await, "200"));
+    for (path, body) in [("/api/history/delete", "{}"), ("/api/exit", &*order)] {
+        assert!(begins(&post(page, path, JSON, body).await, "204"), "{path}");
+    }
+    street.stop(&own).await;
     let gone = street.command(&own, &["status"]).await;
     let said = String::from_utf8(gone.stderr).unwrap();
     assert!(

@@ -142,15 +142,26 @@ fn certificates_of_the_wrong_role_and_checkpoints_of_another_net_are_refused() {
 }
 
 #[test]
-fn an_expired_certificate_points_to_the_clock() {
+fn the_time_is_judged_apart_from_all_else() {
     let world = World::new();
     let files = IdentityFiles {
         directory: world.directory.path().join("meter"),
     };
-    let error = Identity::load(&files, dcnet::time::Timestamp(0)).unwrap_err();
-    let error = format!("{error:#}");
-    assert!(
-        error.contains("certificate.pem") && error.contains("clock"),
-        "{error}"
-    );
+    let identity = Identity::read(&files).unwrap();
+    assert_eq!(identity.key.id(), world.meter.id());
+    identity.valid_at(utc_timestamp()).unwrap();
+    let end = identity.certificate.not_after();
+    identity.valid_at(end).unwrap();
+    for wrong in [dcnet::time::Timestamp(0), dcnet::time::Timestamp(end.0 + 1)] {
+        let error = format!("{:#}", identity.valid_at(wrong).unwrap_err());
+        for part in [
+            "certificate.pem is valid from 20",
+            "the clock says",
+            "enrol",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let loaded = Identity::load(&files, wrong).unwrap_err();
+        assert_eq!(format!("{loaded:#}"), error);
+    }
 }

@@ -349,3 +349,24 @@ fn a_first_batch_that_starts_on_a_boundary_gives_its_value() {
     let values: Vec<_> = found.iter().map(|b| (b.at.0, b.channels[0].0)).collect();
     assert_eq!(values, [(3000, 0), (4000, 9000), (5000, 10_000)]);
 }
+
+#[test]
+fn an_interval_with_a_gap_never_has_both_of_its_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut register = two_channels(directory.path());
+    let mut seen = Vec::new();
+    let mut take = |batch: &Batch| seen.extend(record(&mut register, batch).unwrap());
+    // Before anything has a value, a gap opens nothing that it would break.
+    take(&batch(0, 500, 1000, 1).following_a_gap());
+    for second in 1..12 {
+        let (from, until) = (second * 1000, second * 1000 + 1000);
+        take(&batch(1, from, until, 1));
+        match second {
+            4 => {}
+            5 => take(&batch(0, from + 500, until, 1).following_a_gap()),
+            _ => take(&batch(0, from, until, 1)),
+        }
+    }
+    let at: Vec<_> = seen.iter().map(|boundary| boundary.at.0 / 1000).collect();
+    assert_eq!(at, [2, 4, 8, 10, 12], "4 to 6 has a gap");
+}

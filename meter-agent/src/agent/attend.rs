@@ -1,23 +1,18 @@
 //! What the daemon tells the service manager while its agent runs, and takes from it.
 
-use std::time::Duration;
+use std::convert::Infallible;
 
 use dcnet::meter::MeterEvent;
 use link::service;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
 use super::AgentControl;
 use crate::home_assistant::Progress;
 
-/// For so long an agent that has left its net still serves the page, so that whoever waits for
-/// that sees it.
-const AFTERMATH: Duration = Duration::from_secs(10);
-
 /// Tells the service manager that the agent serves, that its loops turn, how its link is and
-/// what became of the last round, and looks at the list of revoked devices at each `hangup`,
-/// until the meter has left its net, everything of it is erased, and [`AFTERMATH`] is over.
+/// what became of the last round, and has what can change while it runs looked at at each
+/// `hangup`.
 ///
 /// What it returns holds nothing of `control`.
 pub(super) fn attend<'events>(
@@ -25,36 +20,29 @@ pub(super) fn attend<'events>(
     control: &AgentControl,
     mut hangup: Signal,
     progress: watch::Sender<Progress>,
-) -> impl Future<Output = ()> + use<'events> {
+) -> impl Future<Output = Infallible> + use<'events> {
     let loops = control.loops();
     let look = control.look_at_revocations();
-    let mut link = control.link();
+    let mut reach = control.reach();
     async move {
         let mut fed = std::pin::pin!(loops.attend());
         let mut last = None;
-        let mut linked = true;
-        let mut end: Option<Instant> = None;
+        let mut reaching = true;
         loop {
-            let state = link.borrow_and_update().to_string();
+            let state = reach.borrow_and_update().to_string();
             service::status(&match &last {
                 Some(last) => format!("{state}; {last}"),
                 None => state,
             });
             tokio::select! {
                 () = &mut fed => {}
-                () = tokio::time::sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                    return;
-                }
-                changed = link.changed(), if linked => linked = changed.is_ok(),
+                changed = reach.changed(), if reaching => reaching = changed.is_ok(),
                 _ = hangup.recv() => {
                     service::reloading();
                     look.notify_one();
                 }
                 event = events.recv() => match event {
-                    Some(MeterEvent::ExitDone { .. }) => {
-                        end = Some(Instant::now() + AFTERMATH);
-                        last = Some("has left the net".to_owned());
-                    }
+                    Some(MeterEvent::ExitDone { .. }) => last = None,
                     Some(event) => {
                         progress.send_modify(|progress| progress.follow(&event));
                         last = about_round(&event).or(last);

@@ -14,12 +14,14 @@ use crate::diagnosis::Input;
 use crate::power::Power;
 use crate::pulse::LineView;
 use crate::pulse::edge::EdgeStatistics;
+use crate::reach::{NoLinkKind, NoLinkView};
 use crate::status::LinkView;
 
 /// What is needed of its status.
 #[derive(Deserialize)]
 struct Status {
     link: LinkView,
+    no_link: Option<NoLinkView>,
     channels: Vec<Channel>,
 }
 
@@ -30,6 +32,7 @@ struct Channel {
     pulses: u64,
     power: Option<Power>,
     line: Option<Line>,
+    line_trouble: Option<String>,
     input: Option<Input>,
 }
 
@@ -102,7 +105,13 @@ pub(super) async fn ask(
         Verdict::Good,
         "the agent runs; the rest is what it tells".to_owned(),
     );
-    if before.link.is_connected {
+    if let Some(why) = &before.no_link {
+        let verdict = match why.kind {
+            NoLinkKind::Left => Verdict::Note,
+            _ => Verdict::Problem,
+        };
+        say(verdict, why.text.clone());
+    } else if before.link.is_connected {
         say(Verdict::Good, "it is connected to the broker".to_owned());
     } else {
         say(
@@ -124,6 +133,10 @@ pub(super) async fn ask(
     };
     for channel in after.channels {
         let name = channel.name.clone();
+        if let Some(trouble) = channel.line_trouble {
+            say(Verdict::Problem, format!("channel {name}: {trouble}"));
+            continue;
+        }
         let earlier = before.channels.iter().find(|other| other.name == name);
         if let Some(seen) = earlier.and_then(|earlier| channel.since(earlier, duration)) {
             let (verdict, text) = judge(&seen);

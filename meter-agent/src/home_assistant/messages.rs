@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use link::LinkState;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -17,6 +16,7 @@ use super::identifier::Identifier;
 use super::{HomeAssistantOptions, Progress, RoundState};
 use crate::energy::Kwh;
 use crate::power::PowerMeter;
+use crate::reach::Reach;
 use crate::register::counting::Counted;
 use crate::standing::Standing;
 
@@ -177,7 +177,7 @@ pub(super) fn state(
     channels: &[String],
     counted: &Counted,
     now: Duration,
-    link: &LinkState,
+    reach: &Reach,
     standing: &Standing,
     progress: Progress,
 ) -> String {
@@ -197,7 +197,7 @@ pub(super) fn state(
     let names = channels.iter().map(String::as_str);
     let state = State {
         channels: names.enumerate().map(|(i, name)| (name, of(i))).collect(),
-        connected: matches!(link, LinkState::Connected),
+        connected: reach.is_connected(),
         members: standing.members,
         round: progress.round,
         alarms: progress.alarms,

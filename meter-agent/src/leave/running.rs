@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{LEFT, REST, begin, done, exit_waits_for};
 use crate::ask::Agent;
+use crate::reach::{NoLinkKind, NoLinkView};
 use crate::status::{ExitView, LinkView};
 
 /// How often the agent is asked; shorter than the time for which it shows that it is done.
@@ -20,13 +21,14 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// What is needed of the agent's status.
 #[derive(Deserialize)]
 struct Status {
-    meter: String,
-    net: String,
+    meter: Option<String>,
+    net: Option<String>,
     is_member: bool,
     is_stopped: bool,
     open_rounds: usize,
     exit: Option<ExitView>,
     link: LinkView,
+    no_link: Option<NoLinkView>,
 }
 
 impl Status {
@@ -35,7 +37,7 @@ impl Status {
     }
 
     fn net(&self) -> anyhow::Result<NetId> {
-        let net = self.net.parse();
+        let net = self.net.as_ref().and_then(|net| net.parse().ok());
         net.context("the agent's answer is of another version")
     }
 
@@ -57,11 +59,16 @@ pub(super) async fn leave(
     mut out: impl Write,
 ) -> anyhow::Result<()> {
     let before = Status::of(&mut agent).await?;
+    let no_link = before.no_link.as_ref();
+    if let Some(why) = no_link.filter(|why| why.kind != NoLinkKind::Left) {
+        bail!("the agent cannot do it now: {}", why.text);
+    }
     let stands = (before.is_member, before.is_stopped);
     if !begin(before.net()?, before.exit, stands, wait, &mut out)? {
         return Ok(());
     }
-    let digits = before.meter.get(..8).unwrap_or_default();
+    let meter = before.meter.unwrap_or_default();
+    let digits = meter.get(..8).unwrap_or_default();
     let confirmation = json!({ "confirm": digits });
     agent.post("/api/exit", &confirmation).await?;
     writeln!(out, "the agent does it; Ctrl-C ends only this waiting")?;

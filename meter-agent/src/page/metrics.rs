@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::reach::NoLinkKind;
 use crate::status::{ChannelView, CheckState, Status};
 
 /// Joules of a milliwatt hour.
@@ -15,6 +16,9 @@ const JOULES: f64 = 3.6;
 
 /// What a figure is of: `channel="import"`.
 type OfChannel = Vec<(&'static str, String)>;
+
+/// Why something is so: `why="clock"`.
+type OfReason = Vec<(&'static str, String)>;
 
 /// The figures of all channels, each family once with a label per channel.
 #[derive(Default)]
@@ -26,6 +30,7 @@ struct Channels {
     rejected_edges: Family<OfChannel, Counter>,
     lost_edges: Family<OfChannel, Counter>,
     line_stuck: Family<OfChannel, Gauge>,
+    line_read: Family<OfChannel, Gauge>,
     input_readings: Family<OfChannel, Counter>,
     input_faults: Family<OfChannel, Counter>,
 }
@@ -110,6 +115,17 @@ pub(super) fn of(status: &Status, link: &link::Totals) -> anyhow::Result<Metrics
         Unit::Seconds,
         ConstGauge::new(number(answered)),
     );
+    let no_link = Family::<OfReason, Gauge>::default();
+    for (kind, name) in NoLinkKind::ALL {
+        let is_why = status.no_link.as_ref().is_some_and(|why| why.kind == kind);
+        let why = no_link.get_or_create(&vec![("why", name.to_owned())]);
+        why.set(i64::from(is_why));
+    }
+    registry.register(
+        "no_link",
+        "1 while there is no link to the broker at all, for this reason",
+        no_link,
+    );
     registry.register(
         "refused_inputs",
         "Inputs that the meter refused",
@@ -146,6 +162,7 @@ impl Channels {
             count(&self.rejected_edges, line.rejected);
             count(&self.lost_edges, line.lost);
             flag(&self.line_stuck, line.is_stuck);
+            flag(&self.line_read, channel.line_trouble.is_none());
         }
         if let Some(input) = &channel.input {
             count(&self.input_readings, input.readings);
@@ -174,6 +191,7 @@ impl Channels {
         registry.register("rejected_edges", "Too short", self.rejected_edges);
         registry.register("lost_edges", "Missing", self.lost_edges);
         registry.register("line_stuck", "1 while active for too long", self.line_stuck);
+        registry.register("line_read", "1 while the line can be read", self.line_read);
         registry.register(
             "input_readings",
             "Totals that were read",
@@ -231,6 +249,29 @@ mod tests {
                 families.push(name);
             }
         }
+    }
+
+    #[test]
+    fn a_line_that_is_not_read_has_no_power() {
+        let text = text("line-trouble");
+        assert!(text.contains("meter_agent_line_read{channel=\"import\"} 0\n"));
+        assert!(!text.contains("meter_agent_power_watts{channel=\"import\"}"));
+        assert!(text.contains("meter_agent_power_watts{channel=\"export\"}"));
+    }
+
+    #[test]
+    fn the_reason_for_which_there_is_no_link_is_told() {
+        let set = |sample| {
+            let text = text(sample);
+            let ones = text.lines().filter_map(|line| {
+                let why = line.strip_prefix("meter_agent_no_link{why=")?;
+                why.strip_suffix("} 1").map(str::to_owned)
+            });
+            ones.collect::<Vec<_>>()
+        };
+        assert!(set("taking-part").is_empty());
+        assert_eq!(set("no-enrolment"), ["\"enrolment\""]);
+        assert_eq!(set("left"), ["\"left\""]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ function whySilent(status) {
   if (exit?.done) return "This meter has left the group and erased its keys.";
   if (exit) return "This meter is leaving the group.";
   if (status.is_stopped) return stoppedBy(status);
+  if (status.no_link) return `This meter counts, and has ${sentence(status.no_link.text)}`;
   if (status.paused) return "You have paused it.";
   if (!status.synchronised) return "The clock of this device is not set by the network yet. Without the right time this meter submits nothing.";
   if (status.clock_unconfirmed) return "The clock of this device has jumped ahead. Without your word that it is right this meter submits nothing.";
@@ -68,6 +69,7 @@ function showSummary(status, why) {
     exit?.done ? ["off", "Has left the group"]
     : exit ? ["off", "Leaving the group"]
     : status.is_stopped ? ["bad", "Stopped by an alarm"]
+    : status.no_link ? ["bad", "Counts only: there is no link to the group"]
     : status.paused ? ["off", "Paused"]
     : why ? ["wait", "Waiting: nothing new leaves the house"]
     : ["good", `Taking part in a group of ${format.count(status.members)}`];
@@ -78,6 +80,9 @@ function showSummary(status, why) {
 
 function notes(status) {
   const texts = [];
+  if (status.no_link && status.no_link.kind !== "left") {
+    texts.push([`Nothing is submitted: ${sentence(status.no_link.text)} The meter reading, the history and the charts go on.`]);
+  }
   const lately = status.alarms.filter((alarm) => status.utc_ms - alarm.utc_ms < DAY);
   if (lately.length > 0) {
     texts.push([`${format.numberOf(lately.length, "alarm", "alarms")} in the last 24 hours.`, true]);
@@ -85,8 +90,10 @@ function notes(status) {
   if (status.save_error !== null) {
     texts.push([`The register cannot be saved: ${sentence(status.save_error)} If the device is switched off now, the newest pulses are lost.`]);
   }
-  for (const { name, line } of status.channels) {
-    if (line?.is_stuck) {
+  for (const { name, line, line_trouble } of status.channels) {
+    if (line_trouble) {
+      texts.push([`${format.channel(name)[0]} is not counted now: ${sentence(line_trouble)} It is tried again by itself.`]);
+    } else if (line?.is_stuck) {
       texts.push([`The pulse line of ${format.channel(name)[0]} does not change any more. Check the cable and the sensor: pulses may be missed.`]);
     }
   }
@@ -310,12 +317,13 @@ function showAlarms({ alarms, is_stopped }) {
   }));
 }
 
-function showTakingPart({ exit, is_member, is_stopped, paused, meter }) {
+function showTakingPart({ exit, is_member, is_stopped, no_link, paused, meter }) {
   const [text, canPause, canLeave] =
-    exit?.done ? ["This meter has left the group and erased its keys. The register stays on this device.", false, false]
+    exit?.done ? ["This meter has left the group and erased its keys. It goes on counting for you: the meter reading, the charts and the history stay on this device.", false, false]
     : exit?.left ? [`This meter has left. It waits until former neighbours have erased the keys that they shared with it: ${format.count(exit.awaited)} of ${format.count(exit.neighbours)} have not confirmed yet.`, false, false]
     : exit ? ["This meter is leaving. It waits until the provider has written the exit down; it submits nothing any more.", false, false]
     : is_stopped ? ["An alarm has stopped this meter for good, so it cannot leave by itself. Ask the gateway administrator to revoke it. It goes on counting.", false, false]
+    : no_link ? [`There is no link to the group now, and without one this meter cannot leave it. ${paused ? "It is paused: nothing will leave the house even once there is one, until you resume." : "While paused, nothing will leave the house even once there is one."}`, true, false]
     : paused ? ["Paused: the meter counts on, and nothing of new intervals leaves the house until you resume. A round that was submitted before is still finished, because the others wait for the answer.", true, is_member]
     : is_member ? ["While paused, the meter counts on and nothing of new intervals leaves the house. A round that was submitted before is still finished, because the others wait for the answer.", true, true]
     : ["This meter is no member of the group, so there is nothing to leave. While paused, nothing will leave the house even once it is.", true, false];
@@ -323,12 +331,12 @@ function showTakingPart({ exit, is_member, is_stopped, paused, meter }) {
   show(byId("pause"), paused ? "Resume" : "Pause");
   byId("pause").hidden = !canPause;
   byId("exit").hidden = !canLeave;
-  show(byId("digits"), meter.slice(0, 8));
+  show(byId("digits"), meter?.slice(0, 8));
 }
 
 function showAbout(status) {
-  show(byId("meter"), status.meter);
-  show(byId("net"), status.net);
+  show(byId("meter"), status.meter ?? "not known");
+  show(byId("net"), status.net ?? "not known");
   show(byId("unsaved"), format.numberOf(status.unsaved_pulses, "pulse", "pulses"));
   show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
   show(byId("link"), status.link.text);

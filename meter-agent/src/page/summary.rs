@@ -16,8 +16,9 @@ pub(super) fn text(status: &Status) -> String {
 }
 
 fn write(out: &mut String, status: &Status) -> std::fmt::Result {
-    writeln!(out, "meter       {}", status.meter)?;
-    writeln!(out, "net         {}", status.net)?;
+    let known = |id: &Option<String>| id.clone().unwrap_or_else(|| "not known".to_owned());
+    writeln!(out, "meter       {}", known(&status.meter))?;
+    writeln!(out, "net         {}", known(&status.net))?;
     writeln!(out, "broker      {}", status.link.text)?;
     let clock = match status.synchronised {
         true if status.clock_unconfirmed => {
@@ -45,6 +46,9 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
                 line.lost,
                 if line.is_stuck { ", LINE STUCK" } else { "" }
             )?;
+        }
+        if let Some(trouble) = &channel.line_trouble {
+            write!(out, "\n            NOT READ: {trouble}")?;
         }
         if let Some(input) = &channel.input {
             let faults: u64 = input.faults.values().sum();
@@ -108,7 +112,10 @@ fn state(status: &Status) -> String {
     }
     match status.exit {
         Some(exit) if exit.done => {
-            return "has left the net; everything of it is erased".to_owned();
+            return "has left the net; everything of it is erased; it counts on".to_owned();
+        }
+        None if status.no_link.is_some() => {
+            return "counts, and submits nothing for want of a link".to_owned();
         }
         Some(exit) if exit.left => {
             return format!("leaves the net; {} former neighbours awaited", exit.awaited);
@@ -180,6 +187,17 @@ mod tests {
         assert!(
             alarms[5].contains("two different membership logs"),
             "{lines:#?}"
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_not_read_is_told_with_what_to_do() {
+        let text = text(&samples::named("line-trouble"));
+        let told = "power not known, 123456 pulses since the start, 2 edges rejected, 0 missing\n            \
+                    NOT READ: GPIO line GPIO17: ";
+        assert!(
+            text.contains(told) && text.contains("Stop the program"),
+            "{text}"
         );
     }
 

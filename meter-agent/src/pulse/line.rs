@@ -229,6 +229,12 @@ impl LineSource {
         }
     }
 
+    /// Lets those see it who watch this from before the line was opened.
+    pub(super) fn show_to(&mut self, view: watch::Sender<LineView>) {
+        self.view = view;
+        self.show();
+    }
+
     /// Lets others see what the filter has seen.
     fn show(&self) {
         let view = LineView {

@@ -1,5 +1,7 @@
 //! Opens the sources that a configuration names.
 
+use std::sync::Arc;
+
 use dcnet::time::Timestamp;
 use tokio::sync::watch;
 
@@ -7,6 +9,7 @@ use super::loads::Loads;
 use super::optical::HeadChannel;
 use super::profile::ProfileSource;
 use super::replay::Replay;
+use super::retried::{OpenLine, RetriedLine};
 use super::simulated::{Household, Simulated};
 use super::{Channel, PulseError, PulseSource, mqtt, optical};
 use crate::clock;
@@ -24,8 +27,11 @@ pub fn begin_at(begin: Option<Timestamp>) -> Begin {
 /// Opens the sources of all channels, in their order. `begin` goes before the begin
 /// in the configuration; with neither a replay begins at the next whole period.
 ///
+/// A GPIO line that is refused is opened again by itself as long as there is another channel
+/// that can be counted.
+///
 /// # Errors
-/// The first source that cannot be opened.
+/// The first source that cannot be opened; of GPIO lines only if all channels are refused ones.
 ///
 /// # Panics
 /// With a source on an MQTT broker outside a runtime of tokio.
@@ -33,6 +39,7 @@ pub fn open(
     channels: &[ChannelConfig],
     begin: Option<&Begin>,
 ) -> Result<Vec<Box<dyn PulseSource>>, PulseError> {
+    let mut refused = Vec::new();
     let mut pi = pi_sources(channels)?.into_iter();
     let mut heads = optical::open(&head_channels(channels))?.into_iter();
     let mut sources: Vec<Box<dyn PulseSource>> = Vec::with_capacity(channels.len());
@@ -40,8 +47,13 @@ pub fn open(
         let channel = Channel(index);
         let now = clock::utc_timestamp();
         sources.push(match &config.source {
-            SourceConfig::Rppal { .. } => pi.next().ok_or(PulseError::NotBuilt("rppal"))?,
-            SourceConfig::Gpiocdev { line, options } => gpiocdev(channel, line, options)?,
+            SourceConfig::Rppal { .. } => {
+                let open = pi.next().ok_or(PulseError::NotBuilt("rppal"))?;
+                retried(open, &mut refused)
+            }
+            SourceConfig::Gpiocdev { line, options } => {
+                retried(gpiocdev(channel, line, options)?, &mut refused)
+            }
             SourceConfig::Mqtt(topic) => Box::new(mqtt::open(channel, config.constant, topic)?),
             SourceConfig::Optical(_) => {
                 Box::new(heads.next().ok_or(PulseError::NotBuilt("optical"))?)
@@ -63,7 +75,18 @@ pub fn open(
             }
         });
     }
+    if refused.len() == channels.len()
+        && let Some(error) = refused.into_iter().next()
+    {
+        return Err(error);
+    }
     Ok(sources)
+}
+
+fn retried(open: OpenLine, refused: &mut Vec<PulseError>) -> Box<dyn PulseSource> {
+    let (line, error) = RetriedLine::new(open);
+    refused.extend(error);
+    Box::new(line)
 }
 
 /// All optical heads together, because several channels may share one.
@@ -91,8 +114,11 @@ fn gpiocdev(
     channel: Channel,
     line: &crate::config::LineName,
     options: &super::line::LineOptions,
-) -> Result<Box<dyn PulseSource>, PulseError> {
-    Ok(Box::new(super::gpiocdev::open(channel, line, options)?))
+) -> Result<OpenLine, PulseError> {
+    let (line, options) = (line.clone(), options.clone());
+    Ok(Arc::new(move || {
+        super::gpiocdev::open(channel, &line, &options)
+    }))
 }
 
 #[cfg(not(feature = "gpiocdev"))]
@@ -100,16 +126,17 @@ fn gpiocdev(
     _: Channel,
     _: &crate::config::LineName,
     _: &super::line::LineOptions,
-) -> Result<Box<dyn PulseSource>, PulseError> {
+) -> Result<OpenLine, PulseError> {
     Err(PulseError::NotBuilt("gpiocdev"))
 }
 
-/// All Raspberry Pi lines together, because they share one poller.
+/// All Raspberry Pi lines are opened together, because they share one poller. Each takes its own of
+/// what was opened last; if that is taken, its reader has ended, and with it those of the others.
 #[cfg(any(
     feature = "rppal",
     all(target_os = "linux", any(target_arch = "arm", target_arch = "aarch64"))
 ))]
-fn pi_sources(channels: &[ChannelConfig]) -> Result<Vec<Box<dyn PulseSource>>, PulseError> {
+fn pi_sources(channels: &[ChannelConfig]) -> Result<Vec<OpenLine>, PulseError> {
     let lines: Vec<super::rppal::PiLine> = channels
         .iter()
         .enumerate()
@@ -122,16 +149,31 @@ fn pi_sources(channels: &[ChannelConfig]) -> Result<Vec<Box<dyn PulseSource>>, P
             _ => None,
         })
         .collect();
-    Ok(super::rppal::open(&lines)?
-        .into_iter()
-        .map(|source| Box::new(source) as Box<dyn PulseSource>)
-        .collect())
+    let count = lines.len();
+    let opened = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let open_line = |index: usize| -> OpenLine {
+        let (lines, opened) = (lines.clone(), Arc::clone(&opened));
+        Arc::new(move || {
+            let mut opened = opened
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let take = |opened: &mut Vec<_>| opened.get_mut(index).and_then(Option::take);
+            if let Some(source) = take(&mut *opened) {
+                return Ok(source);
+            }
+            // Those that nobody has taken hold their lines.
+            opened.clear();
+            *opened = super::rppal::open(&lines)?.into_iter().map(Some).collect();
+            take(&mut *opened).ok_or(PulseError::NotBuilt("rppal"))
+        })
+    };
+    Ok((0..count).map(open_line).collect())
 }
 
 #[cfg(not(any(
     feature = "rppal",
     all(target_os = "linux", any(target_arch = "arm", target_arch = "aarch64"))
 )))]
-fn pi_sources(_: &[ChannelConfig]) -> Result<Vec<Box<dyn PulseSource>>, PulseError> {
+fn pi_sources(_: &[ChannelConfig]) -> Result<Vec<OpenLine>, PulseError> {
     Ok(Vec::new())
 }

@@ -6,6 +6,9 @@
 //! after the latest one that has a value get theirs, earliest first. The same is done when the
 //! length of a round becomes known, and with a batch that was cut before UTC was set.
 //!
+//! After a gap in what a channel counted, the next boundary is not given out: the interval that it
+//! ends is not complete, and nobody could tell from two totals.
+//!
 //! The trails are given up when the machine was suspended, because the monotonic clock stands
 //! still then, and when UTC is set although it counted as synchronised: nobody knows
 //! which of both was right.
@@ -38,6 +41,8 @@ pub(super) struct Boundaries {
     /// Values per boundary that not every channel has reached yet.
     waiting: BTreeMap<Timestamp, Vec<Option<MilliwattHours>>>,
     latest: Option<Boundary>,
+    /// Whether pulses since the latest boundary may be missing.
+    has_gap: bool,
     /// Per channel.
     trails: Vec<Trail>,
     /// On the monotonic clock; no trail reaches further back.
@@ -54,6 +59,7 @@ impl Boundaries {
             period: None,
             waiting: BTreeMap::new(),
             latest: None,
+            has_gap: false,
             trails: (0..channels).map(|_| Trail::default()).collect(),
             trails_begin: Duration::ZERO,
             seen: None,
@@ -115,6 +121,14 @@ impl Boundaries {
     ) -> Vec<Boundary> {
         let mut found = self.observe(now);
         let channel = batch.channel().0;
+        if batch.follows_a_gap() {
+            // What is complete from here on has this channel's total of after the gap.
+            self.waiting.clear();
+            self.has_gap |= self.latest.is_some();
+            if let Some(trail) = self.trails.get_mut(channel) {
+                trail.clear();
+            }
+        }
         if let Some(trail) = self.trails.get_mut(channel) {
             if batch.monotonic().start < self.trails_begin {
                 trail.clear();
@@ -182,7 +196,8 @@ impl Boundaries {
         None
     }
 
-    /// A boundary whose total is less than that of an earlier one shows that the clock was wrong
+    /// The first boundary after a gap is kept back, so that no interval with a gap in it has both of
+    /// its ends. A boundary whose total is less than that of an earlier one shows that the clock was wrong
     /// when the earlier one was noted: it is given up.
     fn complete(&mut self, boundary: Boundary) -> Option<Boundary> {
         let goes_back = self.latest.as_ref().is_some_and(|latest| {
@@ -193,7 +208,7 @@ impl Boundaries {
             return None;
         }
         self.latest = Some(boundary.clone());
-        Some(boundary)
+        (!std::mem::take(&mut self.has_gap)).then_some(boundary)
     }
 }
 

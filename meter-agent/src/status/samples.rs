@@ -13,12 +13,16 @@ use dcnet::opening::Opening;
 use dcnet::reading::Boundary;
 use dcnet::superposition::Share;
 use dcnet::time::{Period, Round, Timestamp};
+use dcnet::topic::NetId;
 use dcnet::units::MilliwattHours;
+use link::LinkState;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::reach::NoLink;
+use crate::standing::HasLeft;
 
 /// With this in the environment the files are written instead.
 const WRITE: &str = "WRITE_SAMPLES";
@@ -172,6 +176,9 @@ fn after_history(newest: impl FnOnce(&Recorder)) -> Recorder {
     recorder
 }
 
+const METER: DeviceId = DeviceId(0x5eff_322a_1bd4_164e_1db3_17c7_f60b_1b65_u128.to_be_bytes());
+const NET: NetId = NetId(0xa08a_0fcb_deaf_d3c1_b3a4_b495_b9a9_c9d9_u128.to_be_bytes());
+
 /// A meter that reads its import from a line, whose display the household has read off, and its
 /// export from a device.
 fn status(recorder: &Recorder) -> Status {
@@ -193,6 +200,7 @@ fn status(recorder: &Recorder) -> Status {
             rejected: 2,
             lost: 0,
         }),
+        line_trouble: None,
         input: None,
     };
     let export = ChannelView {
@@ -206,6 +214,7 @@ fn status(recorder: &Recorder) -> Status {
             is_upper_bound: false,
         }),
         line: None,
+        line_trouble: None,
         input: Some(InputView {
             source: "/dev/ttyUSB0".to_owned(),
             advice: "look at the optical head",
@@ -217,8 +226,8 @@ fn status(recorder: &Recorder) -> Status {
     };
     Status {
         version: "0.1.0",
-        meter: DeviceId(0x5eff_322a_1bd4_164e_1db3_17c7_f60b_1b65_u128.to_be_bytes()).to_string(),
-        net: NetId(0xa08a_0fcb_deaf_d3c1_b3a4_b495_b9a9_c9d9_u128.to_be_bytes()).to_string(),
+        meter: Some(METER.to_string()),
+        net: Some(NET.to_string()),
         utc_ms: NOW,
         synchronised: true,
         clock_unconfirmed: recorded.clock_unconfirmed,
@@ -232,6 +241,7 @@ fn status(recorder: &Recorder) -> Status {
             is_connected: true,
             text: LinkState::Connected.to_string(),
         },
+        no_link: None,
         policy: recorded.policy,
         floors: Floors::default().into(),
         members: 57,
@@ -370,6 +380,39 @@ fn samples() -> Vec<(&'static str, Status)> {
                 ..status(&newest_silent(Silence::Leaving))
             },
         ),
+        (
+            "left",
+            Status {
+                is_member: false,
+                members: 56,
+                exit: Some(ExitView {
+                    left: true,
+                    neighbours: 47,
+                    awaited: 0,
+                    done: true,
+                }),
+                ..without_link(&taking_part, &HasLeft(NET).into())
+            },
+        ),
+        (
+            "no-enrolment",
+            Status {
+                meter: None,
+                net: None,
+                members: 0,
+                is_member: false,
+                uptime_s: 1800,
+                ..without_link(
+                    &Recorder::default(),
+                    &NoLink::Enrolment(
+                        "cannot use /etc/dcnet/meter/certificate.pem; enrol this meter again with \
+                         the gateway administrator"
+                            .to_owned(),
+                    ),
+                )
+            },
+        ),
+        ("line-trouble", line_trouble(status(&taking_part))),
         ("long-texts", long_texts(&taking_part)),
     ]
 }
@@ -386,6 +429,32 @@ impl Status {
             is_stopped: true,
             ..self
         }
+    }
+}
+
+/// Another program has the line.
+fn line_trouble(mut status: Status) -> Status {
+    if let Some(import) = status.channels.first_mut() {
+        import.power = None;
+        import.line_trouble = Some(
+            "GPIO line GPIO17: Device or resource busy: it is held by \"heating\". Stop the \
+             program that holds the line"
+                .to_owned(),
+        );
+    }
+    status
+}
+
+/// One that only counts.
+fn without_link(recorder: &Recorder, why: &NoLink) -> Status {
+    let reach = Reach::None(why.clone());
+    Status {
+        link: LinkView {
+            is_connected: false,
+            text: reach.to_string(),
+        },
+        no_link: NoLinkView::of(&reach),
+        ..status(recorder)
     }
 }
 

@@ -18,9 +18,11 @@ use dcnet::time::{Period, Round, Timestamp};
 use dcnet::topic::NetId;
 use gateway_admin::{Authority, Host, KeyPair, LogHead, Terms};
 use link::MeterJournal;
+use meter_agent::ask::ask;
 use meter_agent::clock::utc_timestamp;
 use process::Process;
 use provider_agent::{Config, Store};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Longer than anything takes, even on a busy machine.
@@ -267,6 +269,51 @@ impl Street {
         self.household_mut(id).process.take().unwrap().stop().await;
     }
 
+    /// Has a household's agent read again what can change, as its service manager does.
+    pub fn reload(&self, id: &DeviceId) {
+        self.households[id].process.as_ref().unwrap().reload();
+    }
+
+    /// Waits until a household's agent shows a status of which this holds.
+    pub async fn until_status(
+        &self,
+        id: &DeviceId,
+        what: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let shown = async {
+            loop {
+                // It may not serve yet.
+                if let Ok(text) = ask(&self.state(id), "/api/status").await {
+                    let status: Value = serde_json::from_str(&text).unwrap();
+                    if holds(&status) {
+                        return status;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon(what, shown).await
+    }
+
+    /// Waits until a household's agent says that its meter has left.
+    pub async fn until_left(&self, id: &DeviceId) -> Value {
+        let left = |status: &Value| status["no_link"]["kind"] == "left";
+        let status = self.until_status(id, "it has left", left).await;
+        assert_eq!(status["exit"]["done"], true, "{status}");
+        status
+    }
+
+    /// Waits until a household's agent has counted more than at this status, without a restart
+    /// since.
+    pub async fn until_counted_more(&self, id: &DeviceId, before: &Value) {
+        let pulses = |status: &Value| status["channels"][0]["pulses"].as_u64().unwrap();
+        let uptime = |status: &Value| status["uptime_s"].as_u64().unwrap();
+        let more = |status: &Value| pulses(status) > pulses(before);
+        let status = self.until_status(id, "it counts on", more).await;
+        assert!(uptime(&status) >= uptime(before), "it was restarted");
+    }
+
     /// Waits until a household's agent ends.
     pub async fn end(&mut self, id: &DeviceId) -> ExitStatus {
         self.household_mut(id).process.take().unwrap().end().await
@@ -284,9 +331,14 @@ impl Street {
         piped.stdin(input).spawn().unwrap()
     }
 
+    /// What a household was enrolled with.
+    pub fn identity(&self, id: &DeviceId) -> PathBuf {
+        self.households[id].directory.join("identity")
+    }
+
     /// The list of revoked devices that a household has.
     pub fn revocation_list(&self, id: &DeviceId) -> PathBuf {
-        self.households[id].directory.join("identity/revoked.cbor")
+        self.identity(id).join("revoked.cbor")
     }
 
     /// Has the gateway administrator revoke a device, and gives the list to a household and the
@@ -506,7 +558,7 @@ fn directory() -> TempDir {
 }
 
 /// Copies a file so that nobody sees a part of it.
-fn put(from: &Path, to: &Path) {
+pub fn put(from: &Path, to: &Path) {
     let part = to.with_extension("part");
     std::fs::copy(from, &part).unwrap();
     std::fs::rename(part, to).unwrap();

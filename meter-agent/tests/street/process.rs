@@ -34,11 +34,20 @@ impl Process {
         }
     }
 
+    /// Has it read again what can change, as its service manager does.
+    pub fn reload(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Stops it as its service manager does.
     pub async fn stop(self) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success());
+        self.signal("-TERM");
         let log = self.log.clone();
         let status = self.end().await;
         assert!(status.success(), "{}", said(&log));

@@ -1,4 +1,5 @@
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours, Pulses};
+use link::LinkState;
 
 use super::*;
 use crate::home_broker::HomeBroker;
@@ -62,7 +63,7 @@ fn counted(saved_reading: u64, pulses: &[u32]) -> CountedChannel {
     }
 }
 
-fn shown(channels: Vec<CountedChannel>, link: &LinkState, progress: Progress) -> String {
+fn shown(channels: Vec<CountedChannel>, link: LinkState, progress: Progress) -> String {
     let counted = Counted {
         channels,
         ..Counted::default()
@@ -72,7 +73,15 @@ fn shown(channels: Vec<CountedChannel>, link: &LinkState, progress: Progress) ->
         ..Standing::default()
     };
     let channels = names(&["import", "export"]);
-    state(&channels, &counted, 300 * SECOND, link, &standing, progress)
+    let reach = Reach::Link(link);
+    state(
+        &channels,
+        &counted,
+        300 * SECOND,
+        &reach,
+        &standing,
+        progress,
+    )
 }
 
 #[test]
@@ -84,7 +93,7 @@ fn the_state_has_exact_numbers_of_what_is_saved() {
         alarms: 2,
     };
     assert_eq!(
-        shown(vec![import, export], &LinkState::Connected, progress),
+        shown(vec![import, export], LinkState::Connected, progress),
         concat!(
             r#"{"channels":{"#,
             r#""export":{"energy_kwh":18446744073709.551615,"power_w":36.000},"#,
@@ -102,7 +111,7 @@ fn the_energy_of_a_device_is_null_and_no_zero_until_its_first_reading_is_saved()
         covered: None,
         ..counted(0, &[])
     };
-    let text = shown(vec![silent], &LinkState::Connected, Progress::default());
+    let text = shown(vec![silent], LinkState::Connected, Progress::default());
     assert!(text.contains(r#""import":{"energy_kwh":null,"#), "{text}");
 }
 
@@ -113,7 +122,7 @@ fn what_is_not_known_yet_is_null() {
     };
     let one_pulse = counted(500_000, &[299]);
     assert_eq!(
-        shown(vec![one_pulse], &waiting, Progress::default()),
+        shown(vec![one_pulse], waiting, Progress::default()),
         concat!(
             r#"{"channels":{"export":{"energy_kwh":null,"power_w":null},"#,
             r#""import":{"energy_kwh":0.5,"power_w":null}},"#,
