@@ -64,7 +64,7 @@ async fn power_register_round_group_checks_and_alarms_are_shown() {
     assert!(group.contains("A round every 15 minutes"), "{group}");
     let checks = page.text("#checks").await;
     assert!(
-        checks.contains("7 of 7 passed") && checks.contains("8 of 8 passed"),
+        checks.matches("8 of 8 passed").count() == 2,
         "{checks}"
     );
     assert!(
