@@ -15,7 +15,7 @@ use crate::ask::Agent;
 use crate::reach::{NoLinkKind, NoLinkView};
 use crate::status::{ExitView, LinkView};
 
-/// How often the agent is asked; shorter than the time for which it shows that it is done.
+/// How often the agent is asked.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is needed of the agent's status.
