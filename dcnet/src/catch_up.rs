@@ -70,7 +70,8 @@ impl CatchUp {
             self.fruitless = 0;
         }
         let due = self.next_due(pace).is_none_or(|due| now >= due);
-        if !due && !(moved && self.answered >= ANSWER) {
+        let is_part_of_more = moved && self.answered >= ANSWER;
+        if !due && !is_part_of_more {
             return false;
         }
         if !moved && self.asked.is_some() && self.answered > 0 {

@@ -303,6 +303,8 @@ pub struct Meter {
     seen: VecDeque<SeenRoster>,
     /// Second rosters that the owner was told of.
     second_rosters: VecDeque<(Round, RosterHash)>,
+    /// Rounds that this meter has seen the aggregate of, since it was started.
+    finished: VecDeque<Round>,
     exclusions: Vec<Timestamp>,
     /// When this meter made others wait for its reveal, within a day before the last time.
     late_reveals: Vec<Timestamp>,
@@ -369,6 +371,7 @@ impl Meter {
             unsent: BTreeSet::new(),
             seen: VecDeque::new(),
             second_rosters: VecDeque::new(),
+            finished: VecDeque::new(),
             exclusions: Vec::new(),
             late_reveals: Vec::new(),
             config,

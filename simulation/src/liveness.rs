@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dcnet::cbor;
 use dcnet::membership::Member;
 use dcnet::output::Store;
 use dcnet::provider::ProviderEvent;
@@ -42,7 +43,7 @@ pub fn expected(
             None => drop(expected.meters.insert(meter)),
         }
     }
-    drop_lonely(network, &mut expected);
+    drop_lonely(network, harm, &mut expected);
     let log = network.provider.membership();
     let here = |meter: &usize| log.active(&network.meters[*meter].id()).is_some();
     let lately = rosters.iter().rev().take(96).flatten().copied();
@@ -118,7 +119,7 @@ pub fn is_away(network: &Network, meter: usize) -> bool {
 const DRAWS: usize = 4;
 
 /// Takes out, to a fixed point, who lacks neighbours to reveal with.
-fn drop_lonely(network: &Network, expected: &mut Expected) {
+fn drop_lonely(network: &Network, harm: &Harm, expected: &mut Expected) {
     let log = network.provider.membership();
     loop {
         let lonely: Vec<usize> = expected
@@ -128,7 +129,9 @@ fn drop_lonely(network: &Network, expected: &mut Expected) {
             .filter(|meter| {
                 let drawn = drawn(network, *meter);
                 let Some(drawn) = drawn else { return false };
-                let full = drawn.iter().filter(|peer| expected.meters.contains(peer));
+                let full = drawn.iter().filter(|peer| {
+                    expected.meters.contains(peer) && !is_key_lost(network, harm, *meter, **peer)
+                });
                 let policy = log.genesis().policy.minimum_neighbours;
                 full.count() < required(drawn.len(), policy)
             })
@@ -142,6 +145,29 @@ fn drop_lonely(network: &Network, expected: &mut Expected) {
             expected.excused.insert(meter, reason);
         }
     }
+}
+
+/// Whether the disk of one end has forgotten the key that both had: one that was put back to before
+/// a draw of the other does not know that there was one.
+fn is_key_lost(network: &Network, harm: &Harm, meter: usize, peer: usize) -> bool {
+    let forgetful = harm.forgetful.contains(&meter) || harm.forgetful.contains(&peer);
+    forgetful && !(has_key(network, meter, peer) && has_key(network, peer, meter))
+}
+
+/// Whether a meter has an established edge with a peer on its disk.
+fn has_key(network: &Network, meter: usize, peer: usize) -> bool {
+    const ESTABLISHED: u64 = 3;
+    let prefix = format!("edge/{}/", network.meters[peer].id());
+    let mut edges = network.saved[meter]
+        .iter()
+        .filter(|((_, key), _)| key.starts_with(prefix.as_bytes()));
+    edges.any(|(_, value)| {
+        let edge = cbor::decode(value).ok();
+        let stage = edge
+            .as_ref()
+            .and_then(|edge| edge.as_array()?.get(3)?.as_integer());
+        stage.and_then(|stage| u64::try_from(stage).ok()) == Some(ESTABLISHED)
+    })
 }
 
 /// Whom a meter drew; `None` before its first draw.

@@ -518,7 +518,8 @@ impl Meter {
         if roster.includes(own) {
             self.repeats.stop(&Purpose::Entered);
         }
-        if roster.includes(own) && !self.rounds.contains_key(&round) {
+        let is_known = self.rounds.contains_key(&round) || self.finished.contains(&round);
+        if roster.includes(own) && !is_known {
             self.note_unknown_submission(roster, now);
         }
         let RoundStage::Submitted { timely, .. } = &self.rounds.get(&round)?.stage else {
@@ -696,6 +697,10 @@ impl Meter {
         };
         if answered {
             self.forget(round);
+            self.finished.push_back(round);
+            if self.finished.len() > SEEN_ROSTERS {
+                self.finished.pop_front();
+            }
             let sums = aggregate.sums.iter().map(|sum| sum.energy).collect();
             let included = aggregate.included;
             self.event(MeterEvent::Final {
