@@ -77,11 +77,24 @@ fn excuse(network: &Network, harm: &Harm, meter: usize, prompt: bool) -> Option<
     if harm.wrong_clock.contains(&meter) && has_submitted_ahead(network, meter) {
         return Some("it was started by a clock that was ahead, and submitted for a time to come");
     }
+    if harm.forgetful.contains(&meter) && has_used_its_draws(network, meter) {
+        return Some("its disk forgot a draw, and it has asked for as many as it may in a month");
+    }
     if prompt && harm.forgetful.contains(&meter) {
         return Some("its disk forgot something, and it may owe a reveal until a day is over");
     }
     let late = prompt && harm.late.contains(&meter);
     late.then_some("it made others wait, and may have to wait itself")
+}
+
+/// Whether a member without a draw may not ask for one, for a month.
+fn has_used_its_draws(network: &Network, meter: usize) -> bool {
+    let log = network.provider.membership();
+    let place = log.active(&network.meters[meter].id());
+    let is_drawn = place.is_some_and(|place| log.graph().newest(place, u64::MAX).is_some());
+    let times = network.saved[meter].get(&(Store::Net, b"draw-times".to_vec()));
+    let times = times.and_then(|times| Some(cbor::decode(times).ok()?.as_array()?.len()));
+    !is_drawn && times.is_some_and(|times| times >= DRAWS)
 }
 
 /// Whether a meter's register says that it submitted up to a moment that is still to come: a

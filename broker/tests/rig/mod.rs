@@ -1,5 +1,10 @@
 //! A broker with a CA of its own, well-behaved clients (rumqttc) and raw ones.
-#![allow(dead_code, unreachable_pub, reason = "every test file uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every test file uses a part"
+)]
 
 #[path = "../../../lab/tests/foreign/mod.rs"]
 mod foreign;
