@@ -2,7 +2,7 @@
 //! channel with it.
 //!
 //! What its channel counted unseen meanwhile is lost. So the batch after such a gap says that it
-//! follows one ([`Batch::follows_a_gap`]), and no interval with a gap in it is submitted.
+//! follows one ([`super::Batch::follows_a_gap`]), and no interval with a gap in it is submitted.
 
 use std::sync::Arc;
 use std::time::Duration;
