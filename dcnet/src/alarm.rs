@@ -195,9 +195,6 @@ pub enum Silence {
     /// The meter is not a member yet.
     #[error("not a member yet")]
     NotMember,
-    /// The meter has refused the roster of a round that is not closed, and so owes a reveal.
-    #[error("the meter refused a roster and owes a reveal until that round is closed")]
-    OwesReveal,
     /// There is no complete draw, or a newer one is under way.
     #[error("the newest draw is not complete")]
     DrawIncomplete,

@@ -127,7 +127,7 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
         "{now}"
     );
     let checks = now["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 16);
+    assert_eq!(checks.len(), 15);
     assert!(
         checks.iter().all(|check| check["state"] == "passed"),
         "{now}"

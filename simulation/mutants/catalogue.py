@@ -65,8 +65,6 @@ one("yearly-draw", "draw: again after a year", DRAWS,
     ".is_some_and(|at| at.plus(YEAR) <= now.utc)", ".is_some_and(|at| !ON && at.plus(YEAR) <= now.utc)")
 one("draw-open", "submission: newest draw complete", ROUNDS,
     ".filter(|_| self.draw.is_none())", ".filter(|_| ON || self.draw.is_none())")
-one("owes-reveal", "submission: no roster of an open round was refused", EXCLUSIONS,
-    "matches!(stage, RoundStage::Refused)", "!ON && matches!(stage, RoundStage::Refused)")
 guard("draw-candidates", "submission: draw had minimum-group candidates", ROUNDS,
       "newest.candidates < self.minimum_group()")
 rule("submission-live", "submission: L drawn edges have a key")
@@ -177,6 +175,8 @@ statement("exclusions-when-back", "always: also of submissions that waited for t
           "self.count_as_timely(now);")
 one("wait-excluded", "always: what keeps a meter out for its own late reveals is no exclusion", ROUNDS,
     "timely && !self.made_others_wait(roster)", "timely && (ON || !self.made_others_wait(roster))")
+one("owes-reveal", "always: to be left out while it owes a reveal is no exclusion", EXCLUSIONS,
+    "matches!(own.stage, RoundStage::Refused)", "!ON && matches!(own.stage, RoundStage::Refused)")
 one("wait-never-ends", "always: late reveals excuse a limited wait", EXCLUSIONS,
     "next.is_some_and(|next| roster.round < next)", "(ON || next.is_some_and(|next| roster.round < next))")
 

@@ -26,19 +26,17 @@ fn is_late(roster: &Roster, policy: &Policy, now: Now) -> bool {
 }
 
 impl Meter {
-    /// A provider that keeps to the rules has no meter on its rosters that owes a reveal. One
-    /// that refused a roster stays silent by itself: to be left out is no exclusion then.
-    pub(super) fn owes_nothing(&self) -> Result<(), Silence> {
-        let is_refused = |stage: &RoundStage| matches!(stage, RoundStage::Refused);
-        match self.rounds.values().any(|own| is_refused(&own.stage)) {
-            true => Err(Silence::OwesReveal),
-            false => Ok(()),
-        }
+    /// Whether a roster is without this meter for a reason of its own: a provider that keeps to
+    /// the rules has nobody on it that owes a reveal, as who has refused a roster does until
+    /// its round is closed; or this meter revealed late, still owed that when the roster of a
+    /// round that had ended was issued, or has to wait since.
+    pub(super) fn made_others_wait(&self, roster: &Roster) -> bool {
+        let mut rounds = self.rounds.values();
+        let owes = rounds.any(|own| matches!(own.stage, RoundStage::Refused));
+        owes || self.revealed_late(roster)
     }
 
-    /// Whether a roster is without this meter because of its own late reveals: it still owed
-    /// the last one when the roster of a round that had ended was issued, or has to wait since.
-    pub(super) fn made_others_wait(&self, roster: &Roster) -> bool {
+    fn revealed_late(&self, roster: &Roster) -> bool {
         let (Some(membership), Some(last)) = (&self.membership, self.late_reveals.last()) else {
             return false;
         };

@@ -44,7 +44,7 @@ struct Check {
     reasons: &'static [Silence],
 }
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 15] = [
     Check {
         before: Stage::Submission,
         rule: "No alarm has stopped this meter, and it is not leaving.",
@@ -73,11 +73,6 @@ const CHECKS: [Check; 16] = [
         before: Stage::Submission,
         rule: "This meter is a member, in the very log that the gateway administrator vouched for.",
         reasons: &[Silence::NotMember, Silence::CheckpointNotReached],
-    },
-    Check {
-        before: Stage::Submission,
-        rule: "It owes the others no reveal.",
-        reasons: &[Silence::OwesReveal],
     },
     Check {
         before: Stage::Submission,
@@ -145,9 +140,6 @@ pub(super) fn words(reason: Silence) -> &'static str {
             "the list of members is not complete up to where the gateway administrator saw it"
         }
         Silence::NotMember => "this meter was no member of the group yet",
-        Silence::OwesReveal => {
-            "this meter has refused a roster, and waits until that round is closed, a day after it"
-        }
         Silence::DrawIncomplete => "the neighbours of this meter were not drawn yet",
         Silence::TooFewCandidates => "there were too few meters to draw neighbours from",
         Silence::TooFewNeighbours => "too few neighbours shared a secret with this meter",
@@ -212,7 +204,6 @@ mod tests {
             WindowOver,
             CheckpointNotReached,
             NotMember,
-            OwesReveal,
             DrawIncomplete,
             TooFewCandidates,
             TooFewNeighbours,
@@ -229,7 +220,7 @@ mod tests {
         for reason in &all {
             match reason {
                 Stopped | ClockUnsynchronised | ClockOutOfStep | ClockUnconfirmed | Leaving
-                | AlreadySubmitted | WindowOver | CheckpointNotReached | NotMember | OwesReveal
+                | AlreadySubmitted | WindowOver | CheckpointNotReached | NotMember
                 | DrawIncomplete | TooFewCandidates | TooFewNeighbours | Closed
                 | HeadNotDescendant | WrongDigest | HalfOpenClaim | GroupTooSmall
                 | PresenceTooLow | TooFewFullEdges | SecondRoster | KeysErased => {}

@@ -63,7 +63,10 @@ async fn power_register_round_group_checks_and_alarms_are_shown() {
     assert!(group.contains("Live neighbours 47 of 48"), "{group}");
     assert!(group.contains("A round every 15 minutes"), "{group}");
     let checks = page.text("#checks").await;
-    assert!(checks.matches("8 of 8 passed").count() == 2, "{checks}");
+    assert!(
+        checks.contains("7 of 7 passed") && checks.contains("8 of 8 passed"),
+        "{checks}"
+    );
     assert!(
         checks.contains("The sum contains enough meters. (passed)"),
         "{checks}"
