@@ -85,7 +85,7 @@ impl CatchUp {
 
     /// When to look again.
     pub(crate) fn next_due(&self, pace: Duration) -> Option<Duration> {
-        let wait = pace.saturating_mul(1 << self.fruitless.min(LONGEST_WAIT));
+        let wait = pace.saturating_mul(1 << self.fruitless);
         self.asked.map(|at| at.saturating_add(wait))
     }
 }

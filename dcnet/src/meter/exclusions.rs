@@ -4,25 +4,23 @@
 use std::time::Duration;
 
 use super::rounds::{OwnRound, RoundStage};
-use super::{CLOSED_AFTER, Meter, MeterEvent, saved};
+use super::{Meter, MeterEvent, saved};
 use crate::alarm::{Alarm, Silence};
 use crate::membership::Policy;
 use crate::output::Store;
 use crate::reveal::next_round_after;
 use crate::roster::Roster;
-use crate::time::{DAY_MS, Now, Round};
+use crate::time::{DAY_MS, Now, Round, Timestamp};
 
-/// Whether the first three quarters of a round's window are not over: whoever gets a
-/// submission by then has the time to put it on the roster.
-pub(super) fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
-    let late = now.utc.since(round.end(policy.period));
-    late < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
+/// Whether the first three quarters of a window are not over that began at `begin`: whoever
+/// gets a message by then has the time for it.
+fn is_within_window(begin: Timestamp, policy: &Policy, now: Now) -> bool {
+    now.utc.since(begin) < Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
 }
 
-/// Whether a reveal that leaves now may come after the window for it.
-fn is_late(roster: &Roster, policy: &Policy, now: Now) -> bool {
-    let waited = now.utc.since(roster.issued);
-    waited >= Duration::from_millis(u64::from(policy.window_ms) * 3 / 4)
+/// Whether a submission that leaves now comes in time for the roster.
+pub(super) fn is_in_time(round: Round, policy: &Policy, now: Now) -> bool {
+    is_within_window(round.end(policy.period), policy, now)
 }
 
 impl Meter {
@@ -50,8 +48,7 @@ impl Meter {
     /// or the provider made it up. It owes the reveal all the same.
     pub(super) fn note_unknown_submission(&mut self, roster: &Roster, now: Now) {
         let round = roster.round;
-        let period = self.membership.as_ref().map(|m| m.genesis().policy.period);
-        if period.is_none_or(|period| now.utc >= round.end(period).plus(CLOSED_AFTER)) {
+        if self.is_closed(round, now) {
             return;
         }
         let owed = OwnRound {
@@ -75,7 +72,7 @@ impl Meter {
         let Some(membership) = &self.membership else {
             return;
         };
-        if !is_late(roster, &membership.genesis().policy, now) {
+        if is_within_window(roster.issued, &membership.genesis().policy, now) {
             return;
         }
         let day = Duration::from_millis(DAY_MS);

@@ -355,11 +355,10 @@ impl Meter {
     /// the provider does not keep for ever: that one is closed by now, and in none of the
     /// rounds up to this one does a submission wait for a roster.
     fn may_skip_to(&self, roster: &Roster, now: Now) -> bool {
-        let (Some(membership), Some((last, _))) = (&self.membership, self.last_roster) else {
+        let Some((last, _)) = self.last_roster else {
             return false;
         };
-        let period = membership.genesis().policy.period;
-        let is_closed = now.utc >= last.end(period).plus(CLOSED_AFTER);
+        let is_closed = self.is_closed(last, now);
         is_closed && self.rounds.range(..roster.round).next().is_none()
     }
 
@@ -380,9 +379,7 @@ impl Meter {
         if known.is_some_and(|hash| hash != roster.hash) {
             return self.accuse_of_second_roster(round, roster.hash);
         }
-        let period = self.membership.as_ref().map(|m| m.genesis().policy.period);
-        let is_open = period.is_some_and(|p| now.utc < round.end(p).plus(CLOSED_AFTER));
-        if let Some((_, frame)) = answer.filter(|_| is_open) {
+        if let Some((_, frame)) = answer.filter(|_| !self.is_closed(round, now)) {
             self.publish(self.up(Up::Reveal), frame);
         }
     }
@@ -708,6 +705,12 @@ impl Meter {
                 sums,
             });
         }
+    }
+
+    /// Whether a round is closed by this meter's clock; all are before its net is known.
+    pub(super) fn is_closed(&self, round: Round, now: Now) -> bool {
+        let period = self.membership.as_ref().map(|m| m.genesis().policy.period);
+        period.is_none_or(|period| now.utc >= round.end(period).plus(CLOSED_AFTER))
     }
 
     /// Closes rounds 24 h after their end by this meter's own clock, once it is right, final or

@@ -25,7 +25,7 @@ fn excluded(world: World, count: u64, every: u64) -> Network {
     network
 }
 
-fn stopped_by_exclusions(network: &Network) -> bool {
+pub fn stopped_by_exclusions(network: &Network) -> bool {
     let exclusions = |alarm: &Alarm| matches!(alarm, Alarm::Exclusions { .. });
     network.alarms(VICTIM).iter().any(exclusions)
 }

@@ -2,16 +2,12 @@
 
 use dcnet::topic::All;
 
+use super::exclusions::stopped_by_exclusions;
 use super::*;
 
 /// Whether the provider is asked for rosters.
 fn roster_requests(network: &Network) -> usize {
     network.sent(VICTIM, Up::Roster).len()
-}
-
-fn stopped_by_exclusions(network: &Network) -> bool {
-    let exclusions = |alarm: &Alarm| matches!(alarm, Alarm::Exclusions { .. });
-    network.alarms(VICTIM).iter().any(exclusions)
 }
 
 /// Runs to half a minute after the next round has ended.
