@@ -48,7 +48,7 @@ phase_1() {
   meter-agent count --config /tmp/pulses.toml --seconds 1 >/tmp/log 2>&1
   check "line held by a driver" /tmp/log 9030000.pl061 busy Poweroff
   modprobe -r gpio_keys
-  kills /tmp/pulses.toml
+  kills /tmp/pulses.toml gpiocdev
   power_cut /tmp/pulses.toml
 }
 

@@ -86,13 +86,14 @@ phase_1() {
   check "gpiocdev: line held by a driver" /tmp/log GPIO22 busy heating
   scenarios rppal
   check "rppal: line held by a driver" /tmp/log GPIO22 busy
-  kills /tmp/gpiocdev.toml
-  power_cut /tmp/gpiocdev.toml
+  kills /tmp/gpiocdev.toml gpiocdev
+  kills /tmp/rppal.toml rppal
+  power_cut /tmp/rppal.toml
 }
 
 phase_2() {
-  config /tmp/gpiocdev.toml gpiocdev
-  after_power_cut /tmp/gpiocdev.toml
+  config /tmp/rppal.toml rppal
+  after_power_cut /tmp/rppal.toml
 }
 
 single() { drive "$1" 17=0 40 17=1 60; }

@@ -96,8 +96,9 @@ saved_pulses() {
     $1 == "crc32" && sum > most { most = sum } END { print most + 0 }'
 }
 
-# kills FILE: 37 pulses, of which up to 9 are not saved when the agent is killed; then 13 more.
+# kills FILE KIND: 37 pulses, of which up to 9 are not saved when the agent is killed; then 13 more.
 kills() {
+  before=$(saved_pulses)
   run "$1"
   single 37
   sleep 2
@@ -105,13 +106,13 @@ kills() {
   wait $agent
   check "counts without a broker" /tmp/log "no connection to the broker"
   found=$(saved_pulses)
-  result "agent killed, saving every 10" 37 "$found" 0 0 28 37
+  result "$2: agent killed, saving every 10" 37 $((found - before)) 0 0 28 37
   run "$1"
   single 13
   sleep 2
   kill $agent
   wait $agent
-  result "agent started again, ended" 13 $(($(saved_pulses) - found))
+  result "$2: agent started again, ended" 13 $(($(saved_pulses) - found))
 }
 
 # power_cut FILE: pulses until the host cuts the power.
