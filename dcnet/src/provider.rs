@@ -510,12 +510,11 @@ impl Provider {
                     continue;
                 }
             };
-            if self
-                .config
-                .revoked
-                .as_ref()
-                .is_some_and(|list| list.contains(&sender))
-            {
+            let revoked = self.config.revoked.as_ref();
+            let is_revoked = revoked.is_some_and(|list| list.contains(&sender));
+            // Who missed its Revoke entry learns only from the log why nobody answers it.
+            let asks_for_log = matches!(topic, Topic::Up { kind: Up::Log, .. });
+            if is_revoked && !asks_for_log {
                 self.refuse(topic, Refusal::Revoked);
                 continue;
             }

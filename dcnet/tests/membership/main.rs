@@ -159,6 +159,24 @@ fn only_the_gateway_administrator_revokes_and_who_is_revoked_stays_out() {
 }
 
 #[test]
+fn who_is_away_when_it_is_revoked_learns_it_from_the_log_when_it_is_back() {
+    let mut network = running(6, policy(4));
+    network.set_online(5, false);
+    let (key, administrator) = network.world.authority.issue(Role::Administrator, None);
+    let (device, utc) = (network.meters[5].id(), at(network.now).utc);
+    network.input_provider(Input::Command(ProviderCommand::Revoked {
+        list: RevocationList::new(1, vec![device]),
+        administrator,
+        revocations: vec![sign_revocation(&key, device, utc)],
+    }));
+    network.run_until(network.now + MINUTE);
+    assert_eq!(network.alarms(5), []);
+    network.set_online(5, true);
+    network.run_until(network.now + 2 * MINUTE);
+    assert_eq!(network.alarms(5), [Alarm::Revoked]);
+}
+
+#[test]
 fn who_is_away_for_long_is_drawn_by_nobody_until_it_is_back() {
     let mut world = World::new(10, policy(4), &["import"]);
     world.provider.lapse_after = Some(Duration::from_millis(DAY));

@@ -253,7 +253,7 @@ impl Attacker {
                 "resubscriber, acknowledging all but one"
             };
             // As often as a packet has room for, as a client may, or once.
-            let times = dice.pick(&[4000, 8, 1]);
+            let times = dice.pick(&[1200, 8, 1]);
             let filter = format!("dcnet/1/{NET}/public/#");
             let again = subscribe_often(4, 1, &filter, times, 1);
             let subscribing = async {
@@ -285,7 +285,7 @@ impl Attacker {
         let one = match which {
             0 => publish(4, up.as_bytes(), 0, 0, &[7; 100]),
             1 => publish(4, up.as_bytes(), 2, 9, &[7; 100]),
-            2 => publish(4, up.as_bytes(), dice.pick(&[0, 2]), 9, &vec![7; 200_000]),
+            2 => publish(4, up.as_bytes(), dice.pick(&[0, 2]), 9, &vec![7; 70_000]),
             3 => [subscribe(4, 1, &inbox, 1), unsubscribe(4, 2, &inbox)].concat(),
             4 => PINGREQ.to_vec(),
             _ => publish(4, inbox.as_bytes(), 0, 0, &[7; 100]),
