@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+use dcnet::frame::MAX_FRAME;
+use dcnet::identity::Role;
 use dcnet::time::Timestamp;
 use serde::Deserialize;
 
@@ -14,6 +16,9 @@ use crate::passwords::Passwords;
 use crate::policy::Policy;
 use crate::rules::Rules;
 use crate::tls::Credentials;
+
+/// Longest packet that carries no frame, in bytes.
+const SHORT_PACKET: usize = 8 * 1024;
 
 /// What a broker is started with, as its configuration file says it. Paths are used as they
 /// stand, so a service should name absolute ones.
@@ -64,7 +69,8 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Longest MQTT packet, without its fixed header.
+    /// Longest MQTT packet, without its fixed header. Of meters at most 72 KiB are taken, of
+    /// third parties 8 KiB.
     pub max_packet: usize,
     /// Time from the TCP connection to a complete CONNECT.
     pub handshake_timeout_s: u64,
@@ -137,6 +143,16 @@ impl Limits {
 
     pub(crate) fn write_timeout(&self) -> Duration {
         Duration::from_secs(self.write_timeout_s)
+    }
+
+    /// Longest packet of a client, in bytes. The longest ones of meters are frames, those of
+    /// third parties CONNECT and SUBSCRIBE.
+    pub(crate) fn longest_packet(&self, role: Role) -> usize {
+        self.max_packet.min(match role {
+            Role::Provider => usize::MAX,
+            Role::Meter => MAX_FRAME + SHORT_PACKET,
+            _ => SHORT_PACKET,
+        })
     }
 
     fn check(&self) -> anyhow::Result<()> {
