@@ -579,7 +579,7 @@ fn own(properties: PublishProperties) -> PublishProperties {
 }
 
 /// Memory of properties, in bytes.
-fn size(properties: &PublishProperties) -> usize {
+pub(crate) fn size(properties: &PublishProperties) -> usize {
     let strings = [&properties.response_topic, &properties.content_type];
     let pairs = properties.user_properties.iter();
     let strings = strings.into_iter().flatten();
