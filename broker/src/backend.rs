@@ -11,11 +11,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dcnet::time::Timestamp;
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
@@ -23,18 +23,21 @@ use rumqttd::protocol::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PubAck, PubAckReason, Publish,
     PublishProperties, QoS, RetainForwardRule, Subscribe, Unsubscribe,
 };
-use rumqttd::{Notification, Router, RouterConfig, SegmentConfig};
+use rumqttd::{Notification, Router, RouterConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::codec::{Message, delivery};
 use crate::config::Limits;
+use crate::counters::Cells;
+use crate::logs::{self, Logs, PROBE};
 
-/// Packets on their way to the router before senders have to wait.
-const QUEUE: usize = 4096;
+/// Packets on their way to the router before senders have to wait, each begun 4 KiB counting as
+/// one.
+const QUEUE: u32 = 4096;
 
-/// The topic of the watchdog; no client may use it.
-const PROBE: &str = "broker/probe";
+/// Marks messages of clients, before their payload; what empties a log is not marked.
+const GENUINE: u8 = 0x80;
 
 /// The router's thread has ended; nothing can be routed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,26 +60,15 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) fn start(limits: &Limits) -> anyhow::Result<Self> {
-        let segments = |kib: usize, count| SegmentConfig {
-            max_segment_size: kib * 1024,
-            max_segment_count: count,
-        };
-        // Memory is a sum over filters: the provider's few take several rounds of
-        // every meter, the many inboxes one meter's share of it. Counted are topics and
-        // payloads; each message takes some 600 bytes besides, and each segment
-        // 300 KB, so that the shortest messages take seven times what is counted.
-        let custom_segment = HashMap::from([
-            ("dcnet/1/+/meter/+/up/#".to_owned(), segments(4096, 8)),
-            ("dcnet/1/+/meter/+/inbox/#".to_owned(), segments(256, 4)),
-        ]);
+    /// Starts a router that keeps to `limits`; what its logs take is told in `cells`.
+    pub(crate) fn start(limits: &Limits, cells: Arc<Cells>) -> anyhow::Result<Self> {
         let config = RouterConfig {
-            // One more for the watchdog, and room for links about to go.
+            // One more for the watchdog, one to empty logs, and room for links about to go.
             max_connections: limits.connections.saturating_add(1024),
             max_outgoing_packet_count: 200,
-            max_segment_size: 1024 * 1024,
-            max_segment_count: 8,
-            custom_segment: Some(custom_segment),
+            max_segment_size: logs::USUAL.segment,
+            max_segment_count: logs::USUAL.segments,
+            custom_segment: Some(logs::segment_configs()),
             ..RouterConfig::default()
         };
         let sender = Router::new(0, config).spawn();
@@ -89,15 +81,25 @@ impl Backend {
                 .map(|(tx, rx, _)| (tx, rx))
                 .map_err(gone)
         };
+        let own = build("logs").map_err(|RouterGone| anyhow!("the router has not started"))?;
+        let logs = Logs::new(limits.memory());
         let (commands, inbox) = mpsc::unbounded_channel();
         let (dead, gone) = watch::channel(false);
+        let pump = Pump {
+            build: Box::new(build),
+            links: HashMap::new(),
+            free: Vec::new(),
+            own,
+            logs,
+            cells,
+        };
         std::thread::Builder::new()
             .name("broker-links".to_owned())
-            .spawn(move || pump(inbox, Box::new(build), &dead))
+            .spawn(move || pump.run(inbox, &dead))
             .context("cannot start a thread")?;
         let backend = Self {
             commands,
-            permits: Arc::new(Semaphore::new(QUEUE)),
+            permits: Arc::new(Semaphore::new(QUEUE as usize)),
             gone,
         };
         Ok(backend)
@@ -131,7 +133,7 @@ impl Backend {
             return RouterGone;
         };
         while let Ok(Ok(())) = timeout(limit, probe_once(&link, &mut deliveries)).await {
-            arrived.fetch_add(1, Ordering::Relaxed);
+            arrived.fetch_add(1, Relaxed);
             tokio::time::sleep(period).await;
         }
         RouterGone
@@ -176,8 +178,14 @@ pub(crate) struct Link {
 
 impl Link {
     async fn send(&self, packet: Packet) -> Result<(), RouterGone> {
+        let length = match &packet {
+            Packet::Publish(publish, _) => publish.payload.len(),
+            _ => 0,
+        };
+        let weight = u32::try_from(1 + length / 4096).map_or(QUEUE, |weight| weight.min(QUEUE));
         let permits = Arc::clone(&self.backend.permits);
-        let permit = permits.acquire_owned().await.map_err(|_| RouterGone)?;
+        let permit = permits.acquire_many_owned(weight).await;
+        let permit = permit.map_err(|_| RouterGone)?;
         self.backend
             .commands
             .send(Command::Send(self.id, Box::new(packet), permit))
@@ -231,8 +239,13 @@ impl Drop for Link {
 /// What the router sends to a link.
 #[expect(clippy::large_enum_variant, reason = "never stored")]
 pub(crate) enum Delivery {
-    /// A message, to be acknowledged under `id`.
-    Message { id: u16, message: Message },
+    /// A message, to be acknowledged under `id`. `place` is the number of those that the
+    /// log of its filter ever had before.
+    Message {
+        id: u16,
+        place: Option<u64>,
+        message: Message,
+    },
     /// The oldest unconfirmed subscription is in effect.
     Subscribed,
 }
@@ -250,8 +263,11 @@ impl Deliveries {
             match self.rx.next().await {
                 Ok(Some(Notification::Forward(forward))) => {
                     let (_, id) = delivery(&forward.publish);
-                    let message = from_payload(forward.publish, forward.properties);
-                    return Ok(Delivery::Message { id, message });
+                    return Ok(Delivery::Message {
+                        id,
+                        place: forward.cursor.map(|(_, place)| place),
+                        message: from_payload(forward.publish, forward.properties),
+                    });
                 }
                 // Unscheduled, the router sends nothing more without a wake-up; it
                 // does that above 199 packets, which are never under way.
@@ -277,7 +293,7 @@ fn to_router(message: &Message) -> (Bytes, Bytes) {
     let Message { topic, payload, .. } = message;
     let mut both = BytesMut::with_capacity(topic.len() + 9 + payload.len());
     both.put_slice(topic);
-    both.put_u8(message.qos << 1 | u8::from(message.retain));
+    both.put_u8(GENUINE | message.qos << 1 | u8::from(message.retain));
     both.put_u64(message.received.as_millis());
     both.put_slice(payload);
     let mut payload = both.freeze();
@@ -288,70 +304,105 @@ fn from_payload(publish: Publish, properties: Option<PublishProperties>) -> Mess
     let mut payload = publish.payload;
     let flags = payload.try_get_u8().unwrap_or(0);
     let received = payload.try_get_u64().unwrap_or(0);
+    if flags & GENUINE == 0 {
+        return nothing(publish.topic);
+    }
     Message {
         topic: publish.topic,
         payload,
-        qos: flags >> 1,
+        qos: (flags >> 1) & 3,
         retain: flags & 1 != 0,
         received: Timestamp(received),
         properties,
     }
 }
 
-fn pump(
-    mut inbox: mpsc::UnboundedReceiver<Command>,
-    mut build: Box<Build>,
-    dead: &watch::Sender<bool>,
-) {
-    let mut links: HashMap<u64, LinkTx> = HashMap::new();
-    // The router remembers every name it ever saw, so that names are reused.
-    let mut free: Vec<u64> = Vec::new();
-    while let Some(command) = inbox.blocking_recv() {
-        let result = match command {
-            Command::Connect(backend, reply) => {
-                let id = free.pop().unwrap_or(links.len() as u64);
-                match build(&format!("link-{id}")) {
-                    Ok((tx, rx)) => {
-                        links.insert(id, tx);
-                        // If nobody waits any more, dropping the link removes it.
-                        let _ = reply.send((Link { id, backend }, Deliveries { rx, open: true }));
-                    }
-                    // Full or gone; the next packet for any link tells.
-                    Err(RouterGone) => free.push(id),
+/// A message that every client is passed over with, since it has expired.
+fn nothing(topic: Bytes) -> Message {
+    Message {
+        topic,
+        payload: Bytes::new(),
+        qos: 0,
+        retain: false,
+        received: Timestamp(0),
+        properties: Some(PublishProperties {
+            message_expiry_interval: Some(0),
+            ..PublishProperties::default()
+        }),
+    }
+}
+
+/// Makes all calls to the router that block.
+struct Pump {
+    build: Box<Build>,
+    links: HashMap<u64, LinkTx>,
+    /// The router remembers every name it ever saw, so that names are reused.
+    free: Vec<u64>,
+    /// Empties logs. Nothing is ever delivered to it.
+    own: (LinkTx, LinkRx),
+    logs: Logs,
+    cells: Arc<Cells>,
+}
+
+impl Pump {
+    fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>, dead: &watch::Sender<bool>) {
+        while let Some(command) = inbox.blocking_recv() {
+            let result = match command {
+                Command::Connect(backend, reply) => {
+                    self.connect(backend, reply);
+                    Ok(())
                 }
-                Ok(())
+                Command::Send(id, packet, _permit) => self.route(id, *packet),
+                Command::Disconnect(id) => self.remove(id),
+            };
+            if result.is_err() {
+                break;
             }
-            Command::Send(id, packet, _permit) => match links.get_mut(&id) {
-                Some(link) => send(link, *packet),
-                None => Ok(()),
-            },
-            Command::Disconnect(id) => remove(id, &mut links, &mut free),
-        };
-        if result.is_err() {
-            break;
+        }
+        let _ = dead.send(true);
+    }
+
+    fn connect(&mut self, backend: Backend, reply: oneshot::Sender<(Link, Deliveries)>) {
+        let id = self.free.pop().unwrap_or(self.links.len() as u64);
+        match (self.build)(&format!("link-{id}")) {
+            Ok((tx, rx)) => {
+                self.links.insert(id, tx);
+                // If nobody waits any more, dropping the link removes it.
+                let _ = reply.send((Link { id, backend }, Deliveries { rx, open: true }));
+            }
+            // Full or gone; the next packet for any link tells.
+            Err(RouterGone) => self.free.push(id),
         }
     }
-    let _ = dead.send(true);
+
+    fn route(&mut self, id: u64, packet: Packet) -> Result<(), RouterGone> {
+        let Some(link) = self.links.get_mut(&id) else {
+            return Ok(());
+        };
+        for filler in self.logs.enter(&packet) {
+            send(&mut self.own.0, filler)?;
+        }
+        let cells = &self.cells;
+        cells.log_bytes.store(self.logs.taken() as u64, Relaxed);
+        cells.logs_emptied.store(self.logs.emptied(), Relaxed);
+        send(link, packet)
+    }
+
+    fn remove(&mut self, id: u64) -> Result<(), RouterGone> {
+        let Some(mut link) = self.links.remove(&id) else {
+            return Ok(());
+        };
+        self.free.push(id);
+        let disconnect = Disconnect {
+            reason_code: DisconnectReasonCode::NormalDisconnection,
+        };
+        send(&mut link, Packet::Disconnect(disconnect, None))
+    }
 }
 
 fn gone(error: LinkError) -> RouterGone {
     tracing::error!(%error, "the router does not answer");
     RouterGone
-}
-
-fn remove(
-    id: u64,
-    links: &mut HashMap<u64, LinkTx>,
-    free: &mut Vec<u64>,
-) -> Result<(), RouterGone> {
-    let Some(mut link) = links.remove(&id) else {
-        return Ok(());
-    };
-    free.push(id);
-    let disconnect = Disconnect {
-        reason_code: DisconnectReasonCode::NormalDisconnection,
-    };
-    send(&mut link, Packet::Disconnect(disconnect, None))
 }
 
 fn send(link: &mut LinkTx, packet: Packet) -> Result<(), RouterGone> {
@@ -371,7 +422,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_router_that_takes_nothing_more_is_noticed() {
-        let backend = Backend::start(&Limits::default()).unwrap();
+        let backend = Backend::start(&Limits::default(), Arc::default()).unwrap();
         let arrived = Arc::new(AtomicU64::new(0));
         let (watched, counted) = (backend.clone(), Arc::clone(&arrived));
         let watchdog = tokio::spawn(async move {
@@ -380,11 +431,11 @@ mod tests {
         });
         let served = async {
             // On a machine that stands still for a second the watchdog has ended before.
-            while arrived.load(Ordering::Relaxed) == 0 && !watchdog.is_finished() {
+            while arrived.load(Relaxed) == 0 && !watchdog.is_finished() {
                 tokio::task::yield_now().await;
             }
             // As if the router stood still and its queue were full.
-            let all = backend.permits.acquire_many(QUEUE as u32).await.unwrap();
+            let all = backend.permits.acquire_many(QUEUE).await.unwrap();
             all.forget();
             watchdog.await
         };

@@ -192,11 +192,6 @@ impl Codec {
         }
     }
 
-    /// Takes packets of up to `max_packet` bytes from now on.
-    pub(crate) fn allow(&mut self, max_packet: usize) {
-        self.max_packet = max_packet;
-    }
-
     /// The version of the client; 3.1.1 until its CONNECT was decoded.
     pub(crate) fn version(&self) -> Version {
         self.version.unwrap_or(Version::V4)
@@ -584,7 +579,7 @@ fn own(properties: PublishProperties) -> PublishProperties {
 }
 
 /// Memory of properties, in bytes.
-fn size(properties: &PublishProperties) -> usize {
+pub(crate) fn size(properties: &PublishProperties) -> usize {
     let strings = [&properties.response_topic, &properties.content_type];
     let pairs = properties.user_properties.iter();
     let strings = strings.into_iter().flatten();

@@ -7,13 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+use dcnet::frame::MAX_FRAME;
+use dcnet::identity::Role;
 use dcnet::time::Timestamp;
 use serde::Deserialize;
 
+use crate::logs;
 use crate::passwords::Passwords;
 use crate::policy::Policy;
 use crate::rules::Rules;
 use crate::tls::Credentials;
+
+/// Longest packet that carries no frame, in bytes.
+const SHORT_PACKET: usize = 8 * 1024;
 
 /// What a broker is started with, as its configuration file says it. Paths are used as they
 /// stand, so a service should name absolute ones.
@@ -64,7 +70,8 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Longest MQTT packet, without its fixed header.
+    /// Longest MQTT packet, without its fixed header. Of meters at most 72 KiB are taken, of
+    /// third parties 8 KiB.
     pub max_packet: usize,
     /// Time from the TCP connection to a complete CONNECT.
     pub handshake_timeout_s: u64,
@@ -88,6 +95,9 @@ pub struct Limits {
     pub filters_of_provider: usize,
     /// Different topic filters in total.
     pub filters: usize,
+    /// Memory for messages that the router keeps for those who read them, in MiB. When they
+    /// take more, those of the filter that got none for the longest time are given up.
+    pub memory_mib: usize,
     /// Different topics that one meter may publish to while the broker runs.
     pub topics_per_client: usize,
     /// Different topics in total, the provider's included.
@@ -118,7 +128,8 @@ impl Default for Limits {
             password_checks: 2,
             filters_per_client: 8,
             filters_of_provider: 32,
-            filters: 100_000,
+            filters: 25_000,
+            memory_mib: 1024,
             topics_per_client: 4096,
             topics: 2_000_000,
             packets_per_second: 500,
@@ -137,6 +148,21 @@ impl Limits {
 
     pub(crate) fn write_timeout(&self) -> Duration {
         Duration::from_secs(self.write_timeout_s)
+    }
+
+    /// Longest packet of a client, in bytes. The longest ones of meters are frames, those of
+    /// third parties CONNECT and SUBSCRIBE.
+    pub(crate) fn longest_packet(&self, role: Role) -> usize {
+        self.max_packet.min(match role {
+            Role::Provider => usize::MAX,
+            Role::Meter => MAX_FRAME + SHORT_PACKET,
+            _ => SHORT_PACKET,
+        })
+    }
+
+    /// Memory for messages that the router keeps, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory_mib.saturating_mul(1024 * 1024)
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -173,6 +199,15 @@ impl Limits {
         ensure!(
             self.filters_per_client <= 48 && self.filters_of_provider <= 48,
             "limits.filters_per_client and limits.filters_of_provider may be at most 48"
+        );
+        let least = logs::least_mib(self);
+        ensure!(
+            self.memory_mib >= least,
+            "limits.memory_mib is {}; {} connections and {} filters need {least}: set it to at \
+             least that, or lower limits.connections or limits.filters",
+            self.memory_mib,
+            self.connections,
+            self.filters
         );
         ensure!(
             (1024..=16 * 1024 * 1024).contains(&self.max_packet),

@@ -130,6 +130,13 @@ pub struct Counters {
     pub topics: u64,
     /// Different topic filters used since the start.
     pub filters: u64,
+    /// Bytes that the router's logs take now.
+    pub log_bytes: u64,
+    /// How often a log was emptied because all together took too much.
+    pub logs_emptied: u64,
+    /// Messages that were due to a client and gone before it had taken those before them, or
+    /// expired.
+    pub messages_skipped: u64,
     /// Permission and password files and certificates put in force while running.
     pub reloads: u64,
     /// Such files that could not be read or were refused.
@@ -179,6 +186,9 @@ pub(crate) struct Cells {
     pub(crate) withdrawn: AtomicU64,
     pub(crate) lists_refused: AtomicU64,
     pub(crate) reloads: AtomicU64,
+    pub(crate) log_bytes: AtomicU64,
+    pub(crate) logs_emptied: AtomicU64,
+    pub(crate) messages_skipped: AtomicU64,
     pub(crate) reloads_refused: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     /// When each reason was told last, in Unix milliseconds; 0 is never.

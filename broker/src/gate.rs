@@ -36,10 +36,6 @@ use crate::websocket;
 /// Longest client identifier of a third party, in bytes.
 const MAX_CLIENT_ID: usize = 128;
 
-/// Longest CONNECT of a client without a certificate, in bytes: strangers get little
-/// of the memory.
-const MAX_STRANGER: usize = 8 * 1024;
-
 /// What all connections work with.
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
@@ -185,11 +181,16 @@ async fn enter_as<S: Stream + 'static>(
         principal
     });
     let limits = &shared.registry.limits;
+    // Who has no certificate is a third party, if anybody.
+    let role = holder
+        .as_ref()
+        .map_or(Role::ThirdParty, |holder| holder.role);
+    let longest = limits.longest_packet(role);
     let mut stream: Connection = match door {
         Door::Agents | Door::ThirdParties => Box::new(stream),
         #[cfg(feature = "plain")]
         Door::Plain => Box::new(stream),
-        Door::WebSocket => match websocket::accept(stream, limits.max_packet).await {
+        Door::WebSocket => match websocket::accept(stream, longest).await {
             Ok(stream) => Box::new(stream),
             Err(error) => {
                 tracing::debug!(%address, %error, "no WebSocket");
@@ -197,11 +198,7 @@ async fn enter_as<S: Stream + 'static>(
             }
         },
     };
-    let max_connect = match &holder {
-        Some(_) => limits.max_packet,
-        None => MAX_STRANGER.min(limits.max_packet),
-    };
-    let (mut codec, buffer, mut connect) = match read_connect(max_connect, &mut stream).await {
+    let (codec, buffer, mut connect) = match read_connect(longest, &mut stream).await {
         Ok(read) => read,
         Err((codec, reason)) => {
             match &holder {
@@ -242,7 +239,6 @@ async fn enter_as<S: Stream + 'static>(
         ledger.belongs_to(Arc::clone(&principal.traffic));
         principal
     });
-    codec.allow(limits.max_packet);
     let permissions = current.permissions(&client);
     match admit(shared, &client, &principal, &permissions, &connect).await {
         Ok((place, client_id)) => {
@@ -256,7 +252,7 @@ async fn enter_as<S: Stream + 'static>(
                 session_expiry_interval: Some(0),
                 max_qos: Some(1),
                 retain_available: (!session::may_retain(client.role())).then_some(0),
-                max_packet_size: Some(u32::try_from(limits.max_packet).unwrap_or(u32::MAX)),
+                max_packet_size: Some(u32::try_from(longest).unwrap_or(u32::MAX)),
                 assigned_client_identifier: connect.client_id.is_empty().then_some(client_id),
                 subscription_identifiers_available: Some(0),
                 shared_subscription_available: Some(0),

@@ -28,6 +28,7 @@ mod config;
 mod counters;
 mod gate;
 mod login;
+mod logs;
 mod metrics;
 mod outgoing;
 mod passwords;

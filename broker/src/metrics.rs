@@ -130,6 +130,16 @@ fn text(counters: &Counters, standing: &Standing, limits: &Limits) -> anyhow::Re
             counters.retained_writes_failed,
         ),
         (
+            "logs_emptied",
+            "Times that a log was emptied, so that all together stay below the limit",
+            counters.logs_emptied,
+        ),
+        (
+            "messages_skipped",
+            "Messages gone or expired before a client had taken those before them",
+            counters.messages_skipped,
+        ),
+        (
             "router_probes",
             "Messages of its own that came back through the router",
             standing.probes,
@@ -188,6 +198,18 @@ fn text(counters: &Counters, standing: &Standing, limits: &Limits) -> anyhow::Re
         "How much of them may be stored",
         Unit::Bytes,
         ConstGauge::new(number(limits.retained_bytes as u64)),
+    );
+    registry.register_with_unit(
+        "log",
+        "Memory of messages that the router keeps",
+        Unit::Bytes,
+        ConstGauge::new(number(counters.log_bytes)),
+    );
+    registry.register_with_unit(
+        "log_limit",
+        "How much that may be",
+        Unit::Bytes,
+        ConstGauge::new(number(limits.memory() as u64)),
     );
     registry.register_with_unit(
         "certificate_end",

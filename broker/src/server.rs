@@ -70,11 +70,12 @@ impl Broker {
         let check_interval = Duration::from_secs(limits.check_interval_s);
         let retained = Retained::open(config.state.as_deref(), &limits)?;
         let has_users = config.passwords.is_some();
+        let registry = Arc::new(Registry::new(limits.clone()));
         let shared = Arc::new(Shared {
             retained,
-            backend: Backend::start(&limits)?,
+            backend: Backend::start(&limits, Arc::clone(&registry.cells))?,
             logins: Arc::new(Logins::new(limits.password_checks)?),
-            registry: Arc::new(Registry::new(limits)),
+            registry,
             tls: Tls::new(credentials.own, &credentials.ca, has_users)?,
             ca: credentials.ca,
             revocations: RwLock::new(revocations),

@@ -116,6 +116,8 @@ struct Pending {
 struct Subscription {
     qos: u8,
     retain_as_published: bool,
+    /// The place in the filter's log of the message that is due, once there was one.
+    due: Option<u64>,
 }
 
 /// Retained messages that are due for a subscription.
@@ -432,6 +434,7 @@ impl Running<'_> {
             let subscription = Subscription {
                 qos,
                 retain_as_published: filter.preserve_retain,
+                due: self.subscriptions.get(&path).and_then(|old| old.due),
             };
             let old = self.subscriptions.insert(path.clone(), subscription);
             let new = old.is_none();
@@ -502,15 +505,29 @@ impl Running<'_> {
                 }
                 self.answer_subscribes()?;
             }
-            Delivery::Message { id, mut message } => {
+            Delivery::Message {
+                id,
+                place,
+                mut message,
+            } => {
                 let topic = std::str::from_utf8(&message.topic).unwrap_or_default();
                 // What arrives for an ended subscription goes with the lowest quality.
                 let (mut granted, mut keep_retain) = (QoS::AtMostOnce as u8, false);
-                for (filter, subscription) in &self.subscriptions {
+                let (mut matching, mut due) = (0, None);
+                for (filter, subscription) in &mut self.subscriptions {
                     if matches(topic, filter) {
                         granted = granted.max(subscription.qos);
                         keep_retain |= subscription.retain_as_published;
+                        matching += 1;
+                        due = Some(&mut subscription.due);
                     }
+                }
+                // Of several it is not known which one it comes for.
+                if let (Some(place), 1, Some(due)) = (place, matching, due) {
+                    let skipped = due.map_or(0, |due| place.saturating_sub(due));
+                    *due = Some(place + 1);
+                    let cells = &self.shared.registry.cells;
+                    cells.messages_skipped.fetch_add(skipped, Relaxed);
                 }
                 message.retain &= keep_retain;
                 let qos = message.qos.min(granted);

@@ -260,3 +260,36 @@ async fn a_key_file_that_others_may_read_is_refused() {
         "{error}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_are_as_long_as_the_role_needs() {
+    let rig = Rig::start().await;
+    let third_party = rig.third_party();
+    for (identity, longest) in [
+        (&rig.provider, 256 * 1024),
+        (&rig.meter, 72 * 1024),
+        (&third_party, 8 * 1024),
+    ] {
+        let mut raw = rig.raw(identity).await;
+        raw.send(&connect(5, &identity.client_id(), &[])).await;
+        let (_, connack) = raw.packet().await.unwrap();
+        let told = [&[0x27][..], &u32::to_be_bytes(longest)].concat();
+        assert!(
+            connack.windows(5).any(|part| part == told),
+            "{longest} in CONNACK"
+        );
+        let topic = identity.topic("up/bill");
+        let head = 2 + topic.len() + 2 + 1;
+        let payload = vec![0; longest as usize - head];
+        let just = publish(5, topic.as_bytes(), 2, 1, &[], &payload);
+        raw.send(&just).await;
+        let (first, puback) = raw.packet().await.unwrap();
+        assert_eq!((first, &puback[..2]), (0x40, &[0, 1][..]), "{longest}");
+        let longer = [payload, vec![0]].concat();
+        let longer = publish(5, topic.as_bytes(), 2, 2, &[], &longer);
+        raw.try_send(&longer[..longest as usize / 2]).await;
+        let (first, body) = raw.end().await.unwrap();
+        assert_eq!((first, body[0]), (0xe0, 0x95), "{longest}");
+    }
+    assert_eq!(rig.refused(Refusal::TooLarge), 3);
+}

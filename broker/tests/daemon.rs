@@ -5,95 +5,16 @@ mod rig;
 use broker::{Config, Limits};
 use rig::*;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-
-struct Daemon {
-    child: Child,
-    address: SocketAddr,
-    log: Receiver<String>,
-}
-
-impl Daemon {
-    /// Starts the program on the files of a rig whose own broker is stopped.
-    fn start(rig: &Rig) -> Self {
-        let path = write_config(rig, "");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_broker"))
-            .arg("--config")
-            .arg(path)
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = loop {
-            let line = log.next().expect("it says where it listens").unwrap();
-            if let Some((_, address)) = line.split_once("listening address=") {
-                break address.trim().parse().unwrap();
-            }
-        };
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in log.map_while(Result::ok) {
-                // Read to the end, whether somebody listens or not.
-                let _ = sender.send(line);
-            }
-        });
-        Self {
-            child,
-            address,
-            log: lines,
-        }
-    }
-
-    fn terminate(mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn write_config(rig: &Rig, more: &str) -> std::path::PathBuf {
-    let at = |name: &str| rig.directory.path().join(name).display().to_string();
-    let path = rig.directory.path().join("broker.toml");
-    let text = format!(
-        "listen = [\"127.0.0.1:0\"]\nca = {:?}\ncertificate = {:?}\nkey = {:?}\nstate = {:?}\n{more}",
-        at("ca.pem"),
-        at("broker.pem"),
-        at("broker.key"),
-        at("state")
-    );
-    fs::write(&path, text).unwrap();
-    path
-}
-
-async fn stopped() -> Rig {
-    let mut rig = Rig::start().await;
-    rig.stop().await;
-    rig
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_serves_until_sigterm_and_remembers_retained_messages() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let topic = format!("dcnet/1/{NET}/public/status");
     let client = async |daemon: &Daemon, identity: &Identity| {
         let options = rig.options_for(daemon.address, identity, &identity.client_id());
@@ -119,7 +40,7 @@ async fn it_serves_until_sigterm_and_remembers_retained_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_config_says_what_is_wrong() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let check = |more: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_broker"))
             .args(["check-config", "--config"])
@@ -136,6 +57,12 @@ async fn check_config_says_what_is_wrong() {
     assert!(!valid && error.contains("colour"), "{error}");
     let (valid, error) = check("[limits]\nconnections = 0\n");
     assert!(!valid && error.contains("limits.connections"), "{error}");
+    // 128 MiB, and 2000 times 32 KiB.
+    let limits = "[limits]\nfilters = 1000\nconnections = 2000\nmemory_mib = ";
+    let (valid, error) = check(&format!("{limits}190\n"));
+    let told = "limits.memory_mib is 190; 2000 connections and 1000 filters need 191:";
+    assert!(!valid && error.contains(told), "{error}");
+    assert!(check(&format!("{limits}191\n")).0);
     fs::write(rig.directory.path().join("broker.pem"), &rig.meter.pem).unwrap();
     let (valid, error) = check("");
     assert!(
@@ -146,7 +73,7 @@ async fn check_config_says_what_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_every_configuration_needs_is_missed() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let path = write_config(&rig, "");
     let text = fs::read_to_string(&path).unwrap();
     for name in ["listen", "ca", "certificate", "key"] {
@@ -162,7 +89,7 @@ async fn what_every_configuration_needs_is_missed() {
 /// What alerts tell the operator to look for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_names_the_address_of_a_refused_connection() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let daemon = Daemon::start(&rig);
     let mut tcp = TcpStream::connect(daemon.address).unwrap();
     tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -238,7 +165,7 @@ fn command(rig: &Rig, more: &str, arguments: &[&str], input: &str) -> (bool, Str
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passwords_are_set_and_permissions_told_by_commands() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let at = |name: &str| rig.directory.path().join(name).display().to_string();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/permissions.toml");
     fs::copy(example, at("permissions.toml")).unwrap();
@@ -332,7 +259,7 @@ async fn mosquittos_clients_read_public_topics_and_are_refused_others() {
         skip("mosquitto_sub is not installed");
         return;
     }
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let daemon = Daemon::start(&rig);
     let third = rig.third_party();
     let public = format!("dcnet/1/{NET}/public/aggregate");
@@ -365,7 +292,7 @@ async fn mosquittos_clients_read_public_topics_and_are_refused_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_manager_is_told_that_it_serves_lives_reloads_and_stops() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let at = |name: &str| rig.directory.path().join(name);
     let config = write_config(&rig, "");
     // As systemd does it: the key is elsewhere, and its mode shows an access control list.
@@ -415,7 +342,7 @@ async fn a_service_manager_is_told_that_it_serves_lives_reloads_and_stops() {
 /// The shipped configuration does it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ipv4_and_ipv6_share_a_port() {
-    let rig = stopped().await;
+    let rig = Rig::stopped().await;
     let mut config = Config::read(&write_config(&rig, "")).unwrap();
     config.state = None;
     config.listen = vec!["0.0.0.0:0".parse().unwrap()];

@@ -179,7 +179,7 @@ async fn the_broker_outlives_every_known_killer() {
     raw.try_send(&[0x10, 0xff, 0xff, 0xff, 0x7f]).await;
     raw.end().await;
     assert_eq!(rig.refused(Refusal::TooLarge), 5);
-    let largest = vec![b'x'; 255 * 1024];
+    let largest = vec![b'x'; 71 * 1024];
     let mut raw = rig.raw_session(meter, 4).await;
     raw.send(&publish(4, up.as_bytes(), 2, 1, &[], &largest))
         .await;

@@ -207,6 +207,7 @@ async fn limits_stand_beside_what_is_used_of_them() {
     rig.config.limits.topics = 11;
     rig.config.limits.filters = 12;
     rig.config.limits.retained_messages = 13;
+    rig.config.limits.memory_mib = 1025;
     rig.config.limits.retained_bytes = 14;
     rig.restart().await;
     let (_, body) = get(&rig, "/metrics", "localhost").await;
@@ -216,6 +217,7 @@ async fn limits_stand_beside_what_is_used_of_them() {
         ("broker_filters_limit", 12.0),
         ("broker_retained_messages_limit", 13.0),
         ("broker_retained_limit_bytes", 14.0),
+        ("broker_log_limit_bytes", 1025.0 * 1024.0 * 1024.0),
     ] {
         assert_eq!(samples[name], limit, "{name}");
     }

@@ -108,7 +108,7 @@ async fn a_subscribe_names_no_more_filters_than_one_may_use() {
             body.extend_from_slice(&filter);
             body.push(1);
         }
-        body.truncate(body.len().min(200 * 1024));
+        body.truncate(body.len().min(70 * 1024));
         let each = filter.len() + 1;
         let head = if version == 5 { 3 } else { 2 };
         let count = (body.len() - head) / each;

@@ -9,6 +9,8 @@
 #[path = "../../../lab/tests/foreign/mod.rs"]
 mod foreign;
 
+mod daemon;
+
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -36,6 +38,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub use daemon::{Daemon, write_config};
 pub use foreign::{mosquitto, skip};
 
 pub const NET: NetId = NetId([0xab; 16]);
@@ -261,6 +264,13 @@ impl Rig {
         self.broker().local_addrs()[0]
     }
 
+    /// The same files without a broker.
+    pub async fn stopped() -> Self {
+        let mut rig = Self::start().await;
+        rig.stop().await;
+        rig
+    }
+
     pub fn refused(&self, reason: Refusal) -> u64 {
         self.broker().counters().refused(reason)
     }
@@ -325,6 +335,12 @@ impl Rig {
         client.connected().await
     }
 
+    /// The same at another broker on these files.
+    pub async fn client_at(&self, address: SocketAddr, identity: &Identity) -> Client {
+        let client = Client::start(self.options_for(address, identity, &identity.client_id()));
+        client.connected().await
+    }
+
     /// A TLS connection, nothing sent yet.
     pub async fn raw(&self, identity: &Identity) -> Raw {
         self.try_raw(self.tls(Some(identity))).await.unwrap()
@@ -347,7 +363,17 @@ impl Rig {
 
     /// A raw connection after CONNECT and successful CONNACK.
     pub async fn raw_session(&self, identity: &Identity, version: u8) -> Raw {
-        let mut raw = self.raw(identity).await;
+        self.raw_session_at(self.address(), identity, version).await
+    }
+
+    pub async fn raw_session_at(
+        &self,
+        address: SocketAddr,
+        identity: &Identity,
+        version: u8,
+    ) -> Raw {
+        let tls = self.tls(Some(identity));
+        let mut raw = self.try_raw_at(address, tls).await.unwrap();
         raw.send(&connect(version, &identity.client_id(), &[]))
             .await;
         let (first, body) = raw.packet().await.expect("a CONNACK");
