@@ -23,13 +23,14 @@ use dcnet::topic::NetId;
 use link::service;
 use link::{Clock, Connection, Control, Driver};
 use secrets::permissions::give_to_owner_of;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::attend::{about_round, attend};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::nets::{NetEvent, Nets};
 use crate::page::Page;
+use crate::page::kept::KeptAlarms;
 use crate::page::live::Live;
 use crate::publication::PublishedProvider;
 use crate::revocations::{Look, Revocations};
@@ -294,7 +295,13 @@ pub async fn run(
         () = room(config) => {}
         () = &mut stop => return Ok(()),
     }
-    let live = Live::default();
+    let kept = KeptAlarms::open(&config.state_directory);
+    let live = kept.live();
+    let (end, ended) = oneshot::channel::<()>();
+    let keeping = tokio::spawn(kept.follow(live.clone(), async {
+        // Dropped when this function ends.
+        let _ = ended.await;
+    }));
     let _page = Page::serve(config, live.clone()).await;
     let mut traces = config
         .traces
@@ -325,7 +332,8 @@ pub async fn run(
     if let Some(traces) = traces {
         tokio::task::spawn_blocking(move || traces.stop()).await?;
     }
-    Ok(())
+    drop(end);
+    Ok(keeping.await?)
 }
 
 /// Waits while the disk of the database takes nothing, as a running agent does. Whatever else

@@ -31,6 +31,7 @@ use crate::{Config, utc};
 pub mod access;
 pub mod alarms;
 mod assets;
+pub mod kept;
 pub mod live;
 mod metrics;
 mod records;

@@ -99,7 +99,10 @@ fn a_page_is_told_where_a_round_stands_and_who_owes_a_reveal() {
     all.sort_unstable();
     assert_eq!(network.live.owing(network.net), all);
     let told = network.live.alarms().remove(0);
-    assert_eq!((told.kind, told.round), ("pending", Some(late.round)));
+    assert_eq!(
+        (told.kind.as_ref(), told.round),
+        ("pending", Some(late.round))
+    );
     assert!(
         told.what.contains("5 meters") && told.advice.contains("24 hours"),
         "{told:?}"

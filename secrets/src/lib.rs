@@ -2,6 +2,7 @@
 //! exchanges while a program runs.
 
 pub mod file;
+pub mod kept;
 pub mod password;
 pub mod permissions;
 pub mod revocation;

@@ -1,10 +1,11 @@
 //! What an operator must know, and what to do about it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use dcnet::alarm::Alarm;
 use dcnet::provider::{NoRoster, ProviderEvent};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::nets::NetEvent;
 use crate::utc;
@@ -13,7 +14,7 @@ use crate::utc;
 const REMEMBERED: usize = 200;
 
 /// How much it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Somebody did what nobody should.
@@ -25,7 +26,7 @@ pub enum Severity {
 }
 
 /// Something that an operator was told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// When it happened last, RFC 3339 in UTC.
     pub at: String,
@@ -34,11 +35,11 @@ pub struct Told {
     /// How much it matters.
     pub severity: Severity,
     /// What it is, for programs.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// What happened.
     pub what: String,
     /// What to do.
-    pub advice: &'static str,
+    pub advice: Cow<'static, str>,
     /// The round, if it is about one.
     pub round: Option<u64>,
     /// How often it happened without anything else between.
@@ -132,9 +133,9 @@ impl Told {
             at: utc::text(event.at),
             net: Some(event.net.to_string()),
             severity,
-            kind,
+            kind: kind.into(),
             what,
-            advice,
+            advice: advice.into(),
             round,
             times: 1,
         })
@@ -146,9 +147,9 @@ impl Told {
             at: utc::text(utc::now()),
             net: None,
             severity: Severity::Warning,
-            kind,
+            kind: kind.into(),
             what,
-            advice,
+            advice: advice.into(),
             round: None,
             times: 1,
         }
@@ -214,6 +215,13 @@ impl Alarms {
     }
 }
 
+impl From<Vec<Told>> for Alarms {
+    /// From the newest first.
+    fn from(told: Vec<Told>) -> Self {
+        Self(told.into_iter().take(REMEMBERED).rev().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,10 +272,10 @@ mod tests {
         alarms.add(lost(3));
         alarms.add(lost(4));
         alarms.add(no_roster(5));
-        let seen: Vec<_> = alarms
-            .newest_first()
+        let newest = alarms.newest_first();
+        let seen: Vec<_> = newest
             .iter()
-            .map(|told| (told.kind, told.round, told.times))
+            .map(|told| (told.kind.as_ref(), told.round, told.times))
             .collect();
         assert_eq!(
             seen,
@@ -293,7 +301,7 @@ mod tests {
                 missing,
             });
             let lost = lost.unwrap();
-            assert_eq!((lost.kind, lost.is_alarm()), ("lost", false));
+            assert_eq!((lost.kind.as_ref(), lost.is_alarm()), ("lost", false));
         }
     }
 

@@ -206,15 +206,24 @@ pub struct Snapshot {
 
 impl Default for Live {
     fn default() -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::default(),
-            commits: Histogram::new(COMMIT_SECONDS),
-            changes: watch::Sender::new(0),
-        }))
+        Self::after(Vec::new())
     }
 }
 
 impl Live {
+    /// After what was told before this start, newest first.
+    pub fn after(told: Vec<Told>) -> Self {
+        let state = State {
+            alarms: told.into(),
+            ..State::default()
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            commits: Histogram::new(COMMIT_SECONDS),
+            changes: watch::Sender::new(0),
+        }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -352,7 +361,7 @@ impl Live {
         owing
     }
 
-    /// What was told of all nets since the start, newest first.
+    /// The newest of what was told of all nets, before this start too, newest first.
     pub fn alarms(&self) -> Vec<Told> {
         self.state().alarms.newest_first()
     }
