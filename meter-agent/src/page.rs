@@ -13,33 +13,36 @@ use ::page::metrics::Metrics;
 use ::page::{Failure, Limits, off_the_runtime, serve};
 use anyhow::Context;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use dcnet::units::MilliwattHours;
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::agent::{AgentControl, Orders};
-use crate::energy::Kwh;
 use crate::history::{self, History};
 use crate::status::View;
 
 pub mod access;
 mod assets;
+mod export;
 mod metrics;
 mod summary;
 
 use access::Access;
 
-/// The household's browser and its Prometheus are few.
+/// The household's browser and its Prometheus are few. Ten years as CSV over a slow network take
+/// minutes.
 const LIMITS: Limits = Limits {
     connections: 32,
-    lifetime: Duration::from_secs(60),
+    lifetime: Duration::from_secs(600),
 };
+
+/// Of the register's course in one answer of JSON, some hundred days.
+const MOMENTS: usize = 10_000;
 
 /// The socket in the state directory.
 pub fn socket(state_directory: &Path) -> PathBuf {
@@ -163,7 +166,7 @@ fn router(household: Household, access: Access) -> Router {
     let router = ::page::assets::routes(&assets::OWN)
         .route("/api/status", get(status))
         .route("/api/history", get(course))
-        .route("/history.csv", get(csv))
+        .route("/history.csv", get(export::history))
         .route("/status.txt", get(text))
         .route("/metrics", get(metrics))
         .route("/api/pause", post(pause))
@@ -203,39 +206,19 @@ async fn course(
     State(household): State<Household>,
     Query(span): Query<Span>,
 ) -> Result<Response, Failure> {
-    let (from, until) = (span.from.unwrap_or(0), span.until.unwrap_or(u64::MAX));
-    let course = off_the_runtime(move || {
-        household
-            .history
-            .course(household.view.channels(), from, until)
-    });
-    Ok(Json(course.await?).into_response())
-}
-
-async fn csv(State(household): State<Household>) -> Result<Response, Failure> {
-    let channels = household.view.channels().to_vec();
-    let course = off_the_runtime(move || household.history.course(&channels, 0, u64::MAX)).await?;
-    let mut table = csv::Writer::from_writer(Vec::new());
-    let heading = course.channels.iter().map(|name| format!("{name}_kwh"));
-    table.write_record(std::iter::once("utc".to_owned()).chain(heading))?;
-    for sample in &course.samples {
-        let at = i64::try_from(sample.at_ms)?;
-        let at = jiff::Timestamp::from_millisecond(at)?.to_string();
-        let values = sample.energy_mwh.iter().map(|energy| {
-            energy.map_or_else(String::new, |energy| {
-                Kwh::from(MilliwattHours(energy)).to_string()
-            })
-        });
-        table.write_record(std::iter::once(at).chain(values))?;
+    let span = span.from.unwrap_or(0)..=span.until.unwrap_or(u64::MAX);
+    let (course, rest) = off_the_runtime(move || {
+        let channels = household.view.channels();
+        household.history.course(channels, span, MOMENTS)
+    })
+    .await?;
+    match rest {
+        None => Ok(Json(course).into_response()),
+        Some(_) => Err(Failure::bad_request(format!(
+            "there are more than {MOMENTS} moments between `from` and `until`; ask for fewer \
+             days at a time, or take /history.csv, which has all of them"
+        ))),
     }
-    let headers = [
-        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
-        (
-            header::CONTENT_DISPOSITION,
-            "attachment; filename=\"meter.csv\"",
-        ),
-    ];
-    Ok((headers, table.into_inner()?).into_response())
 }
 
 async fn pause(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
