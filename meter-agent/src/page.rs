@@ -89,7 +89,14 @@ impl Page {
     /// Serves the page of a running agent. What cannot be served or kept is said in the log and
     /// harms nobody: the meter comes first.
     pub async fn serve(config: PageConfig, state_directory: &Path, control: &AgentControl) -> Self {
-        let history = Arc::new(History::open(state_directory, config.history_days));
+        let directory = state_directory.to_owned();
+        // That of ten years takes seconds to look through, and pulses come meanwhile.
+        let opening =
+            tokio::task::spawn_blocking(move || History::open(&directory, config.history_days));
+        let history = opening
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let history = Arc::new(history);
         let household = Household {
             view: control.view(),
             orders: control.orders(),
@@ -167,13 +174,16 @@ fn router(household: Household, access: Access) -> Router {
         .route("/api/status", get(status))
         .route("/api/history", get(course))
         .route("/history.csv", get(export::history))
+        .route("/readings.csv", get(export::readings))
+        .route("/rounds.csv", get(export::rounds))
+        .route("/alarms.csv", get(export::alarms))
         .route("/status.txt", get(text))
         .route("/metrics", get(metrics))
         .route("/api/pause", post(pause))
         .route("/api/resume", post(resume))
         .route("/api/confirm-clock", post(confirm_clock))
         .route("/api/exit", post(exit))
-        .route("/api/history/delete", post(delete))
+        .route("/api/data/delete", post(delete))
         .layer(middleware::from_fn_with_state(
             Arc::new(access),
             access::guard,
@@ -239,8 +249,12 @@ async fn confirm_clock(State(household): State<Household>, _: Json<Nothing>) -> 
 }
 
 async fn delete(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
-    off_the_runtime(move || household.history.delete()).await?;
-    tracing::info!("the household has deleted the register's course");
+    off_the_runtime(move || {
+        household.history.delete()?;
+        household.view.forget()
+    })
+    .await?;
+    tracing::info!("the household has deleted its data");
     Ok(Done)
 }
 

@@ -22,7 +22,7 @@ use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
 use crate::pulse::total::Refused;
 use crate::reach::{Enrolled, NoLinkView, Reach};
-use crate::register::RegisterChannel;
+use crate::register::{ReadingLog, RegisterChannel, RegisterError, SetReading};
 use crate::register::counting::Counted;
 use crate::standing::Standing;
 
@@ -246,6 +246,8 @@ pub struct View {
     pub(crate) reach: watch::Receiver<Reach>,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) recorder: Arc<Recorder>,
+    pub(crate) alarm_file: Arc<AlarmFile>,
+    pub(crate) reading_log: Arc<ReadingLog>,
     pub(crate) pause: Pause,
     pub(crate) link_counters: Arc<link::Counters>,
 }
@@ -270,6 +272,24 @@ impl View {
     pub fn utc(&self) -> Option<Timestamp> {
         let now = self.clock.now();
         now.synchronised.then_some(now.utc)
+    }
+
+    /// The readings that were set, in the order of time.
+    ///
+    /// # Errors
+    /// As [`ReadingLog::entries`].
+    pub fn set_readings(&self) -> Result<Vec<SetReading>, RegisterError> {
+        self.reading_log.entries()
+    }
+
+    /// Forgets what the household may delete, on the disk too: readings, rounds that are over,
+    /// alarms. What says how the meter stands, and from where it counts on, stays.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        self.alarm_file.forget(&self.recorder)?;
+        self.reading_log.forget()
     }
 
     /// The household has said that the clock is right.

@@ -26,8 +26,8 @@ const DEFAULT_PORT: u16 = 8883;
 const DAY: &str = "1 to 86400 seconds that divide a day evenly, such as 900";
 const MAX_CHANNELS: usize = 16;
 
-/// As long as a bill may be asked about.
-const MAX_HISTORY_DAYS: u32 = 800;
+/// As long as a meter lasts: ten years.
+const MAX_HISTORY_DAYS: u32 = 3660;
 
 /// Collects problems while values are looked at.
 pub(super) struct Check<'a> {

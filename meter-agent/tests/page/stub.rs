@@ -210,7 +210,7 @@ fn post(path: &str, body: &[u8], state: &mut State) -> Answer {
         "/api/pause" => state.status["paused"] = json!(true),
         "/api/confirm-clock" => state.status["clock_unconfirmed"] = json!(false),
         "/api/resume" => state.status["paused"] = json!(false),
-        "/api/history/delete" => state.has_history = false,
+        "/api/data/delete" => state.has_history = false,
         _ => {
             state.status["exit"] =
                 json!({"left": false, "neighbours": 47, "awaited": 47, "done": false});
