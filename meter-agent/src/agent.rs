@@ -518,6 +518,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let shown = Shown {
             channels: channels.map(|channel| channel.name.clone()).collect(),
             counted: control.counted(),
+            troubles: control.view.troubles.clone(),
             reach: control.reach(),
             standing: control.standing(),
             progress: progress.subscribe(),
