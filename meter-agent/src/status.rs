@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::agent::Pause;
 use crate::clock;
 use crate::history::Days;
+use crate::identity::RENEWAL;
 use crate::power::Power;
 use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
@@ -47,6 +48,11 @@ pub struct Status {
     pub meter: Option<String>,
     /// The net, likewise.
     pub net: Option<String>,
+    /// When the first of the certificates that its link needs ends, likewise; milliseconds
+    /// since 1970.
+    pub certificate_end_ms: Option<u64>,
+    /// Whether it is time to have that renewed.
+    pub is_renewal_due: bool,
     /// Milliseconds since 1970 by the agent's clock.
     pub utc_ms: u64,
     /// Whether that clock is known to be right.
@@ -309,6 +315,10 @@ impl View {
             version: env!("CARGO_PKG_VERSION"),
             meter: enrolled.map(|enrolled| enrolled.meter.to_string()),
             net: enrolled.map(|enrolled| enrolled.net.to_string()),
+            certificate_end_ms: enrolled.map(|enrolled| enrolled.end.as_millis()),
+            is_renewal_due: now.synchronised
+                && !standing.exit.is_some_and(|exit| exit.done)
+                && enrolled.is_some_and(|enrolled| now.utc.plus(RENEWAL) > enrolled.end),
             utc_ms: now.utc.as_millis(),
             synchronised: now.synchronised,
             clock_unconfirmed: recorded.clock_unconfirmed,

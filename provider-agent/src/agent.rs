@@ -177,6 +177,7 @@ impl Agent {
             .with_reopen(reopen);
         let handle = driver.start();
         live.follow(&handle.control);
+        live.certificate_ends(identity.certificate.not_after());
         if let Some(kept) = rounds_kept {
             let ended = handle.commands.clone();
             tokio::spawn(compaction::run(path.clone(), kept, ended));

@@ -59,6 +59,7 @@ impl Enrolment {
         let enrolled = Enrolled {
             meter: identity.key.id(),
             net: identity.checkpoint.net,
+            end: identity.first_end().1,
         };
         self.enrolled.send_replace(Some(enrolled));
         let validity = identity.valid_at(now.utc).map_err(|error| {
@@ -204,7 +205,7 @@ impl TakingPart {
             }
             Err(error) => Err(NoLink::State(format!("opening it panicked: {error}"))),
         };
-        if let Some(Enrolled { meter, net }) = *self.enrolment.enrolled.borrow() {
+        if let Some(Enrolled { meter, net, .. }) = *self.enrolment.enrolled.borrow() {
             let span = tracing::Span::current();
             span.record("id", tracing::field::display(meter));
             if opened.is_ok() {
