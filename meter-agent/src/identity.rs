@@ -162,6 +162,24 @@ impl Identity {
     }
 }
 
+/// What stands in the files of the certificates of meter, provider and administrator, as DER;
+/// nothing of it is verified.
+///
+/// # Errors
+/// A file cannot be read, or is no certificate.
+pub(crate) fn certificates(files: &IdentityFiles) -> anyhow::Result<[Vec<u8>; 3]> {
+    let der = |path: PathBuf| {
+        let pem = credentials::text(&path, ADVICE)?;
+        let der = certificate_from_pem(&pem);
+        der.with_context(|| format!("{} is no certificate; {ADVICE}", path.display()))
+    };
+    Ok([
+        der(files.certificate())?,
+        der(files.provider())?,
+        der(files.administrator())?,
+    ])
+}
+
 /// The first moment of a certificate's validity; that of one which cannot be read does not
 /// matter, since nothing verifies it.
 fn begin_of(path: &Path) -> anyhow::Result<Timestamp> {
