@@ -170,14 +170,23 @@ fn a_certificate_is_renewed_for_the_key_that_the_device_has() {
     assert_eq!(after(&made, "device id "), after(&before, "device id"));
     contains_all(&made, &["renewal/request.pem", "keep meter/key.pem"]);
     assert!(!p.path("renewal/key.pem").exists());
-    p.prints(&format!("{enrol} --request renewal/request.pem --out renewed"));
+    p.prints(&format!(
+        "{enrol} --request renewal/request.pem --out renewed"
+    ));
     let renewed = p.prints("show renewed/certificate.pem");
     assert_eq!(after(&renewed, "device id"), after(&before, "device id"));
     let validity = |text: &str| {
         let mut lines = text.lines().map(str::trim_start);
-        lines.find(|line| line.starts_with("valid")).unwrap().to_owned()
+        lines
+            .find(|line| line.starts_with("valid"))
+            .unwrap()
+            .to_owned()
     };
-    assert_ne!(validity(&renewed), validity(&before), "ten years, not a week");
+    assert_ne!(
+        validity(&renewed),
+        validity(&before),
+        "ten years, not a week"
+    );
     assert!(!p.path("renewed/key.pem").exists());
     assert_eq!(fs::read(p.path("meter/key.pem")).unwrap(), key);
 

@@ -243,8 +243,8 @@ fn part(
     else {
         return Ok((Vec::new(), None));
     };
-    let mut rest =
-        database.prepare_cached("SELECT min(at_ms) FROM sample WHERE at_ms > ?1 AND at_ms <= ?2")?;
+    let mut rest = database
+        .prepare_cached("SELECT min(at_ms) FROM sample WHERE at_ms > ?1 AND at_ms <= ?2")?;
     let rest: Option<i64> = rest.query_row(params![last, until], |row| row.get(0))?;
     let samples = samples(database, names, from, last)?;
     Ok((samples, rest.and_then(|rest| u64::try_from(rest).ok())))

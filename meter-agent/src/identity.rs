@@ -145,7 +145,9 @@ impl Identity {
     pub fn first_end(&self) -> (&Path, Timestamp) {
         let first = self.validities.iter().min_by_key(|one| one.end);
         // There are always those of meter, provider and administrator.
-        first.map_or((Path::new(""), Timestamp(u64::MAX)), |one| (&one.file, one.end))
+        first.map_or((Path::new(""), Timestamp(u64::MAX)), |one| {
+            (&one.file, one.end)
+        })
     }
 
     /// What the protocol needs of it, with the owner's floors.

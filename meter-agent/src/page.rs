@@ -54,6 +54,8 @@ pub fn socket(state_directory: &Path) -> PathBuf {
 pub struct PageConfig {
     /// The address; `None` for no page.
     pub listen: Option<SocketAddr>,
+    /// The address on loopback of the metrics alone, if they are to have one of their own.
+    pub metrics: Option<SocketAddr>,
     /// Days of the register's course that are kept on disk.
     pub history_days: u32,
 }
@@ -63,6 +65,7 @@ impl Default for PageConfig {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 8480))),
+            metrics: None,
             history_days: 8,
         }
     }
@@ -125,6 +128,17 @@ impl Page {
                 Err(error) => tracing::warn!("there is no household's page: {error:#}"),
             }
         }
+        if let Some(listen) = config.metrics {
+            match open(listen, state_directory).await {
+                Ok((listener, access)) => {
+                    let address = listener.local_addr().unwrap_or(listen);
+                    tracing::info!("the metrics are at http://{address}/metrics");
+                    let router = guarded(metrics_alone(), household.clone(), access);
+                    servers.push(tokio::spawn(serve(listener, router, LIMITS)));
+                }
+                Err(error) => tracing::warn!("there are no metrics: {error:#}"),
+            }
+        }
         let (stop, stopped) = oneshot::channel::<()>();
         let keeping = tokio::spawn(async move {
             let stop = async {
@@ -163,14 +177,19 @@ fn local(state_directory: &Path) -> anyhow::Result<UnixListener> {
 
 async fn open(listen: SocketAddr, state_directory: &Path) -> anyhow::Result<(TcpListener, Access)> {
     let access = Access::of(listen, state_directory)?;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen at {listen}; set another [page] listen, or enabled = false")
-    })?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen at {listen}; set another address, or none"))?;
     Ok((listener, access))
+}
+
+fn metrics_alone() -> Router<Household> {
+    Router::new().route("/metrics", get(metrics))
 }
 
 fn router(household: Household, access: Access) -> Router {
     let router = ::page::assets::routes(&assets::OWN)
+        .merge(metrics_alone())
         .route("/api/status", get(status))
         .route("/api/history", get(course))
         .route("/history.csv", get(export::history))
@@ -178,18 +197,17 @@ fn router(household: Household, access: Access) -> Router {
         .route("/rounds.csv", get(export::rounds))
         .route("/alarms.csv", get(export::alarms))
         .route("/status.txt", get(text))
-        .route("/metrics", get(metrics))
         .route("/api/pause", post(pause))
         .route("/api/resume", post(resume))
         .route("/api/confirm-clock", post(confirm_clock))
         .route("/api/exit", post(exit))
-        .route("/api/data/delete", post(delete))
-        .layer(middleware::from_fn_with_state(
-            Arc::new(access),
-            access::guard,
-        ))
-        .with_state(household);
-    ::page::with_headers(router)
+        .route("/api/data/delete", post(delete));
+    guarded(router, household, access)
+}
+
+fn guarded(router: Router<Household>, household: Household, access: Access) -> Router {
+    let guard = middleware::from_fn_with_state(Arc::new(access), access::guard);
+    ::page::with_headers(router.layer(guard).with_state(household))
 }
 
 async fn status(State(household): State<Household>) -> Response {

@@ -23,8 +23,8 @@ use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
 use crate::pulse::total::Refused;
 use crate::reach::{Enrolled, NoLinkView, Reach};
-use crate::register::{ReadingLog, RegisterChannel, RegisterError, SetReading};
 use crate::register::counting::Counted;
+use crate::register::{ReadingLog, RegisterChannel, RegisterError, SetReading};
 use crate::standing::Standing;
 
 mod alarm_file;

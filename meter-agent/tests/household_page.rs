@@ -187,7 +187,10 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
             && row.starts_with(&format!("{},", round["round"]))
     });
     let reading = Kwh::from(MilliwattHours(consumed)).to_string();
-    assert!(row.unwrap().contains(&format!(",import,{reading},")), "{rounds:?}");
+    assert!(
+        row.unwrap().contains(&format!(",import,{reading},")),
+        "{rounds:?}"
+    );
     let readings = get(page, "/readings.csv").await;
     assert!(readings.1.contains(",import,now,"), "{readings:?}");
     let alarms = get(page, "/alarms.csv").await;
@@ -353,6 +356,33 @@ async fn beyond_this_machine_a_password_is_asked_for() {
         !street.said(&own).contains("horse"),
         "a password in the log"
     );
+    street.stop(&own).await;
+    street.stop_provider().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_can_be_had_without_the_page() {
+    let mut street = Street::new().await;
+    let own = street.enrol();
+    let page = "listen = \"127.0.0.1:0\"";
+    let alone = format!("enabled = false\n[metrics]\n{page}");
+    street.configure(&own, page, &alone);
+    street.start(&own);
+    street.until_said(&own, "/metrics").await;
+    let said = street.said(&own);
+    let (_, rest) = said.split_once("the metrics are at http://").unwrap();
+    let address: SocketAddr = rest.split_once('/').unwrap().0.parse().unwrap();
+    let metrics = get(address, "/metrics").await;
+    assert!(
+        begins(&metrics, "200") && metrics.1.contains("\nmeter_agent_pulses_total{"),
+        "{metrics:?}"
+    );
+    for path in ["/", "/api/status", "/history.csv"] {
+        assert!(begins(&get(address, path).await, "404"), "{path}");
+    }
+    let rebound = with_host(address, "/metrics", "evil.example.net", "").await;
+    assert!(begins(&rebound, "421"), "{rebound:?}");
+    assert!(!said.contains("the household's page is at"), "{said}");
     street.stop(&own).await;
     street.stop_provider().await;
 }

@@ -159,6 +159,7 @@ impl Agent {
         let teller = Teller::new(live.clone());
         let state = teller.subscribe();
         let revocations = identity.revocations.clone();
+        live.certificate_ends(identity.certificate.not_after());
         let nets = nets.shown_by(live.clone());
         let (ids, path): (Vec<NetId>, _) = (nets.ids().collect(), store.path().to_owned());
         let periods = nets.periods();
@@ -177,7 +178,6 @@ impl Agent {
             .with_reopen(reopen);
         let handle = driver.start();
         live.follow(&handle.control);
-        live.certificate_ends(identity.certificate.not_after());
         if let Some(kept) = rounds_kept {
             let ended = handle.commands.clone();
             tokio::spawn(compaction::run(path.clone(), kept, ended));

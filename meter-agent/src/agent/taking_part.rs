@@ -107,7 +107,7 @@ impl Enrolment {
 }
 
 /// What a link proves itself and others with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Certificates {
     /// Of meter, provider and administrator.
     der: [Vec<u8>; 3],
@@ -355,9 +355,11 @@ impl TakingPart {
                         look.notify_one();
                     }
                 },
-                // Without one the link ends with its next connection, so nobody need ask.
-                _ = renewal.tick(), if self.has_ended(&certificates) => {
-                    if let Ok(true) = self.is_renewed(&certificates).await {
+                // With one that has ended there is no other connection, so nobody need ask.
+                _ = renewal.tick() => {
+                    if self.has_ended(&certificates)
+                        && let Ok(true) = self.is_renewed(&certificates).await
+                    {
                         break End::Renewed(false);
                     }
                 }

@@ -65,10 +65,7 @@ pub(super) async fn readings(State(household): State<Household>) -> Result<Respo
     let set = off_the_runtime(move || Ok(view.set_readings()?)).await?;
     let channels = household.view.channels();
     let status = household.view.status(household.history.days());
-    Ok(table(
-        "readings.csv",
-        readings_of(&set, channels, &status)?,
-    ))
+    Ok(table("readings.csv", readings_of(&set, channels, &status)?))
 }
 
 /// The last rounds.
@@ -135,7 +132,11 @@ fn heading(table: &mut csv::Writer<Vec<u8>>, course: &Course) -> csv::Result<()>
     let names = &course.channels;
     let energies = names.iter().map(|name| format!("{name}_kwh"));
     let gaps = names.iter().map(|name| format!("{name}_gap_before"));
-    table.write_record(std::iter::once("utc".to_owned()).chain(energies).chain(gaps))
+    table.write_record(
+        std::iter::once("utc".to_owned())
+            .chain(energies)
+            .chain(gaps),
+    )
 }
 
 fn rows(table: &mut csv::Writer<Vec<u8>>, course: &Course) -> anyhow::Result<()> {
@@ -161,7 +162,14 @@ fn readings_of(
     status: &Status,
 ) -> anyhow::Result<Vec<u8>> {
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record(["utc", "channel", "what", "reading_kwh", "counted_kwh", "pulses"])?;
+    table.write_record([
+        "utc",
+        "channel",
+        "what",
+        "reading_kwh",
+        "counted_kwh",
+        "pulses",
+    ])?;
     for entry in set {
         let channel = channels.iter().find(|known| known.name == entry.channel);
         let counted = channel.and_then(|channel| channel.constant.energy(entry.pulses));
@@ -389,7 +397,10 @@ mod tests {
         assert_eq!(of(&rows[6], &["superposition", "sum_kwh"]), ["", ""]);
         let open = read(&rounds_of(&samples::named("just-over")).unwrap());
         assert_eq!(open[18]["submission"], "pending");
-        assert_eq!(read(&rounds_of(&samples::named("first-start")).unwrap()), []);
+        assert_eq!(
+            read(&rounds_of(&samples::named("first-start")).unwrap()),
+            []
+        );
     }
 
     #[test]

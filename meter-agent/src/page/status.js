@@ -345,7 +345,8 @@ function showAbout(status) {
   show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
   show(byId("link"), status.link.text);
   const end = status.certificate_end_ms;
-  show(byId("certificate"), end === null ? "not known" : `valid until ${format.date(end)}`);
+  show(byId("certificate"), end === null ? "not known"
+    : `${end <= status.utc_ms ? "ended on" : "valid until"} ${format.date(end)}`);
   show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);
   const { history_days, shown_days } = status;
   show(byId("history-days"), history_days > 0

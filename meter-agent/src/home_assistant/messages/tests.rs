@@ -134,7 +134,10 @@ fn the_power_of_a_line_that_is_not_read_is_null_and_no_bound_that_falls() {
         let state: Value = serde_json::from_str(&text).unwrap();
         let of = |channel: &str| state["channels"][channel].clone();
         assert!(of("import")["energy_kwh"].is_number(), "{text}");
-        [of("import")["power_w"].as_f64(), of("export")["power_w"].as_f64()]
+        [
+            of("import")["power_w"].as_f64(),
+            of("export")["power_w"].as_f64(),
+        ]
     };
     assert_eq!(power([false, false]), [Some(36.0), Some(400.0)]);
     assert_eq!(power([true, false]), [None, Some(400.0)]);
