@@ -85,7 +85,7 @@ function notes(status) {
   }
   if (status.is_renewal_due) {
     const ended = status.certificate_end_ms <= status.utc_ms;
-    texts.push([`A certificate of this meter ${ended ? "ended" : "ends"} on ${format.date(status.certificate_end_ms)}. ${ended ? "Without a new one" : "After that"} this meter cannot take part any more, and only counts. Ask the gateway administrator for a new one.`]);
+    texts.push([`A certificate of this meter ${ended ? "ended" : "ends"} on ${format.dateAndYear(status.certificate_end_ms)}. ${ended ? "Without a new one" : "After that"} this meter cannot take part any more, and only counts. Ask the gateway administrator for a new one.`]);
   }
   const lately = status.alarms.filter((alarm) => status.utc_ms - alarm.utc_ms < DAY);
   if (lately.length > 0) {
@@ -346,7 +346,7 @@ function showAbout(status) {
   show(byId("link"), status.link.text);
   const end = status.certificate_end_ms;
   show(byId("certificate"), end === null ? "not known"
-    : `${end <= status.utc_ms ? "ended on" : "valid until"} ${format.date(end)}`);
+    : `${end <= status.utc_ms ? "ended on" : "valid until"} ${format.dateAndYear(end)}`);
   show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);
   const { history_days, shown_days } = status;
   show(byId("history-days"), history_days > 0

@@ -516,3 +516,21 @@ async fn a_certificate_that_ends_is_told_with_what_to_do() {
     page.until_hidden("#notes-section").await;
     is_clean(&stub, &page).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_of_long_ago_is_shown_with_its_year() {
+    let Some((stub, page)) = page_of("taking-part").await else {
+        return;
+    };
+    stub.state().status["shown_days"] = json!(3660);
+    for channel in 0..2 {
+        stub.state().status["channels"][channel]["energy_mwh"] = json!(9_000_000_000_u64);
+    }
+    polls(&stub, 2).await;
+    let click =
+        "for (let day = 0; day < 120; day += 1) document.getElementById('day-before').click()";
+    page.script(click, vec![]).await;
+    page.until_text("#day-date", "Friday 25 July 2025").await;
+    assert_eq!(page.count("#day-charts rect.bar").await, 2 * 96);
+    is_clean(&stub, &page).await;
+}
