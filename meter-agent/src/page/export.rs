@@ -440,7 +440,7 @@ mod tests {
             assert_eq!(of(row, &names), expected);
         }
         assert_eq!(rows[0]["utc"], "2025-01-01T00:00:00Z");
-        assert_eq!(rows[2]["utc"], "2025-11-22T08:13:20Z");
+        assert_eq!(rows[2]["utc"], "2025-11-22T08:26:40Z");
         let unknown = readings_of(&[], &[], &samples::named("first-start")).unwrap();
         let unknown = read(&unknown);
         assert_eq!(of(&unknown[0], &names[1..4]), ["now", "", "0"]);
