@@ -35,12 +35,17 @@ enum Command {
         #[arg(long, default_value_t = CA_DAYS, value_parser = days())]
         days: u32,
     },
-    /// On a device: make its key, which never leaves it, and a signing request.
+    /// On a device: make its key, which never leaves it, and a signing request; or a request of
+    /// the key that it has.
     Request {
         /// What the device is.
         #[arg(long)]
         role: Requested,
-        /// Directory for key.pem (mode 0600) and request.pem.
+        /// The key that the device has already, to renew its certificate; without it, a new one
+        /// is made.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// Directory for request.pem, and for a new key.pem (mode 0600).
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
@@ -270,12 +275,16 @@ fn run(command: Command) -> Result<()> {
             println!("administrator {}", authority.administrator().id());
             println!("keep the directory offline, and a copy of it in another safe place");
         }
-        Command::Request { role, out } => {
-            let request = DeviceRequest::create(&out, role.into())?;
+        Command::Request { role, key, out } => {
+            let request = match &key {
+                Some(key) => DeviceRequest::of_key(key, &out, role.into())?,
+                None => DeviceRequest::create(&out, role.into())?,
+            };
             println!("device id {}", request.id());
             let file = out.join(REQUEST_FILE);
             println!("give {} to the gateway administrator", file.display());
-            println!("keep {} on this device", out.join(KEY_FILE).display());
+            let key = key.unwrap_or_else(|| out.join(KEY_FILE));
+            println!("keep {} on this device", key.display());
         }
         Command::EnrolMeter {
             at,

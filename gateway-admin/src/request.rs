@@ -68,12 +68,26 @@ impl DeviceRequest {
         let key = KeyPair::generate()?;
         let request = Self::new(&key, role)?;
         key.write(&directory.join(KEY_FILE))?;
-        files::create(
-            &directory.join(REQUEST_FILE),
-            request.pem.as_bytes(),
-            Access::Public,
-        )?;
+        request.write(directory)?;
         Ok(request)
+    }
+
+    /// Makes a request of a device that has its key already, in the file `key`, as
+    /// [`REQUEST_FILE`] in `directory`: for another certificate of the same key.
+    ///
+    /// # Errors
+    /// As [`KeyPair::read`]; [`Error::Exists`] if there is a request already, [`Error::Io`].
+    pub fn of_key(key: &Path, directory: &Path, role: Role) -> Result<Self, Error> {
+        let request = Self::new(&KeyPair::read(key)?, role)?;
+        files::create_directory(directory)?;
+        request.write(directory)?;
+        Ok(request)
+    }
+
+    fn write(&self, directory: &Path) -> Result<(), Error> {
+        files::refuse_existing(directory, [REQUEST_FILE])?;
+        let path = directory.join(REQUEST_FILE);
+        files::create(&path, self.pem.as_bytes(), Access::Public)
     }
 
     /// Reads and verifies a request from a file.

@@ -154,6 +154,50 @@ fn from_an_empty_directory_to_a_revoked_meter() {
 }
 
 #[test]
+fn a_certificate_is_renewed_for_the_key_that_the_device_has() {
+    let p = Place::new();
+    p.prints("init --dir ca");
+    p.prints("enrol-provider --dir ca --bundle provider");
+    let enrol = format!(
+        "enrol-meter --dir ca --net {NET} --provider provider/certificate.pem \
+         --log-index 0 --log-head {HEAD} --members 0"
+    );
+    // Its request is lost, or there never was one.
+    p.prints(&format!("{enrol} --bundle meter --days 7"));
+    let before = p.prints("show meter/certificate.pem");
+    let key = fs::read(p.path("meter/key.pem")).unwrap();
+    let made = p.prints("request --role meter --key meter/key.pem --out renewal");
+    assert_eq!(after(&made, "device id "), after(&before, "device id"));
+    contains_all(&made, &["renewal/request.pem", "keep meter/key.pem"]);
+    assert!(!p.path("renewal/key.pem").exists());
+    p.prints(&format!(
+        "{enrol} --request renewal/request.pem --out renewed"
+    ));
+    let renewed = p.prints("show renewed/certificate.pem");
+    assert_eq!(after(&renewed, "device id"), after(&before, "device id"));
+    let validity = |text: &str| {
+        let mut lines = text.lines().map(str::trim_start);
+        lines
+            .find(|line| line.starts_with("valid"))
+            .unwrap()
+            .to_owned()
+    };
+    assert_ne!(
+        validity(&renewed),
+        validity(&before),
+        "ten years, not a week"
+    );
+    assert!(!p.path("renewed/key.pem").exists());
+    assert_eq!(fs::read(p.path("meter/key.pem")).unwrap(), key);
+
+    let again = "request --role meter --key meter/key.pem --out renewal";
+    contains_all(&p.refuses(again), &["request.pem", "never overwritten"]);
+    let missing = "request --role meter --key nowhere.pem --out x";
+    contains_all(&p.refuses(missing), &["nowhere.pem"]);
+    assert!(!p.path("x").exists());
+}
+
+#[test]
 fn bundles_for_demonstrations_hold_the_key() {
     let p = Place::new();
     p.prints("init --dir ca");

@@ -371,6 +371,7 @@ impl Agent {
 
         let span = tracing::info_span!("meter", id = tracing::field::Empty);
         let (alarm_file, alarms) = AlarmFile::open(&state_directory);
+        let alarm_file = Arc::new(alarm_file);
         let recorder = Arc::new(Recorder::new(alarms));
         let pause = Pause::open(&state_directory);
         if pause.is_paused() {
@@ -403,6 +404,8 @@ impl Agent {
             reach: reach.subscribe(),
             standing: standing.subscribe(),
             recorder: Arc::clone(&recorder),
+            alarm_file: Arc::clone(&alarm_file),
+            reading_log: register.reading_log(),
             pause: pause.clone(),
             link_counters: Arc::clone(&link_counters),
         };
@@ -515,6 +518,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let shown = Shown {
             channels: channels.map(|channel| channel.name.clone()).collect(),
             counted: control.counted(),
+            troubles: control.view.troubles.clone(),
             reach: control.reach(),
             standing: control.standing(),
             progress: progress.subscribe(),

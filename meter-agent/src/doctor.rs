@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::check::check;
 use crate::config::{Config, SourceConfig};
 use crate::energy::Kwh;
-use crate::identity::Identity;
+use crate::identity::{Identity, RENEWAL};
 use crate::register::{Register, RegisterError};
 
 mod broker;
@@ -19,8 +19,6 @@ mod channels;
 mod rights;
 mod running;
 
-/// Certificates that end sooner are told.
-const CERTIFICATE_DAYS: u64 = 60;
 /// Less room than this for the state is told, in bytes.
 const ROOM: u64 = 100 * 1024 * 1024;
 
@@ -147,11 +145,11 @@ fn identity(config: &Config, say: &mut impl FnMut(Verdict, String)) {
     let now = clock::utc_timestamp();
     match Identity::load(&config.identity, now) {
         Ok(identity) => {
-            let certificates = [&identity.certificate, &identity.provider];
-            let ends = certificates.iter().map(|c| c.not_after()).min();
-            let left = ends.map_or(0, |end| end.since(now).as_millis() / u128::from(DAY_MS));
+            let (file, end) = identity.first_end();
+            let left = end.since(now);
+            let days = left.as_millis() / u128::from(DAY_MS);
             let text = format!(
-                "meter {} is enrolled in net {}; its certificates are valid for {left} more days",
+                "meter {} is enrolled in net {}; its certificates are valid for {days} more days",
                 identity.key.id(),
                 identity.checkpoint.net
             );
@@ -166,10 +164,14 @@ fn identity(config: &Config, say: &mut impl FnMut(Verdict, String)) {
                     ),
                 );
             }
-            if left < u128::from(CERTIFICATE_DAYS) {
+            if left < RENEWAL {
                 say(
                     Verdict::Warning,
-                    format!("{text}: ask the gateway administrator for new ones"),
+                    format!(
+                        "{text}, and {} ends first: ask the gateway administrator for a new one \
+                         (\"Renewing a certificate\" in docs/operating.md)",
+                        file.display()
+                    ),
                 );
             } else {
                 say(Verdict::Good, text);

@@ -7,6 +7,7 @@
 //! The charts are a help and the meter comes first: a file that cannot be used costs the course
 //! of the past and nothing else.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -187,22 +188,25 @@ impl History {
         }
     }
 
-    /// The totals of a span of time, both ends included.
+    /// The earliest totals of a span of time, of at most so many moments: ten years of them
+    /// need not be in memory at once. With them the moment of the first one that was left out,
+    /// for the next part to begin with.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn course(
         &self,
         channels: &[RegisterChannel],
-        from: u64,
-        until: u64,
-    ) -> anyhow::Result<Course> {
+        span: RangeInclusive<u64>,
+        most: usize,
+    ) -> anyhow::Result<(Course, Option<u64>)> {
         let names: Vec<String> = channels.iter().map(|c| c.name.clone()).collect();
-        let samples = self.with(|database| samples(database, &names, from, until))?;
-        Ok(Course {
+        let (samples, rest) = self.with(|database| part(database, &names, &span, most))?;
+        let course = Course {
             channels: names,
             samples,
-        })
+        };
+        Ok((course, rest))
     }
 
     /// Erases all of it, and what was put aside as damaged.
@@ -222,20 +226,41 @@ impl History {
     }
 }
 
+fn part(
+    database: &Connection,
+    names: &[String],
+    span: &RangeInclusive<u64>,
+    most: usize,
+) -> anyhow::Result<(Vec<Sample>, Option<u64>)> {
+    let bound = |at: &u64| i64::try_from(*at).unwrap_or(i64::MAX);
+    let (from, until) = (bound(span.start()), bound(span.end()));
+    let mut last = database.prepare_cached(
+        "SELECT max(at_ms) FROM (SELECT DISTINCT at_ms FROM sample
+         WHERE at_ms BETWEEN ?1 AND ?2 ORDER BY at_ms LIMIT ?3)",
+    )?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let Some(last): Option<i64> = last.query_row(params![from, until, most], |row| row.get(0))?
+    else {
+        return Ok((Vec::new(), None));
+    };
+    let mut rest = database
+        .prepare_cached("SELECT min(at_ms) FROM sample WHERE at_ms > ?1 AND at_ms <= ?2")?;
+    let rest: Option<i64> = rest.query_row(params![last, until], |row| row.get(0))?;
+    let samples = samples(database, names, from, last)?;
+    Ok((samples, rest.and_then(|rest| u64::try_from(rest).ok())))
+}
+
 fn samples(
     database: &Connection,
     names: &[String],
-    from: u64,
-    until: u64,
+    from: i64,
+    until: i64,
 ) -> anyhow::Result<Vec<Sample>> {
     let mut rows = database.prepare_cached(
         "SELECT at_ms, channel, energy_mwh, is_break FROM sample WHERE at_ms BETWEEN ?1 AND ?2
          ORDER BY at_ms",
     )?;
-    let mut rows = rows.query(params![
-        i64::try_from(from).unwrap_or(i64::MAX),
-        i64::try_from(until).unwrap_or(i64::MAX)
-    ])?;
+    let mut rows = rows.query(params![from, until])?;
     let mut samples: Vec<Sample> = Vec::new();
     while let Some(row) = rows.next()? {
         let (at_ms, channel, energy): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -270,4 +295,4 @@ fn integer(number: u64) -> anyhow::Result<i64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -109,6 +109,8 @@ pub struct Shown {
     pub channels: Vec<String>,
     /// What has been counted.
     pub counted: watch::Receiver<Counted>,
+    /// Of each channel whose line may be unreadable, why it is.
+    pub troubles: Vec<Option<watch::Receiver<Option<String>>>>,
     /// The way to the provider's broker.
     pub reach: watch::Receiver<Reach>,
     /// Where the meter stands in its net.
@@ -343,13 +345,19 @@ impl Publisher {
         let Shown {
             channels,
             counted,
+            troubles,
             reach,
             standing,
             progress,
         } = &self.shown;
+        let is_unread = troubles.iter().map(|trouble| {
+            let trouble = trouble.as_ref();
+            trouble.is_some_and(|trouble| trouble.borrow().is_some())
+        });
         messages::state(
             channels,
             &counted.borrow(),
+            &is_unread.collect::<Vec<_>>(),
             clock::monotonic(),
             &reach.borrow(),
             &standing.borrow(),

@@ -4,6 +4,7 @@
 //! it, the checkpoint and the list of revoked devices against the administrator's certificate.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use dcnet::checkpoint::Checkpoint;
@@ -16,6 +17,9 @@ use link::credentials::{self, RevocationFile};
 use x509_parser::parse_x509_certificate;
 
 use crate::config::IdentityFiles;
+
+/// Before a certificate ends, it is told for so long that a new one is needed.
+pub const RENEWAL: Duration = Duration::from_secs(60 * 86_400);
 
 /// What to do about any file that does not fit.
 const ADVICE: &str = "enrol this meter again with the gateway administrator";
@@ -137,6 +141,15 @@ impl Identity {
         )
     }
 
+    /// The file of the certificate that ends first, and when that is.
+    pub fn first_end(&self) -> (&Path, Timestamp) {
+        let first = self.validities.iter().min_by_key(|one| one.end);
+        // There are always those of meter, provider and administrator.
+        first.map_or((Path::new(""), Timestamp(u64::MAX)), |one| {
+            (&one.file, one.end)
+        })
+    }
+
     /// What the protocol needs of it, with the owner's floors.
     pub fn into_meter_config(self, floors: Floors) -> MeterConfig {
         MeterConfig {
@@ -151,6 +164,24 @@ impl Identity {
     }
 }
 
+/// What stands in the files of the certificates of meter, provider and administrator, as DER;
+/// nothing of it is verified.
+///
+/// # Errors
+/// A file cannot be read, or is no certificate.
+pub(crate) fn certificates(files: &IdentityFiles) -> anyhow::Result<[Vec<u8>; 3]> {
+    let der = |path: PathBuf| {
+        let pem = credentials::text(&path, ADVICE)?;
+        let der = certificate_from_pem(&pem);
+        der.with_context(|| format!("{} is no certificate; {ADVICE}", path.display()))
+    };
+    Ok([
+        der(files.certificate())?,
+        der(files.provider())?,
+        der(files.administrator())?,
+    ])
+}
+
 /// The first moment of a certificate's validity; that of one which cannot be read does not
 /// matter, since nothing verifies it.
 fn begin_of(path: &Path) -> anyhow::Result<Timestamp> {
@@ -163,7 +194,7 @@ fn begin_of(path: &Path) -> anyhow::Result<Timestamp> {
 }
 
 /// In words.
-fn day(at: Timestamp) -> String {
+pub(crate) fn day(at: Timestamp) -> String {
     let at = i64::try_from(at.as_millis()).ok();
     let at = at.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     at.map_or_else(

@@ -15,6 +15,7 @@ pub mod count;
 mod diagnosis;
 pub mod doctor;
 pub mod energy;
+mod erase;
 pub mod history;
 pub mod home_assistant;
 pub mod home_broker;

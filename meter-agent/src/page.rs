@@ -13,33 +13,36 @@ use ::page::metrics::Metrics;
 use ::page::{Failure, Limits, off_the_runtime, serve};
 use anyhow::Context;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use dcnet::units::MilliwattHours;
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::agent::{AgentControl, Orders};
-use crate::energy::Kwh;
 use crate::history::{self, History};
 use crate::status::View;
 
 pub mod access;
 mod assets;
+mod export;
 mod metrics;
 mod summary;
 
 use access::Access;
 
-/// The household's browser and its Prometheus are few.
+/// The household's browser and its Prometheus are few. Ten years as CSV over a slow network take
+/// minutes.
 const LIMITS: Limits = Limits {
     connections: 32,
-    lifetime: Duration::from_secs(60),
+    lifetime: Duration::from_secs(600),
 };
+
+/// Of the register's course in one answer of JSON, some hundred days.
+const MOMENTS: usize = 10_000;
 
 /// The socket in the state directory.
 pub fn socket(state_directory: &Path) -> PathBuf {
@@ -51,6 +54,8 @@ pub fn socket(state_directory: &Path) -> PathBuf {
 pub struct PageConfig {
     /// The address; `None` for no page.
     pub listen: Option<SocketAddr>,
+    /// The address on loopback of the metrics alone, if they are to have one of their own.
+    pub metrics: Option<SocketAddr>,
     /// Days of the register's course that are kept on disk.
     pub history_days: u32,
 }
@@ -60,6 +65,7 @@ impl Default for PageConfig {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 8480))),
+            metrics: None,
             history_days: 8,
         }
     }
@@ -86,7 +92,14 @@ impl Page {
     /// Serves the page of a running agent. What cannot be served or kept is said in the log and
     /// harms nobody: the meter comes first.
     pub async fn serve(config: PageConfig, state_directory: &Path, control: &AgentControl) -> Self {
-        let history = Arc::new(History::open(state_directory, config.history_days));
+        let directory = state_directory.to_owned();
+        // That of ten years takes seconds to look through, and pulses come meanwhile.
+        let opening =
+            tokio::task::spawn_blocking(move || History::open(&directory, config.history_days));
+        let history = opening
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let history = Arc::new(history);
         let household = Household {
             view: control.view(),
             orders: control.orders(),
@@ -113,6 +126,17 @@ impl Page {
                     servers.push(tokio::spawn(serve(listener, router, LIMITS)));
                 }
                 Err(error) => tracing::warn!("there is no household's page: {error:#}"),
+            }
+        }
+        if let Some(listen) = config.metrics {
+            match open(listen, state_directory).await {
+                Ok((listener, access)) => {
+                    let address = listener.local_addr().unwrap_or(listen);
+                    tracing::info!("the metrics are at http://{address}/metrics");
+                    let router = guarded(metrics_alone(), household.clone(), access);
+                    servers.push(tokio::spawn(serve(listener, router, LIMITS)));
+                }
+                Err(error) => tracing::warn!("there are no metrics: {error:#}"),
             }
         }
         let (stop, stopped) = oneshot::channel::<()>();
@@ -153,30 +177,37 @@ fn local(state_directory: &Path) -> anyhow::Result<UnixListener> {
 
 async fn open(listen: SocketAddr, state_directory: &Path) -> anyhow::Result<(TcpListener, Access)> {
     let access = Access::of(listen, state_directory)?;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen at {listen}; set another [page] listen, or enabled = false")
-    })?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen at {listen}; set another address, or none"))?;
     Ok((listener, access))
+}
+
+fn metrics_alone() -> Router<Household> {
+    Router::new().route("/metrics", get(metrics))
 }
 
 fn router(household: Household, access: Access) -> Router {
     let router = ::page::assets::routes(&assets::OWN)
+        .merge(metrics_alone())
         .route("/api/status", get(status))
         .route("/api/history", get(course))
-        .route("/history.csv", get(csv))
+        .route("/history.csv", get(export::history))
+        .route("/readings.csv", get(export::readings))
+        .route("/rounds.csv", get(export::rounds))
+        .route("/alarms.csv", get(export::alarms))
         .route("/status.txt", get(text))
-        .route("/metrics", get(metrics))
         .route("/api/pause", post(pause))
         .route("/api/resume", post(resume))
         .route("/api/confirm-clock", post(confirm_clock))
         .route("/api/exit", post(exit))
-        .route("/api/history/delete", post(delete))
-        .layer(middleware::from_fn_with_state(
-            Arc::new(access),
-            access::guard,
-        ))
-        .with_state(household);
-    ::page::with_headers(router)
+        .route("/api/data/delete", post(delete));
+    guarded(router, household, access)
+}
+
+fn guarded(router: Router<Household>, household: Household, access: Access) -> Router {
+    let guard = middleware::from_fn_with_state(Arc::new(access), access::guard);
+    ::page::with_headers(router.layer(guard).with_state(household))
 }
 
 async fn status(State(household): State<Household>) -> Response {
@@ -203,39 +234,19 @@ async fn course(
     State(household): State<Household>,
     Query(span): Query<Span>,
 ) -> Result<Response, Failure> {
-    let (from, until) = (span.from.unwrap_or(0), span.until.unwrap_or(u64::MAX));
-    let course = off_the_runtime(move || {
-        household
-            .history
-            .course(household.view.channels(), from, until)
-    });
-    Ok(Json(course.await?).into_response())
-}
-
-async fn csv(State(household): State<Household>) -> Result<Response, Failure> {
-    let channels = household.view.channels().to_vec();
-    let course = off_the_runtime(move || household.history.course(&channels, 0, u64::MAX)).await?;
-    let mut table = csv::Writer::from_writer(Vec::new());
-    let heading = course.channels.iter().map(|name| format!("{name}_kwh"));
-    table.write_record(std::iter::once("utc".to_owned()).chain(heading))?;
-    for sample in &course.samples {
-        let at = i64::try_from(sample.at_ms)?;
-        let at = jiff::Timestamp::from_millisecond(at)?.to_string();
-        let values = sample.energy_mwh.iter().map(|energy| {
-            energy.map_or_else(String::new, |energy| {
-                Kwh::from(MilliwattHours(energy)).to_string()
-            })
-        });
-        table.write_record(std::iter::once(at).chain(values))?;
+    let span = span.from.unwrap_or(0)..=span.until.unwrap_or(u64::MAX);
+    let (course, rest) = off_the_runtime(move || {
+        let channels = household.view.channels();
+        household.history.course(channels, span, MOMENTS)
+    })
+    .await?;
+    match rest {
+        None => Ok(Json(course).into_response()),
+        Some(_) => Err(Failure::bad_request(format!(
+            "there are more than {MOMENTS} moments between `from` and `until`; ask for fewer \
+             days at a time, or take /history.csv, which has all of them"
+        ))),
     }
-    let headers = [
-        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
-        (
-            header::CONTENT_DISPOSITION,
-            "attachment; filename=\"meter.csv\"",
-        ),
-    ];
-    Ok((headers, table.into_inner()?).into_response())
 }
 
 async fn pause(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
@@ -256,8 +267,12 @@ async fn confirm_clock(State(household): State<Household>, _: Json<Nothing>) -> 
 }
 
 async fn delete(State(household): State<Household>, _: Json<Nothing>) -> Result<Done, Failure> {
-    off_the_runtime(move || household.history.delete()).await?;
-    tracing::info!("the household has deleted the register's course");
+    off_the_runtime(move || {
+        household.history.delete()?;
+        household.view.forget()
+    })
+    .await?;
+    tracing::info!("the household has deleted its data");
     Ok(Done)
 }
 

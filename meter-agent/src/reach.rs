@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dcnet::identity::DeviceId;
+use dcnet::time::Timestamp;
 use dcnet::topic::NetId;
 use link::LinkState;
 use serde::{Deserialize, Serialize};
@@ -40,13 +41,15 @@ pub enum NoLink {
     Left(#[from] HasLeft),
 }
 
-/// Who the meter is, as it was enrolled.
+/// Who the meter is and for how long, as it was enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enrolled {
     /// Its id.
     pub meter: DeviceId,
     /// Its net.
     pub net: NetId,
+    /// When the first of the certificates that its link needs ends.
+    pub end: Timestamp,
 }
 
 impl Reach {

@@ -15,6 +15,7 @@
 //! Pulses that come while the agent is down are not in the total.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use dcnet::reading::Boundary;
 use dcnet::time::{Period, Timestamp};
@@ -32,6 +33,7 @@ mod trail;
 use boundaries::Boundaries;
 pub use file::{Files, RegisterError};
 use readings::Readings;
+pub use readings::{ReadingLog, SetReading};
 
 /// What a register counts on one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +171,11 @@ impl Register {
         channels
             .map(|channel| self.readings.is_set(&channel.name))
             .collect()
+    }
+
+    /// The readings that were set, for the household to see and to have older ones forgotten.
+    pub fn reading_log(&self) -> Arc<ReadingLog> {
+        self.readings.log()
     }
 
     /// Says what the meter's display shows now. The total stays as it is: it never

@@ -17,13 +17,14 @@ use tokio::sync::watch;
 use crate::agent::Pause;
 use crate::clock;
 use crate::history::Days;
+use crate::identity::RENEWAL;
 use crate::power::Power;
 use crate::pulse::LineView;
 use crate::pulse::input::InputStatistics;
 use crate::pulse::total::Refused;
 use crate::reach::{Enrolled, NoLinkView, Reach};
-use crate::register::RegisterChannel;
 use crate::register::counting::Counted;
+use crate::register::{ReadingLog, RegisterChannel, RegisterError, SetReading};
 use crate::standing::Standing;
 
 mod alarm_file;
@@ -47,6 +48,11 @@ pub struct Status {
     pub meter: Option<String>,
     /// The net, likewise.
     pub net: Option<String>,
+    /// When the first of the certificates that its link needs ends, likewise; milliseconds
+    /// since 1970.
+    pub certificate_end_ms: Option<u64>,
+    /// Whether it is time to have that renewed.
+    pub is_renewal_due: bool,
     /// Milliseconds since 1970 by the agent's clock.
     pub utc_ms: u64,
     /// Whether that clock is known to be right.
@@ -246,6 +252,8 @@ pub struct View {
     pub(crate) reach: watch::Receiver<Reach>,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) recorder: Arc<Recorder>,
+    pub(crate) alarm_file: Arc<AlarmFile>,
+    pub(crate) reading_log: Arc<ReadingLog>,
     pub(crate) pause: Pause,
     pub(crate) link_counters: Arc<link::Counters>,
 }
@@ -272,6 +280,24 @@ impl View {
         now.synchronised.then_some(now.utc)
     }
 
+    /// The readings that were set, in the order of time.
+    ///
+    /// # Errors
+    /// As [`ReadingLog::entries`].
+    pub fn set_readings(&self) -> Result<Vec<SetReading>, RegisterError> {
+        self.reading_log.entries()
+    }
+
+    /// Forgets what the household may delete, on the disk too: readings, rounds that are over,
+    /// alarms. What says how the meter stands, and from where it counts on, stays.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        self.alarm_file.forget(&self.recorder)?;
+        self.reading_log.forget()
+    }
+
     /// The household has said that the clock is right.
     pub fn clock_is_confirmed(&self) {
         self.recorder.clock_is_confirmed();
@@ -289,6 +315,10 @@ impl View {
             version: env!("CARGO_PKG_VERSION"),
             meter: enrolled.map(|enrolled| enrolled.meter.to_string()),
             net: enrolled.map(|enrolled| enrolled.net.to_string()),
+            certificate_end_ms: enrolled.map(|enrolled| enrolled.end.as_millis()),
+            is_renewal_due: now.synchronised
+                && !standing.exit.is_some_and(|exit| exit.done)
+                && enrolled.is_some_and(|enrolled| now.utc.plus(RENEWAL) > enrolled.end),
             utc_ms: now.utc.as_millis(),
             synchronised: now.synchronised,
             clock_unconfirmed: recorded.clock_unconfirmed,

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use dcnet::identity::Role;
 use dcnet::membership::{Membership, NewNet, Policy};
-use gateway_admin::{Authority, Bundle, Host, KeyPair, LogHead, Terms};
+use gateway_admin::{Authority, Bundle, DeviceRequest, Host, KeyPair, LogHead, Terms};
 use meter_agent::ask::ask;
 use meter_agent::clock::utc_timestamp;
 use meter_agent::doctor::{Finding, Verdict, examine};
@@ -76,6 +77,28 @@ impl Office {
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Gives the meter a certificate that is valid for so many days.
+    fn renew(&self, days: u32) {
+        let directory = self.path(&format!("for-{days}-days"));
+        let key = self.path("identity/key.pem");
+        let request = DeviceRequest::of_key(&key, &directory, Role::Meter).unwrap();
+        let provider = self.path("identity/provider.pem");
+        let provider = self.authority.read_certificate(&provider).unwrap();
+        let net = self.meter.certificate.net().unwrap();
+        let head = LogHead {
+            index: 0,
+            hash: [0; 32],
+            members: 0,
+        };
+        let terms = Terms::default().days(days);
+        let renewed = self
+            .authority
+            .enrol_meter(request, net, &provider, head, &terms);
+        renewed.unwrap().write(&directory).unwrap();
+        let name = "certificate.pem";
+        std::fs::copy(directory.join(name), self.path("identity").join(name)).unwrap();
     }
 
     /// Starts the broker; with the list of revoked devices, if it is to look at it.
@@ -156,6 +179,28 @@ async fn the_part_of_the_way_to_the_broker_that_fails_is_named() {
     let (verdict, text) = office.of_broker("127.0.0.1", plain_port).await;
     assert_eq!(verdict, Verdict::Warning, "{text}");
     assert!(text.contains("cannot be reached"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_ends_within_two_months_is_named() {
+    let office = Office::new();
+    let path = office.path("meter-agent.toml");
+    configure(&path, "127.0.0.1", 1, "[channel.simulated]\nseed = 1\n");
+    let of_certificates = async || {
+        let said = findings(&path).await;
+        let about = said.iter().find(|said| said.text.contains("more days"));
+        let about = about.unwrap_or_else(|| panic!("{said:?}"));
+        (about.verdict, about.text.clone())
+    };
+    let (verdict, text) = of_certificates().await;
+    assert_eq!(verdict, Verdict::Good, "{text}");
+    for (days, expected) in [(62, Verdict::Good), (59, Verdict::Warning)] {
+        office.renew(days);
+        let (verdict, text) = of_certificates().await;
+        assert_eq!(verdict, expected, "{text}");
+        let names = text.contains("certificate.pem ends first");
+        assert_eq!(names, expected == Verdict::Warning, "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

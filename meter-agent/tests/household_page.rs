@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use dcnet::identity::DeviceId;
 use dcnet::time::Round;
+use dcnet::units::MilliwattHours;
 use meter_agent::ask::ask;
+use meter_agent::energy::Kwh;
 use serde_json::Value;
 use street::{Street, present_round, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -177,8 +179,22 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
     let table = get(page, "/history.csv").await;
     assert!(table.0.contains("text/csv"), "{table:?}");
     let mut lines = table.1.lines();
-    assert_eq!(lines.next(), Some("utc,import_kwh"));
+    assert_eq!(lines.next(), Some("utc,import_kwh,import_gap_before"));
     assert!(lines.next().unwrap().contains('T'), "the start: {table:?}");
+    let rounds = get(page, "/rounds.csv").await;
+    let row = rounds.1.lines().find(|row| {
+        row.contains(&format!(",{}", value["superposition"].as_str().unwrap()))
+            && row.starts_with(&format!("{},", round["round"]))
+    });
+    let reading = Kwh::from(MilliwattHours(consumed)).to_string();
+    assert!(
+        row.unwrap().contains(&format!(",import,{reading},")),
+        "{rounds:?}"
+    );
+    let readings = get(page, "/readings.csv").await;
+    assert!(readings.1.contains(",import,now,"), "{readings:?}");
+    let alarms = get(page, "/alarms.csv").await;
+    assert!(alarms.1.starts_with("utc,alarm,"), "{alarms:?}");
     let output = street.command(&own, &["status"]).await;
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -228,13 +244,22 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
     assert!(begins(&post(page, "/api/resume", JSON, "{}").await, "204"));
     street.sums_over(&street.all(), 1, present_round()).await;
 
-    // The course of the register is deleted at once.
+    // What the household deletes is gone at once: the course of the register, and readings.
+    let read = |status: &Value| {
+        let rounds = status["rounds"].as_array().unwrap().iter();
+        let read = rounds.filter(|round| round["values"][0]["reading_mwh"].is_u64());
+        read.map(number).collect::<BTreeSet<_>>()
+    };
+    let before = read(&status(&street, &own).await);
+    assert!(!before.is_empty());
     assert!(begins(
-        &post(page, "/api/history/delete", JSON, "{}").await,
+        &post(page, "/api/data/delete", JSON, "{}").await,
         "204"
     ));
     let course: Value = serde_json::from_str(&get(page, "/api/history?from=0").await.1).unwrap();
     assert_eq!(course["samples"].as_array().unwrap().len(), 0);
+    let after = read(&status(&street, &own).await);
+    assert!(after.is_disjoint(&before), "{before:?} {after:?}");
 
     // Who opens connections and says nothing keeps nobody out for long.
     let mut silent = Vec::new();
@@ -268,7 +293,7 @@ async fn a_household_sees_what_leaves_the_house_beside_what_it_hides_pauses_it_a
         "{metrics}"
     );
     assert!(begins(&get(page, "/history.csv").await, "200"));
-    for (path, body) in [("/api/history/delete", "{}"), ("/api/exit", &*order)] {
+    for (path, body) in [("/api/data/delete", "{}"), ("/api/exit", &*order)] {
         assert!(begins(&post(page, path, JSON, body).await, "204"), "{path}");
     }
     street.stop(&own).await;
@@ -331,6 +356,33 @@ async fn beyond_this_machine_a_password_is_asked_for() {
         !street.said(&own).contains("horse"),
         "a password in the log"
     );
+    street.stop(&own).await;
+    street.stop_provider().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_can_be_had_without_the_page() {
+    let mut street = Street::new().await;
+    let own = street.enrol();
+    let page = "listen = \"127.0.0.1:0\"";
+    let alone = format!("enabled = false\n[metrics]\n{page}");
+    street.configure(&own, page, &alone);
+    street.start(&own);
+    street.until_said(&own, "/metrics").await;
+    let said = street.said(&own);
+    let (_, rest) = said.split_once("the metrics are at http://").unwrap();
+    let address: SocketAddr = rest.split_once('/').unwrap().0.parse().unwrap();
+    let metrics = get(address, "/metrics").await;
+    assert!(
+        begins(&metrics, "200") && metrics.1.contains("\nmeter_agent_pulses_total{"),
+        "{metrics:?}"
+    );
+    for path in ["/", "/api/status", "/history.csv"] {
+        assert!(begins(&get(address, path).await, "404"), "{path}");
+    }
+    let rebound = with_host(address, "/metrics", "evil.example.net", "").await;
+    assert!(begins(&rebound, "421"), "{rebound:?}");
+    assert!(!said.contains("the household's page is at"), "{said}");
     street.stop(&own).await;
     street.stop_provider().await;
 }

@@ -230,13 +230,21 @@ impl Home {
 
     /// Puts a certificate of long ago in the place of the meter's; gives the one that was there.
     fn expire(&self, id: DeviceId) -> Vec<u8> {
+        let path = self.identity().join("certificate.pem");
+        let valid = std::fs::read(&path).unwrap();
+        std::fs::write(&path, self.until(id, 1_609_459_200)).unwrap();
+        valid
+    }
+
+    /// A certificate of the meter from 2020 until `end`, in seconds since 1970.
+    fn until(&self, id: DeviceId, end: u64) -> String {
         let file = |name: &str| std::fs::read_to_string(self.identity().join(name)).unwrap();
         let ca_key = self.directory.path().join("authority/ca.key.pem");
         let ca_key = KeyPair::from_pem(&std::fs::read_to_string(ca_key).unwrap()).unwrap();
         let issuer = Issuer::from_ca_cert_pem(&file("ca.pem"), ca_key).unwrap();
         let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2021, 1, 1);
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
         params.distinguished_name = DistinguishedName::new();
         let name = &mut params.distinguished_name;
         name.push(DnType::CommonName, id.to_string());
@@ -248,15 +256,11 @@ impl Home {
         let net = format!("{NET_URI_PREFIX}{NET}").try_into().unwrap();
         params.subject_alt_names.push(SanType::URI(net));
         let key = KeyPair::from_pem(&file("key.pem")).unwrap();
-        let expired = params.signed_by(&key, &issuer).unwrap();
-        let path = self.identity().join("certificate.pem");
-        let valid = std::fs::read(&path).unwrap();
-        std::fs::write(&path, expired.pem()).unwrap();
-        valid
+        params.signed_by(&key, &issuer).unwrap().pem()
     }
 
     /// Gives the meter another certificate.
-    fn renew(&self, certificate: Vec<u8>) {
+    fn renew(&self, certificate: impl AsRef<[u8]>) {
         let part = self.identity().join("part");
         std::fs::write(&part, certificate).unwrap();
         std::fs::rename(part, self.identity().join("certificate.pem")).unwrap();
@@ -349,6 +353,67 @@ async fn a_renewed_certificate_starts_the_link_without_a_restart() {
     };
     let status = control.view().status(days);
     assert_eq!(status.meter, Some(id.to_string()));
+    agent.stop().await.unwrap();
+}
+
+/// Waits until the link runs with certificates that end then, in seconds since 1970.
+async fn until_end(control: &AgentControl, what: &str, end: u64) {
+    let days = Days {
+        on_disk: 0,
+        shown: 0,
+    };
+    let view = control.view();
+    let is = || {
+        let status = view.status(days);
+        status.no_link.is_none() && status.certificate_end_ms == Some(end * 1000)
+    };
+    let waiting = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(what, waiting).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_runs_takes_up_a_renewed_certificate_when_it_is_asked_to() {
+    let home = Home::new();
+    let id = home.enrol();
+    let now = utc_timestamp().as_millis() / 1000;
+    let [first, second] = [now + 86_400, now + 100_000];
+    home.renew(home.until(id, first));
+    let agent = home
+        .start(Clock::assume_synchronised(), Duration::from_millis(20))
+        .await;
+    let control = &agent.control;
+    until_end(control, "the link starts", first).await;
+    // With one that cannot be used it goes on.
+    home.renew("damaged");
+    control.look_at_revocations().notify_one();
+    until_end(control, "the link goes on", first).await;
+    home.renew(home.until(id, second));
+    control.look_at_revocations().notify_one();
+    until_end(control, "the renewed certificate is used", second).await;
+    counts(control).await;
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_whose_certificate_has_ended_takes_up_another_one_by_itself() {
+    let home = Home::new();
+    let id = home.enrol();
+    let now = utc_timestamp().as_millis() / 1000;
+    let [first, second] = [now + 4, now + 100_000];
+    home.renew(home.until(id, first));
+    let agent = home
+        .start(Clock::assume_synchronised(), Duration::from_millis(20))
+        .await;
+    let control = &agent.control;
+    home.renew(home.until(id, second));
+    until_end(control, "another certificate is used", second).await;
+    let taken = utc_timestamp().as_millis() / 1000;
+    assert!(taken >= first, "not before it is needed: {taken}");
+    counts(control).await;
     agent.stop().await.unwrap();
 }
 

@@ -4,6 +4,7 @@ export const number = (digits, least = 0) =>
   new Intl.NumberFormat(undefined, { maximumFractionDigits: digits, minimumFractionDigits: least });
 const whole = number(0);
 const dayAndMonth = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const dayOfYear = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 const hourAndMinute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const withSeconds = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const dateAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -13,6 +14,7 @@ export const SPACE = "\u00a0";
 
 export const count = (value) => whole.format(value);
 export const date = (ms) => dayAndMonth.format(ms);
+export const dateAndYear = (ms) => dayOfYear.format(ms);
 export const moment = (ms) => dateAndTime.format(ms);
 
 // Of a moment, where seconds are of no interest.

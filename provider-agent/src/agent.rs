@@ -160,6 +160,7 @@ impl Agent {
         let teller = Teller::new(live.clone());
         let state = teller.subscribe();
         let revocations = identity.revocations.clone();
+        live.certificate_ends(identity.certificate.not_after());
         let nets = nets.shown_by(live.clone());
         let (ids, path): (Vec<NetId>, _) = (nets.ids().collect(), store.path().to_owned());
         let periods = nets.periods();

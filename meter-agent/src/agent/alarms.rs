@@ -22,9 +22,9 @@ pub(super) struct KeptAlarms {
 
 impl KeptAlarms {
     /// The file holds what the recorder began with.
-    pub(super) fn new(file: AlarmFile, recorder: Arc<Recorder>) -> Self {
+    pub(super) fn new(file: Arc<AlarmFile>, recorder: Arc<Recorder>) -> Self {
         Self {
-            file: Arc::new(file),
+            file,
             recorder,
             is_changed: false,
             next: Instant::now(),
@@ -47,8 +47,8 @@ impl KeptAlarms {
 
     /// Writes them. What cannot be written is told once and tried again.
     pub(super) async fn write(&mut self) {
-        let (file, alarms) = (Arc::clone(&self.file), self.recorder.alarms());
-        let writing = tokio::task::spawn_blocking(move || file.write(&alarms));
+        let (file, recorder) = (Arc::clone(&self.file), Arc::clone(&self.recorder));
+        let writing = tokio::task::spawn_blocking(move || file.keep(&recorder));
         self.next = Instant::now() + PACE;
         match writing.await {
             Ok(Ok(())) => (self.is_changed, self.failed) = (false, false),
@@ -83,7 +83,7 @@ mod tests {
         let kept = || AlarmFile::open(directory.path()).1.len();
         let (file, alarms) = AlarmFile::open(directory.path());
         let recorder = Arc::new(Recorder::new(alarms));
-        let mut alarms = KeptAlarms::new(file, Arc::clone(&recorder));
+        let mut alarms = KeptAlarms::new(Arc::new(file), Arc::clone(&recorder));
         let raise = |alarms: &mut KeptAlarms| {
             let alarm = MeterEvent::Alarm(Alarm::DrawAbandoned);
             recorder.event(&alarm, Timestamp(7));

@@ -1,16 +1,16 @@
 //! Taking part in the net, beside the counting: opens the meter's state and runs its link
-//! once its enrolment can be used, and ends the link when the meter has left. Without a link
-//! everything else goes on.
+//! once its enrolment can be used, begins another link when that was renewed, and ends the link
+//! when the meter has left. Without a link everything else goes on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::Store;
-use dcnet::time::Now;
+use dcnet::time::{Now, Timestamp};
 use link::back_off::BackOff;
 use link::credentials::RevocationFile;
 use link::service::{self, Heartbeat};
@@ -45,6 +45,7 @@ pub(super) struct Enrolment {
 /// A meter with all that its link needs.
 struct Opened {
     meter: Watched,
+    certificates: Certificates,
     journal: MeterJournal,
     config: MeterConfig,
     connection: Connection,
@@ -59,6 +60,7 @@ impl Enrolment {
         let enrolled = Enrolled {
             meter: identity.key.id(),
             net: identity.checkpoint.net,
+            end: identity.first_end().1,
         };
         self.enrolled.send_replace(Some(enrolled));
         let validity = identity.valid_at(now.utc).map_err(|error| {
@@ -79,6 +81,7 @@ impl Enrolment {
             return Err(enrolment(anyhow!("the key was exchanged just now")));
         }
         let mut revocations = identity.revocations.clone();
+        let certificates = Certificates::of(&identity);
         let config = identity.into_meter_config(self.floors);
         let state = |error: anyhow::Error| NoLink::State(format!("{error:#}"));
         let (meter, journal) =
@@ -94,11 +97,36 @@ impl Enrolment {
         }
         Ok(Opened {
             meter,
+            certificates,
             journal,
             config,
             connection,
             revocations,
         })
+    }
+}
+
+/// What a link proves itself and others with.
+#[derive(Clone, Debug)]
+struct Certificates {
+    /// Of meter, provider and administrator.
+    der: [Vec<u8>; 3],
+    /// When the first of them ends.
+    end: Timestamp,
+}
+
+impl Certificates {
+    fn of(identity: &Identity) -> Self {
+        let Identity {
+            certificate,
+            provider,
+            administrator,
+            ..
+        } = identity;
+        Self {
+            der: [certificate, provider, administrator].map(|one| one.der().to_vec()),
+            end: identity.first_end().1,
+        }
     }
 }
 
@@ -144,6 +172,9 @@ pub(super) struct TakingPart {
 enum End {
     Stopped,
     Left,
+    /// The enrolment has other certificates now; whether it was looked at because that was
+    /// asked for.
+    Renewed(bool),
     Failed,
 }
 
@@ -168,10 +199,15 @@ impl TakingPart {
             let why = match opened {
                 Ok(opened) => {
                     let net = opened.config.checkpoint.net;
-                    if !self.link(opened, stop).await? {
-                        return Ok(());
+                    match self.link(opened, stop).await? {
+                        End::Stopped => return Ok(()),
+                        End::Left => HasLeft(net).into(),
+                        End::Renewed(was_asked) => {
+                            is_asked = was_asked;
+                            continue;
+                        }
+                        End::Failed => bail!("the protocol has ended"),
                     }
-                    HasLeft(net).into()
                 }
                 Err(why) => why,
             };
@@ -204,7 +240,7 @@ impl TakingPart {
             }
             Err(error) => Err(NoLink::State(format!("opening it panicked: {error}"))),
         };
-        if let Some(Enrolled { meter, net }) = *self.enrolment.enrolled.borrow() {
+        if let Some(Enrolled { meter, net, .. }) = *self.enrolment.enrolled.borrow() {
             let span = tracing::Span::current();
             span.record("id", tracing::field::display(meter));
             if opened.is_ok() {
@@ -258,14 +294,15 @@ impl TakingPart {
         }
     }
 
-    /// Runs the link until it is stopped, or the meter has left: then it says so.
+    /// Runs the link until it ends.
     async fn link(
         &mut self,
         opened: Opened,
         stop: &mut oneshot::Receiver<()>,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<End> {
         let Opened {
             meter,
+            certificates,
             journal,
             config,
             connection,
@@ -292,10 +329,11 @@ impl TakingPart {
             mut events,
             control,
         } = driver.start();
+        let look = Arc::new(Notify::new());
         let telling_revocations = tell_revocations(
             revocations,
             self.revocations_every,
-            Arc::clone(&self.look),
+            Arc::clone(&look),
             commands.clone(),
             Arc::clone(&self.telling.counters),
         );
@@ -304,9 +342,27 @@ impl TakingPart {
         let mut state = control.state();
         self.show(&mut state);
         self.is_known();
+        let mut renewal = tokio::time::interval(self.look_again);
+        renewal.reset();
         let end = loop {
             tokio::select! {
                 _ = &mut *stop => break End::Stopped,
+                () = self.look.notified() => match self.is_renewed(&certificates).await {
+                    Ok(true) => break End::Renewed(true),
+                    Ok(false) => look.notify_one(),
+                    Err(error) => {
+                        tracing::warn!("the link goes on with the enrolment as it was: {error:#}");
+                        look.notify_one();
+                    }
+                },
+                // With one that has ended there is no other connection, so nobody need ask.
+                _ = renewal.tick() => {
+                    if self.has_ended(&certificates)
+                        && let Ok(true) = self.is_renewed(&certificates).await
+                    {
+                        break End::Renewed(false);
+                    }
+                }
                 event = events.recv() => match event {
                     Some(event) => {
                         let has_left = matches!(event, MeterEvent::ExitDone { .. });
@@ -324,19 +380,45 @@ impl TakingPart {
         self.commands.send_replace(None);
         let ended = match end {
             End::Failed => control.join().await,
-            End::Stopped | End::Left => control.stop().await,
+            End::Stopped | End::Left | End::Renewed(_) => control.stop().await,
         };
         // So that the owner has every event, whichever way it came to an end.
         while let Some(event) = events.recv().await {
             self.telling.tell(event, &self.net, &self.clock);
         }
         self.show(&mut state);
-        ended?;
-        match end {
-            End::Stopped => Ok(false),
-            End::Left => Ok(true),
-            End::Failed => bail!("the protocol has ended"),
-        }
+        ended.map(|()| end)
+    }
+
+    /// Whether one of the certificates is not valid any more.
+    fn has_ended(&self, certificates: &Certificates) -> bool {
+        let now = self.clock.now();
+        now.synchronised && now.utc > certificates.end
+    }
+
+    /// Whether the enrolment has other certificates than these.
+    ///
+    /// # Errors
+    /// They cannot be used, or not before the next start.
+    async fn is_renewed(&self, certificates: &Certificates) -> anyhow::Result<bool> {
+        let (files, now) = (self.enrolment.identity.clone(), self.clock.now());
+        let own = *self.enrolment.enrolled.borrow();
+        let before = certificates.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            if identity::certificates(&files)? == before.der {
+                return Ok(false);
+            }
+            let identity = Identity::read(&files)?;
+            if now.synchronised {
+                identity.valid_at(now.utc)?;
+            }
+            ensure!(
+                own.is_some_and(|own| own.meter == identity.key.id()),
+                "there is another key; the next start takes it up"
+            );
+            Ok(true)
+        });
+        looking.await?
     }
 
     fn show(&self, state: &mut watch::Receiver<LinkState>) {

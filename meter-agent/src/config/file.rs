@@ -28,6 +28,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) page: Page,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) channel: Vec<Spanned<Channel>>,
 }
 
@@ -75,6 +77,12 @@ pub(super) struct Page {
     pub(super) enabled: Option<bool>,
     pub(super) listen: Option<Spanned<String>>,
     pub(super) history_days: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

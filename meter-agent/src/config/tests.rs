@@ -31,6 +31,30 @@ fn a_short_file_gets_the_documented_defaults() {
 }
 
 #[test]
+fn metrics_without_the_page_are_for_this_machine_alone() {
+    let with = |listen: &str| {
+        parse(&format!(
+            "{GOOD}[page]\nenabled = false\n[metrics]\nlisten = {listen:?}\n"
+        ))
+    };
+    for listen in ["127.0.0.1:9480", "[::1]:9480"] {
+        let page = with(listen).unwrap().page;
+        assert_eq!((page.listen, page.metrics), (None, listen.parse().ok()));
+    }
+    assert_eq!(parse(GOOD).unwrap().page.metrics, None);
+    for listen in [
+        "0.0.0.0:9480",
+        "192.168.1.2:9480",
+        "127.0.0.1",
+        "localhost:9480",
+        "",
+    ] {
+        let error = with(listen).unwrap_err().to_string();
+        assert!(error.contains("metrics.listen"), "{error}");
+    }
+}
+
+#[test]
 fn systemd_directories_stand_in_for_missing_ones() {
     let text = GOOD
         .replace("state_directory = \"state\"", "")

@@ -1,5 +1,6 @@
 //! From the file as written to values that can be used; collects every problem.
 
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,8 +27,8 @@ const DEFAULT_PORT: u16 = 8883;
 const DAY: &str = "1 to 86400 seconds that divide a day evenly, such as 900";
 const MAX_CHANNELS: usize = 16;
 
-/// As long as a bill may be asked about.
-const MAX_HISTORY_DAYS: u32 = 800;
+/// As long as a meter lasts: ten years.
+const MAX_HISTORY_DAYS: u32 = 3660;
 
 /// Collects problems while values are looked at.
 pub(super) struct Check<'a> {
@@ -143,7 +144,7 @@ pub(super) fn validate(
         ),
     };
     let floors = floors(&mut check, file.floors);
-    let page = page(&mut check, file.page);
+    let page = page(&mut check, file.page, file.metrics);
     let save = SavePolicy {
         every: Duration::from_secs(u64::from(check.within(
             file.register.save_seconds,
@@ -183,7 +184,7 @@ pub(super) fn validate(
     }
 }
 
-fn page(check: &mut Check<'_>, page: file::Page) -> PageConfig {
+fn page(check: &mut Check<'_>, page: file::Page, metrics: file::Metrics) -> PageConfig {
     let default = PageConfig::default();
     let history_days = check.within(
         page.history_days,
@@ -206,8 +207,21 @@ fn page(check: &mut Check<'_>, page: file::Page) -> PageConfig {
             address.ok()
         }
     };
+    let metrics = metrics.listen.and_then(|listen| {
+        let address: Option<SocketAddr> = listen.get_ref().parse().ok();
+        let address = address.filter(|address| address.ip().is_loopback());
+        if address.is_none() {
+            let text = format!(
+                "{:?} is no address of this machine alone with a port; write \"127.0.0.1:9480\"",
+                listen.get_ref()
+            );
+            check.problem(Some(listen.span()), "metrics.listen", text);
+        }
+        address
+    });
     PageConfig {
         listen: listen.filter(|_| page.enabled != Some(false)),
+        metrics,
         history_days,
     }
 }

@@ -1,13 +1,15 @@
 //! The file of the history, and what becomes of one that is damaged.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context;
 use dcnet::time::Timestamp;
 use rusqlite::{Connection, ErrorCode};
+
+use crate::erase::erase;
 
 /// What SQLite may lay beside a database.
 const BESIDE: [&str; 4] = ["", "-journal", "-wal", "-shm"];
@@ -156,18 +158,4 @@ fn erase_with_beside(file: &Path) -> anyhow::Result<()> {
         erase(&file).with_context(|| format!("cannot erase {}", file.display()))?;
     }
     Ok(())
-}
-
-/// Overwrites a file before it removes it.
-fn erase(file: &Path) -> io::Result<()> {
-    let metadata = match file.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        metadata => metadata?,
-    };
-    if metadata.is_file() {
-        let mut opened = OpenOptions::new().write(true).open(file)?;
-        io::copy(&mut io::repeat(0).take(metadata.len()), &mut opened)?;
-        opened.sync_all()?;
-    }
-    fs::remove_file(file)
 }

@@ -158,7 +158,7 @@ mod tests {
 
     /// Time, total and whether it is a break, of each channel.
     fn rows(history: &History, channels: &[RegisterChannel]) -> Vec<(u64, Vec<(u64, bool)>)> {
-        let course = history.course(channels, 0, u64::MAX).unwrap();
+        let (course, _) = history.course(channels, 0..=u64::MAX, usize::MAX).unwrap();
         let row = |sample: &super::super::Sample| {
             let values = sample.energy_mwh.iter().zip(&sample.is_break);
             let values = values.filter_map(|(energy, mark)| Some(((*energy)?, *mark)));

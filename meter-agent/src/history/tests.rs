@@ -26,9 +26,27 @@ fn of(channel: &str, energy: u64) -> Total<'_> {
     }
 }
 
+fn course(history: &History, names: &[&str]) -> Course {
+    let whole = history.course(&channels(names), 0..=u64::MAX, usize::MAX);
+    let (course, rest) = whole.unwrap();
+    assert_eq!(rest, None);
+    course
+}
+
 fn whole(history: &History) -> Vec<(u64, Vec<Option<u64>>)> {
-    let course = history.course(&channels(&["import"]), 0, u64::MAX);
-    values(&course.unwrap())
+    values(&course(history, &["import"]))
+}
+
+/// A history in memory with so many quarter hours since 1970, in each of which 1 Wh was used.
+pub(crate) fn of_quarter_hours(many: u64) -> History {
+    let history = History::in_memory();
+    let insert = "WITH RECURSIVE quarter(n) AS
+        (SELECT 1 WHERE ?1 > 0 UNION ALL SELECT n + 1 FROM quarter WHERE n < ?1)
+        INSERT INTO sample (at_ms, channel, energy_mwh, is_break)
+        SELECT n * 900000, 'import', n * 1000, n = 1 FROM quarter";
+    let many = i64::try_from(many).unwrap();
+    history.database().execute(insert, [many]).unwrap();
+    history
 }
 
 /// A state directory whose history has some quarter hours, and where that is.
@@ -66,12 +84,37 @@ fn it_survives_a_restart_keeps_its_days_and_forgets_a_future_that_was_none() {
         .unwrap();
     drop(history);
     let history = History::open(&path, 2);
-    let course = history
-        .course(&channels(&["import", "export"]), 0, u64::MAX)
-        .unwrap();
+    let course = course(&history, &["import", "export"]);
     // Of the wrong clock's day nothing is left, and nothing of what it made too old.
     assert_eq!(values(&course), [(5 * DAY, vec![Some(5), Some(1)])]);
     assert_eq!(course.samples[0].is_break, [false, true]);
+}
+
+#[test]
+fn parts_of_a_span_together_are_the_whole_of_it_and_divide_no_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let history = History::open(&directory.path().join("state"), 8);
+    for at in 1..=7 {
+        let totals = [of("export", at), of("import", 10 * at)];
+        history.keep(Timestamp(at), &totals).unwrap();
+    }
+    let parts = |span: RangeInclusive<u64>, most| {
+        let (mut from, mut parts) = (Some(*span.start()), Vec::new());
+        while let Some(begin) = from {
+            let names = channels(&["import", "export"]);
+            let part = history.course(&names, begin..=*span.end(), most).unwrap();
+            from = part.1;
+            parts.push(values(&part.0));
+        }
+        parts
+    };
+    for most in 1..=8 {
+        let parts = parts(2..=6, most);
+        let expected = (2..=6).map(|at| (at, vec![Some(10 * at), Some(at)]));
+        assert_eq!(parts.concat(), expected.collect::<Vec<_>>(), "{most}");
+        assert_eq!(parts.len(), 5_usize.div_ceil(most), "{most}");
+    }
+    assert_eq!(parts(8..=9, 3), [[]], "nothing is there");
 }
 
 #[test]
@@ -93,8 +136,7 @@ fn what_is_deleted_is_not_in_the_file_any_more() {
     assert!(has_it(), "the test looks for what is there");
     history.delete().unwrap();
     assert!(!has_it());
-    let course = history.course(&channels(&["import"]), 0, u64::MAX).unwrap();
-    assert!(course.samples.is_empty());
+    assert_eq!(whole(&history), []);
     drop(history);
     History::open(&path, 0);
     assert!(!path.join("history.db").exists(), "nothing on disk");
@@ -129,9 +171,9 @@ fn a_file_of_before_there_were_breaks_goes_on() {
     database.execute_batch(drop).unwrap();
     std::mem::drop(database);
     let history = History::open(&path, 8);
-    let samples = history.course(&channels(&["import"]), 0, u64::MAX).unwrap();
-    assert_eq!(samples.samples.len(), 96);
-    assert!(samples.samples.iter().all(|sample| !sample.is_break[0]));
+    let samples = course(&history, &["import"]).samples;
+    assert_eq!(samples.len(), 96);
+    assert!(samples.iter().all(|sample| !sample.is_break[0]));
 }
 
 #[test]

@@ -172,10 +172,12 @@ struct ChannelState {
     power_w: Option<Box<RawValue>>,
 }
 
-/// What is shown at a moment of [`crate::clock::monotonic`].
+/// What is shown at a moment of [`crate::clock::monotonic`]. `is_unread` says of each channel
+/// whether its line cannot be read.
 pub(super) fn state(
     channels: &[String],
     counted: &Counted,
+    is_unread: &[bool],
     now: Duration,
     reach: &Reach,
     standing: &Standing,
@@ -191,7 +193,11 @@ pub(super) fn state(
             energy_kwh: counted
                 .saved_reading
                 .and_then(|reading| number(Kwh::from(reading).to_string())),
-            power_w: watts(&counted.power, now).and_then(number),
+            // Of a line that is not read no pulse says nothing.
+            power_w: match is_unread.get(place) {
+                Some(true) => None,
+                _ => watts(&counted.power, now).and_then(number),
+            },
         }
     };
     let names = channels.iter().map(String::as_str);

@@ -9,6 +9,7 @@ const MINUTE = 60_000;
 const QUARTER = 15 * MINUTE;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
+const MONTH = 30 * DAY;
 // Further apart than this, nobody counted in between.
 const LONGEST = 20 * MINUTE;
 // Some devices say only every hour or two what they have counted meanwhile.
@@ -29,26 +30,33 @@ export async function showHistory(status) {
   chosen = Math.min(chosen, status.shown_days);
   const day = [midnight(now, -chosen), midnight(now, 1 - chosen)];
   const week = [midnight(now, -6), midnight(now, 1)];
-  // The total before the first one that is shown may be as old as that.
-  const from = Math.min(day[0], week[0]) - DAY;
   asked += 1;
   const own = asked;
-  const { channels, samples } = await getJson(`/api/history?from=${from}&until=${now + LONGEST}`, 20_000);
+  const ofWeek = ask(status, week[0], now + LONGEST);
+  // The agent gives no more than some months at once.
+  const ofDay = day[0] < week[0] ? ask(status, day[0], Math.min(day[1] + MONTH, now + LONGEST)) : ofWeek;
+  const [dayData, weekData] = await Promise.all([ofDay, ofWeek]);
   // Another day was chosen in the meantime.
   if (own !== asked) return;
-  const known = channels.map((name) => status.channels.find((channel) => channel.name === name) ?? null);
-  // Without the right time it is not known where it belongs.
-  if (status.synchronised) {
-    samples.push({ at_ms: now, energy_mwh: known.map((channel) => channel?.energy_mwh ?? null), is_break: known.map(() => false) });
-  }
-  const data = { channels, samples, longest: known.map((channel) => (channel?.input ? LONGEST_OF_DEVICE : LONGEST)) };
 
-  const date = format.date(day[0]);
+  const date = chosen < 100 ? format.date(day[0]) : format.dateAndYear(day[0]);
   show(byId("day-date"), chosen === 0 ? `Today, ${date}` : chosen === 1 ? `Yesterday, ${date}` : date);
   byId("day-before").setAttribute("aria-disabled", chosen >= status.shown_days);
   byId("day-after").setAttribute("aria-disabled", chosen === 0);
-  drawAll(byId("day-charts"), data, now, { from: day[0], until: day[1], width: QUARTER, isWeek: false });
-  drawAll(byId("week-charts"), data, now, { from: week[0], until: week[1], width: HOUR, isWeek: true });
+  drawAll(byId("day-charts"), dayData, now, { from: day[0], until: day[1], width: QUARTER, isWeek: false });
+  drawAll(byId("week-charts"), weekData, now, { from: week[0], until: week[1], width: HOUR, isWeek: true });
+}
+
+// What was counted in a span of time, and from when its totals are too far apart.
+async function ask(status, from, until) {
+  // The total before the first one that is shown may be as old as that.
+  const { channels, samples } = await getJson(`/api/history?from=${from - DAY}&until=${until}`, 20_000);
+  const known = channels.map((name) => status.channels.find((channel) => channel.name === name) ?? null);
+  // Without the right time it is not known where it belongs.
+  if (status.synchronised && until >= status.utc_ms) {
+    samples.push({ at_ms: status.utc_ms, energy_mwh: known.map((channel) => channel?.energy_mwh ?? null), is_break: known.map(() => false) });
+  }
+  return { channels, samples, longest: known.map((channel) => (channel?.input ? LONGEST_OF_DEVICE : LONGEST)) };
 }
 
 // Lets the buttons choose a day; `redraw` is called after it.

@@ -115,6 +115,14 @@ pub(super) fn of(status: &Status, link: &link::Totals) -> anyhow::Result<Metrics
         Unit::Seconds,
         ConstGauge::new(number(answered)),
     );
+    if let Some(end) = status.certificate_end_ms {
+        registry.register_with_unit(
+            "certificate_end",
+            "When the first certificate that the link needs ends, in UTC",
+            Unit::Seconds,
+            ConstGauge::new(number(end / 1000)),
+        );
+    }
     let no_link = Family::<OfReason, Gauge>::default();
     for (kind, name) in NoLinkKind::ALL {
         let is_why = status.no_link.as_ref().is_some_and(|why| why.kind == kind);
@@ -224,6 +232,7 @@ mod tests {
             "meter_agent_energy_joules_total{channel=\"export\"} 195555600.0",
             "meter_agent_line_stuck{channel=\"import\"} 0",
             "meter_agent_group 55",
+            "meter_agent_certificate_end_seconds 2023000000",
         ] {
             assert!(lines.contains(&line), "{line}: {lines:#?}");
         }
@@ -249,6 +258,26 @@ mod tests {
                 families.push(name);
             }
         }
+    }
+
+    #[test]
+    fn the_alerts_and_the_dashboard_name_what_is_there() {
+        let rules = include_str!("../../../monitoring/dcnet.rules.yaml");
+        let dashboard = include_str!("../../../monitoring/dcnet.dashboard.json");
+        let text = text("taking-part");
+        let has = |metric: &str| {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(metric));
+            lines.any(|rest| rest.starts_with(['{', ' ']))
+        };
+        let mut named = 0;
+        for watched in [rules, dashboard] {
+            let words = watched.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+            for word in words.filter(|word| word.starts_with("meter_agent_")) {
+                assert!(has(word), "{word}: {text}");
+                named += 1;
+            }
+        }
+        assert!(named > 0);
     }
 
     #[test]

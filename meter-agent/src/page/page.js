@@ -134,9 +134,9 @@ function confirmed(opener, dialog, error, path, body, done) {
   });
 }
 
-confirmed(byId("delete"), byId("delete-dialog"), byId("delete-error"), "/api/history/delete", () => ({}), async () => {
-  tell("The history is deleted.");
-  await redraw().catch(lost);
+confirmed(byId("delete"), byId("delete-dialog"), byId("delete-error"), "/api/data/delete", () => ({}), async () => {
+  tell("Your data is deleted.");
+  await Promise.all([poll(), redraw().catch(lost)]);
 });
 
 const confirm = byId("confirm");

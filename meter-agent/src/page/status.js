@@ -83,6 +83,10 @@ function notes(status) {
   if (status.no_link && status.no_link.kind !== "left") {
     texts.push([`Nothing is submitted: ${sentence(status.no_link.text)} The meter reading, the history and the charts go on.`]);
   }
+  if (status.is_renewal_due) {
+    const ended = status.certificate_end_ms <= status.utc_ms;
+    texts.push([`A certificate of this meter ${ended ? "ended" : "ends"} on ${format.dateAndYear(status.certificate_end_ms)}. ${ended ? "Without a new one" : "After that"} this meter cannot take part any more, and only counts. Ask the gateway administrator for a new one.`]);
+  }
   const lately = status.alarms.filter((alarm) => status.utc_ms - alarm.utc_ms < DAY);
   if (lately.length > 0) {
     texts.push([`${format.numberOf(lately.length, "alarm", "alarms")} in the last 24 hours.`, true]);
@@ -340,6 +344,9 @@ function showAbout(status) {
   show(byId("unsaved"), format.numberOf(status.unsaved_pulses, "pulse", "pulses"));
   show(byId("clock"), status.synchronised ? "synchronised" : "not synchronised");
   show(byId("link"), status.link.text);
+  const end = status.certificate_end_ms;
+  show(byId("certificate"), end === null ? "not known"
+    : `${end <= status.utc_ms ? "ended on" : "valid until"} ${format.dateAndYear(end)}`);
   show(byId("version"), `version ${status.version}, running for ${format.duration(status.uptime_s)}`);
   const { history_days, shown_days } = status;
   show(byId("history-days"), history_days > 0

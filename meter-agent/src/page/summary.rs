@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use dcnet::time::Timestamp;
 use dcnet::units::MilliwattHours;
 
 use crate::energy::Kwh;
+use crate::identity::day;
 use crate::status::{ChannelView, CheckState, Status, StepView};
 
 /// The lines.
@@ -61,6 +63,14 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     if let Some(error) = &status.save_error {
         writeln!(out, "register    NOT SAVED: {error}")?;
+    }
+    if let Some(end) = status.certificate_end_ms.filter(|_| status.is_renewal_due) {
+        writeln!(
+            out,
+            "certificate ENDS {}: ask the gateway administrator for a new one\n            \
+             (\"Renewing a certificate\" in docs/operating.md)",
+            day(Timestamp(end))
+        )?;
     }
     writeln!(out, "state       {}", state(status))?;
     if let (Some(live), Some(drawn)) = (status.live, status.drawn) {
@@ -199,6 +209,15 @@ mod tests {
             text.contains(told) && text.contains("Stop the program"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_certificate_is_told_when_it_is_time_to_renew_it() {
+        let due = text(&samples::named("certificate-ends"));
+        let told = "certificate ENDS 2026-01-01 08:26 UTC: ask the gateway administrator";
+        assert!(due.contains(told), "{due}");
+        let not_due = text(&samples::named("taking-part"));
+        assert!(!not_due.contains("certificate"), "{not_due}");
     }
 
     #[test]

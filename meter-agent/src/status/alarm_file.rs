@@ -3,11 +3,13 @@
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
-use secrets::permissions::{open_private_file, replace_private_file};
+use secrets::permissions::{directory_of, open_private_file, replace_private_file};
 
-use super::AlarmView;
+use super::{AlarmView, Recorder};
+use crate::erase;
 
 const NAME: &str = "alarms.json";
 
@@ -16,16 +18,24 @@ const LIMIT: u64 = 1 << 20;
 
 /// Where the newest alarms are kept.
 #[derive(Debug)]
-pub struct AlarmFile(PathBuf);
+pub struct AlarmFile {
+    path: PathBuf,
+    /// Held from the question which alarms there are until they are written, so that older ones
+    /// never come after newer ones.
+    writing: Mutex<()>,
+}
 
 impl AlarmFile {
     /// The file of a state directory, and the alarms in it, newest first. One that cannot be
     /// read is told in the log and put aside: a meter counts and takes part with or without it.
     pub fn open(directory: &Path) -> (Self, Vec<AlarmView>) {
-        let file = Self(directory.join(NAME));
+        let file = Self {
+            path: directory.join(NAME),
+            writing: Mutex::default(),
+        };
         let alarms = file.read().unwrap_or_else(|error| {
-            let aside = file.0.with_extension("json.damaged");
-            let kept = match std::fs::rename(&file.0, &aside) {
+            let aside = file.damaged();
+            let kept = match std::fs::rename(&file.path, &aside) {
                 Ok(()) => format!("it is {} now", aside.display()),
                 Err(error) => format!("it cannot be put aside: {error}"),
             };
@@ -38,29 +48,50 @@ impl AlarmFile {
         (file, alarms)
     }
 
+    fn damaged(&self) -> PathBuf {
+        self.path.with_extension("json.damaged")
+    }
+
     fn read(&self) -> anyhow::Result<Vec<AlarmView>> {
-        if let Err(error) = self.0.symlink_metadata()
+        if let Err(error) = self.path.symlink_metadata()
             && error.kind() == ErrorKind::NotFound
         {
             return Ok(Vec::new());
         }
-        let file = open_private_file(&self.0, "which meters raised alarms", "")?;
+        let file = open_private_file(&self.path, "which meters raised alarms", "")?;
         let mut text = String::new();
         file.take(LIMIT)
             .read_to_string(&mut text)
-            .with_context(|| format!("cannot read {}", self.0.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", self.0.display()))
+            .with_context(|| format!("cannot read {}", self.path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", self.path.display()))
     }
 
-    /// Keeps these alarms instead of what was there; durable when it returns.
+    /// Keeps the alarms of a recorder instead of what was there; durable when it returns.
     ///
     /// # Errors
     /// It cannot be written; what was there before is then still there.
-    pub fn write(&self, alarms: &[AlarmView]) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(alarms)?;
-        let directory = secrets::permissions::directory_of(&self.0);
-        replace_private_file(&self.0, &format!("{text}\n"), directory)
+    pub fn keep(&self, recorder: &Recorder) -> anyhow::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = text(&recorder.alarms())?;
+        replace_private_file(&self.path, &text, directory_of(&self.path))
     }
+
+    /// As [`Self::keep`], once the recorder has forgotten what it may; what was there is
+    /// overwritten, and what was put aside as damaged too.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn forget(&self, recorder: &Recorder) -> anyhow::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        recorder.forget();
+        erase::replace(&self.path, &text(&recorder.alarms())?)?;
+        let damaged = self.damaged();
+        erase::erase(&damaged).with_context(|| format!("cannot erase {}", damaged.display()))
+    }
+}
+
+fn text(alarms: &[AlarmView]) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(alarms)?))
 }
 
 #[cfg(test)]
@@ -78,13 +109,17 @@ mod tests {
         alarms.map(|(alarm, at)| AlarmView::of(alarm, at)).collect()
     }
 
+    fn recorder(alarms: &[AlarmView]) -> Recorder {
+        Recorder::new(alarms.to_vec())
+    }
+
     #[test]
     fn what_was_written_is_there_after_a_restart_for_its_owner_alone() {
         let directory = tempfile::tempdir().unwrap();
         let (file, none) = AlarmFile::open(directory.path());
         assert_eq!(none, []);
-        file.write(&alarms()[1..]).unwrap();
-        file.write(&alarms()).unwrap();
+        file.keep(&recorder(&alarms()[1..])).unwrap();
+        file.keep(&recorder(&alarms())).unwrap();
         let (_, kept) = AlarmFile::open(directory.path());
         assert_eq!(kept, alarms());
         assert!(kept[0].is_final && !kept[1].is_final);
@@ -103,17 +138,32 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
         let (file, _) = AlarmFile::open(directory.path());
-        file.write(&alarms()).unwrap();
+        file.keep(&recorder(&alarms())).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for damaged in [&whole[..whole.len() / 2], b"", b"\xff\xff", b"{}", b"[{}]"] {
-            file.write(&alarms()).unwrap();
+            file.keep(&recorder(&alarms())).unwrap();
             std::fs::write(&path, damaged).unwrap();
             let (file, kept) = AlarmFile::open(directory.path());
             assert_eq!(kept, [], "{damaged:?}");
             let aside = directory.path().join("alarms.json.damaged");
             assert_eq!(std::fs::read(aside).unwrap(), damaged);
-            file.write(&alarms()).unwrap();
+            file.keep(&recorder(&alarms())).unwrap();
             assert_eq!(AlarmFile::open(directory.path()).1, alarms());
         }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_on_the_disk_no_more_and_what_stopped_the_meter_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, _) = AlarmFile::open(directory.path());
+        let recorder = recorder(&alarms());
+        file.keep(&recorder).unwrap();
+        std::fs::write(file.damaged(), "of before").unwrap();
+        file.forget(&recorder).unwrap();
+        assert_eq!(recorder.alarms(), alarms()[..1]);
+        assert_eq!(AlarmFile::open(directory.path()).1, alarms()[..1]);
+        assert!(!file.damaged().exists());
+        file.keep(&recorder).unwrap();
+        assert_eq!(AlarmFile::open(directory.path()).1, alarms()[..1]);
     }
 }

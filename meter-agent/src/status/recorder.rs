@@ -106,6 +106,8 @@ struct Records {
     /// The newest boundary, and whether the meter was paused then.
     last: Option<(Boundary, bool)>,
     rounds: BTreeMap<Round, RoundView>,
+    /// Older rounds are not begun any more: they were forgotten.
+    oldest: Round,
     /// Drawn neighbours, and those whose pads hid the last submission.
     neighbours: Option<(usize, usize)>,
     alarms: VecDeque<AlarmView>,
@@ -182,6 +184,28 @@ impl Recorder {
                 view.submission.state = CheckState::Failed;
                 view.submission.reason = Some(PAUSED.to_owned());
             }
+        }
+    }
+
+    /// Forgets every reading, the rounds that are over, and the alarms, but not what says how the
+    /// meter stands: the alarm that has stopped it, and what left the house last.
+    pub fn forget(&self) {
+        let mut records = self.records();
+        records.alarms.retain(|alarm| alarm.is_final);
+        let rounds = records.rounds.iter().rev();
+        let newest = rounds
+            .filter(|(_, view)| view.submission.state == CheckState::Passed)
+            .map(|(round, _)| *round)
+            .next();
+        if let Some((last, _)) = records.rounds.last_key_value() {
+            records.oldest = Round(last.0.saturating_add(1));
+        }
+        records
+            .rounds
+            .retain(|round, view| Some(*round) == newest || !view.is_over());
+        let views = records.rounds.values_mut();
+        for value in views.flat_map(|view| &mut view.values) {
+            value.reading_mwh = None;
         }
     }
 
@@ -277,9 +301,12 @@ impl Records {
     }
 
     /// The view of a round; `None` before the net's rules are known, and of a round older
-    /// than those that are shown.
+    /// than those that are shown or that was forgotten.
     fn round(&mut self, round: Round) -> Option<&mut RoundView> {
         let (period, policy) = self.net.as_ref()?;
+        if round < self.oldest && !self.rounds.contains_key(&round) {
+            return None;
+        }
         self.rounds
             .entry(round)
             .or_insert_with(|| RoundView::new(round, *period, &policy.channels));
@@ -331,6 +358,12 @@ impl RoundView {
         step.state = CheckState::Failed;
         step.reason = Some(words(reason).to_owned());
         self.silence = Some(reason);
+    }
+
+    /// Whether nothing of it is to come.
+    fn is_over(&self) -> bool {
+        let steps = [&self.submission, &self.reveal];
+        self.sums_mwh.is_some() || steps.iter().any(|step| step.state == CheckState::Failed)
     }
 
     /// Whether the meter has checked it to an end. Of one that was kept from it by a pause it has

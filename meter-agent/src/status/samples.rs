@@ -228,6 +228,8 @@ fn status(recorder: &Recorder) -> Status {
         version: "0.1.0",
         meter: Some(METER.to_string()),
         net: Some(NET.to_string()),
+        certificate_end_ms: Some(NOW + 3000 * DAY),
+        is_renewal_due: false,
         utc_ms: NOW,
         synchronised: true,
         clock_unconfirmed: recorded.clock_unconfirmed,
@@ -399,6 +401,7 @@ fn samples() -> Vec<(&'static str, Status)> {
             Status {
                 meter: None,
                 net: None,
+                certificate_end_ms: None,
                 members: 0,
                 is_member: false,
                 uptime_s: 1800,
@@ -410,6 +413,14 @@ fn samples() -> Vec<(&'static str, Status)> {
                             .to_owned(),
                     ),
                 )
+            },
+        ),
+        (
+            "certificate-ends",
+            Status {
+                certificate_end_ms: Some(NOW + 40 * DAY),
+                is_renewal_due: true,
+                ..status(&taking_part)
             },
         ),
         ("line-trouble", line_trouble(status(&taking_part))),

@@ -124,7 +124,7 @@ async fn the_history_is_deleted_after_a_question() {
     };
     page.click("#delete").await;
     let focus = "return document.activeElement.innerText";
-    assert_eq!(page.script(focus, vec![]).await, json!("Keep the history"));
+    assert_eq!(page.script(focus, vec![]).await, json!("Keep your data"));
     page.click("#delete-dialog .cancel").await;
     page.until_hidden("#delete-dialog").await;
     assert_eq!(stub.state().posts, []);
@@ -135,10 +135,10 @@ async fn the_history_is_deleted_after_a_question() {
         "Nothing was counted in this time.",
     )
     .await;
-    page.until_text("#done", "The history is deleted.").await;
+    page.until_text("#done", "Your data is deleted.").await;
     assert_eq!(
         stub.state().posts,
-        [("/api/history/delete".to_owned(), json!({}))]
+        [("/api/data/delete".to_owned(), json!({}))]
     );
     assert!(!page.is_shown("#delete-dialog").await);
     is_clean(&stub, &page).await;
@@ -242,8 +242,11 @@ async fn everything_is_in_reach_of_the_keyboard() {
         "‹ Previous day",
         "Next day ›",
         "Figures as a table",
-        "Save all data as CSV",
-        "Delete the history …",
+        "Save the history",
+        "Save the meter reading",
+        "Save the last rounds",
+        "Save the alarms",
+        "Delete your data …",
         "Pause",
         "Leave the group …",
     ] {

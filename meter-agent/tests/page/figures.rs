@@ -494,3 +494,43 @@ async fn a_poll_reads_nothing_out_and_takes_no_focus_away() {
     assert_eq!(page.script(focus, vec![]).await, json!(true));
     is_clean(&stub, &page).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_ends_is_told_with_what_to_do() {
+    let Some((stub, page)) = page_of("certificate-ends").await else {
+        return;
+    };
+    let notes = page.text("#notes").await;
+    assert!(
+        notes.contains("A certificate of this meter ends on ")
+            && notes.contains("Ask the gateway administrator for a new one."),
+        "{notes}"
+    );
+    let about = page.text("#certificate").await;
+    assert!(about.starts_with("valid until "), "{about}");
+    stub.state().status["certificate_end_ms"] = json!(crate::stub::NOW_MS - 86_400_000);
+    page.until_text("#notes", "A certificate of this meter ended on ")
+        .await;
+    page.until_text("#certificate", "ended on ").await;
+    stub.state().status["is_renewal_due"] = json!(false);
+    page.until_hidden("#notes-section").await;
+    is_clean(&stub, &page).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_of_long_ago_is_shown_with_its_year() {
+    let Some((stub, page)) = page_of("taking-part").await else {
+        return;
+    };
+    stub.state().status["shown_days"] = json!(3660);
+    for channel in 0..2 {
+        stub.state().status["channels"][channel]["energy_mwh"] = json!(9_000_000_000_u64);
+    }
+    polls(&stub, 2).await;
+    let click =
+        "for (let day = 0; day < 120; day += 1) document.getElementById('day-before').click()";
+    page.script(click, vec![]).await;
+    page.until_text("#day-date", "25 July 2025").await;
+    assert_eq!(page.count("#day-charts rect.bar").await, 2 * 96);
+    is_clean(&stub, &page).await;
+}

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::browser::{Browser, Scheme};
 use crate::{is_clean, open, page_of, polls};
 
-const SAMPLES: [&str; 15] = [
+const SAMPLES: [&str; 16] = [
     "taking-part",
     "first-start",
     "waiting",
@@ -20,6 +20,7 @@ const SAMPLES: [&str; 15] = [
     "stopped",
     "stopped-earlier",
     "leaving",
+    "certificate-ends",
     "long-texts",
 ];
 

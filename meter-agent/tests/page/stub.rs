@@ -18,6 +18,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 pub const NOW_MS: i64 = 1_763_800_000_000;
 const QUARTER_MS: i64 = 900_000;
 const HOUR_MS: i64 = 4 * QUARTER_MS;
+/// An agent does not answer for longer spans.
+const MOST_MS: i64 = 10_000 * QUARTER_MS;
 
 /// Nobody counted between these two, 03:00 and 04:30 UTC of today.
 pub const GAP_MS: (i64, i64) = (
@@ -210,7 +212,7 @@ fn post(path: &str, body: &[u8], state: &mut State) -> Answer {
         "/api/pause" => state.status["paused"] = json!(true),
         "/api/confirm-clock" => state.status["clock_unconfirmed"] = json!(false),
         "/api/resume" => state.status["paused"] = json!(false),
-        "/api/history/delete" => state.has_history = false,
+        "/api/data/delete" => state.has_history = false,
         _ => {
             state.status["exit"] =
                 json!({"left": false, "neighbours": 47, "awaited": 47, "done": false});
@@ -238,6 +240,7 @@ fn get(path: &str, query: &str, state: &mut State) -> Answer {
                     .parse()
                     .unwrap()
             };
+            assert!(bound("until") - bound("from") < MOST_MS, "{query}");
             let channels = state.status["channels"].as_array().unwrap();
             let sample = || match state.has_history {
                 true => history(bound("from"), bound("until"), channels),

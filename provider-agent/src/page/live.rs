@@ -53,6 +53,8 @@ struct State {
     nets: BTreeMap<NetId, Net>,
     alarms: Alarms,
     driver: Option<DriverView>,
+    /// When the certificate of the running agent ends.
+    certificate_end: Option<Timestamp>,
     /// How long the newest commit took, if that was long.
     slow_commit: Option<Duration>,
     answers: BTreeMap<u16, u64>,
@@ -259,6 +261,16 @@ impl Live {
                 }
             }
         });
+    }
+
+    /// The agent runs under a certificate that ends then.
+    pub fn certificate_ends(&self, at: Timestamp) {
+        self.state().certificate_end = Some(at);
+    }
+
+    /// When the agent's certificate ends, once one runs.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        self.state().certificate_end
     }
 
     /// Looks how far the rounds of a net are.

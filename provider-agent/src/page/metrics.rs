@@ -80,6 +80,14 @@ pub(super) fn of(records: &Records, live: &Live) -> anyhow::Result<Metrics> {
         "1 while the broker is connected and the subscriptions are granted",
         ConstGauge::new(i64::from(live.link().is_connected)),
     );
+    if let Some(end) = live.certificate_end() {
+        registry.register_with_unit(
+            "certificate_end",
+            "When the provider's certificate ends, in UTC",
+            Unit::Seconds,
+            ConstGauge::new(whole(end.as_millis() / 1000)),
+        );
+    }
     registry.register_with_unit(
         "commit",
         "How long it took to store what a step of the protocol did",

@@ -64,6 +64,15 @@ fn counted(saved_reading: u64, pulses: &[u32]) -> CountedChannel {
 }
 
 fn shown(channels: Vec<CountedChannel>, link: LinkState, progress: Progress) -> String {
+    shown_unread(channels, [false; 2], link, progress)
+}
+
+fn shown_unread(
+    channels: Vec<CountedChannel>,
+    is_unread: [bool; 2],
+    link: LinkState,
+    progress: Progress,
+) -> String {
     let counted = Counted {
         channels,
         ..Counted::default()
@@ -77,6 +86,7 @@ fn shown(channels: Vec<CountedChannel>, link: LinkState, progress: Progress) -> 
     state(
         &channels,
         &counted,
+        &is_unread,
         300 * SECOND,
         &reach,
         &standing,
@@ -113,6 +123,24 @@ fn the_energy_of_a_device_is_null_and_no_zero_until_its_first_reading_is_saved()
     };
     let text = shown(vec![silent], LinkState::Connected, Progress::default());
     assert!(text.contains(r#""import":{"energy_kwh":null,"#), "{text}");
+}
+
+#[test]
+fn the_power_of_a_line_that_is_not_read_is_null_and_no_bound_that_falls() {
+    let channels = || vec![counted(1, &[150, 200]), counted(2, &[290, 299])];
+    let power = |is_unread| {
+        let link = LinkState::Connected;
+        let text = shown_unread(channels(), is_unread, link, Progress::default());
+        let state: Value = serde_json::from_str(&text).unwrap();
+        let of = |channel: &str| state["channels"][channel].clone();
+        assert!(of("import")["energy_kwh"].is_number(), "{text}");
+        [
+            of("import")["power_w"].as_f64(),
+            of("export")["power_w"].as_f64(),
+        ]
+    };
+    assert_eq!(power([false, false]), [Some(36.0), Some(400.0)]);
+    assert_eq!(power([true, false]), [None, Some(400.0)]);
 }
 
 #[test]

@@ -220,3 +220,49 @@ fn a_clock_that_jumped_is_unconfirmed_until_somebody_says_so_or_a_submission_sho
     tell(&recorder, submitted(6));
     assert!(!recorder.view().clock_unconfirmed);
 }
+
+#[test]
+fn what_is_forgotten_is_no_reading_any_more_and_comes_back_with_nothing_that_is_told_later() {
+    let recorder = recorder();
+    let summed = |round| MeterEvent::Final {
+        round: Round(round),
+        included: 50,
+        sums: vec![MilliwattHours(1)],
+    };
+    for minute in 5..=10 {
+        boundary(&recorder, minute, minute * minute);
+        if minute > 5 {
+            tell(&recorder, submitted(minute - 1));
+        }
+    }
+    // Two that are over, one that others ended without it, two that are under way.
+    tell(&recorder, summed(5));
+    tell(&recorder, summed(6));
+    let silent = MeterEvent::Silent {
+        round: Round(7),
+        reason: Silence::GroupTooSmall,
+    };
+    tell(&recorder, silent);
+    for alarm in [Alarm::DrawAbandoned, Alarm::Revoked] {
+        tell(&recorder, MeterEvent::Alarm(alarm));
+    }
+    recorder.forget();
+    let rounds = |recorder: &Recorder| {
+        let view = |view: &RoundView| (view.round, view.values[0].reading_mwh);
+        let views = recorder.view().rounds;
+        views.iter().map(view).collect::<Vec<_>>()
+    };
+    assert_eq!(rounds(&recorder), [(9, None), (8, None)]);
+    let alarms = recorder.alarms();
+    assert!(alarms.len() == 1 && alarms[0].is_final, "{alarms:?}");
+    tell(&recorder, summed(7));
+    tell(&recorder, summed(8));
+    assert_eq!(rounds(&recorder), [(9, None), (8, None)]);
+    recorder.forget();
+    let view = recorder.view();
+    assert_eq!(rounds(&recorder), [(9, None)]);
+    assert!(view.rounds[0].values[0].superposition.is_some(), "it left");
+    // Counting goes on from where it was.
+    boundary(&recorder, 11, 200);
+    assert_eq!(rounds(&recorder)[0], (10, Some(100)));
+}
