@@ -24,14 +24,25 @@ impl KeptFile {
     pub fn open<T: DeserializeOwned + Default>(path: PathBuf) -> (Self, anyhow::Result<T>) {
         let file = Self(path);
         let kept = file.read().map_err(|error| {
-            let mut aside = file.0.clone().into_os_string();
-            aside.push(".damaged");
+            let aside = file.damaged();
             error.context(match fs::rename(&file.0, &aside) {
-                Ok(()) => format!("it is {} now", Path::new(&aside).display()),
+                Ok(()) => format!("it is {} now", aside.display()),
                 Err(error) => format!("it cannot be put aside: {error}"),
             })
         });
         (file, kept)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where one is put that cannot be read.
+    pub fn damaged(&self) -> PathBuf {
+        let mut path = self.0.clone().into_os_string();
+        path.push(".damaged");
+        path.into()
     }
 
     fn read<T: DeserializeOwned + Default>(&self) -> anyhow::Result<T> {
@@ -53,9 +64,16 @@ impl KeptFile {
     /// # Errors
     /// It cannot be written; what was there before is then still there.
     pub fn write(&self, kept: &impl Serialize) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(kept)?;
-        replace_private_file(&self.0, &format!("{text}\n"), directory_of(&self.0))
+        replace_private_file(&self.0, &text(kept)?, directory_of(&self.0))
     }
+}
+
+/// What [`KeptFile::write`] puts into the file.
+///
+/// # Errors
+/// It has no form in JSON.
+pub fn text(kept: &impl Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(kept)? + "\n")
 }
 
 #[cfg(test)]

@@ -138,6 +138,9 @@ fn a_meter_that_was_away_for_more_than_400_days_joins_anew_with_new_secrets() {
         network.set_online(5, false);
         sleep(&mut network, days * 24);
         network.restore_disk(5, disk);
+        // Whether or not anybody answers it.
+        network.run_until(network.now + MINUTE);
+        assert_eq!(pair_keys(&network, 5), if again { 0 } else { 5 });
         network.set_online(5, true);
         assert_eq!(included_after(&mut network, 2 * day).len(), 6);
         let old = Alarm::StateLost(Loss::Age);

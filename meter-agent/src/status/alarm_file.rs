@@ -1,25 +1,21 @@
 //! The file of the alarms, so that a meter that has stopped for good still says why after a
 //! restart. It is for the household alone: nothing is decided by it.
 
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
-use secrets::permissions::{directory_of, open_private_file, replace_private_file};
+use secrets::kept::{self, KeptFile};
 
 use super::{AlarmView, Recorder};
 use crate::erase;
 
 const NAME: &str = "alarms.json";
 
-/// Far more than the alarms that are kept need.
-const LIMIT: u64 = 1 << 20;
-
 /// Where the newest alarms are kept.
 #[derive(Debug)]
 pub struct AlarmFile {
-    path: PathBuf,
+    file: KeptFile,
     /// Held from the question which alarms there are until they are written, so that older ones
     /// never come after newer ones.
     writing: Mutex<()>,
@@ -29,41 +25,16 @@ impl AlarmFile {
     /// The file of a state directory, and the alarms in it, newest first. One that cannot be
     /// read is told in the log and put aside: a meter counts and takes part with or without it.
     pub fn open(directory: &Path) -> (Self, Vec<AlarmView>) {
-        let file = Self {
-            path: directory.join(NAME),
-            writing: Mutex::default(),
-        };
-        let alarms = file.read().unwrap_or_else(|error| {
-            let aside = file.damaged();
-            let kept = match std::fs::rename(&file.path, &aside) {
-                Ok(()) => format!("it is {} now", aside.display()),
-                Err(error) => format!("it cannot be put aside: {error}"),
-            };
+        let (file, alarms) = KeptFile::open(directory.join(NAME));
+        let alarms = alarms.unwrap_or_else(|error| {
             tracing::warn!(
-                "the alarms of before this start are not shown: {error:#}; {kept}. The log has \
-                 them (journalctl -u meter-agent)"
+                "the alarms of before this start are not shown: {error:#}. The log has them \
+                 (journalctl -u meter-agent)"
             );
             Vec::new()
         });
-        (file, alarms)
-    }
-
-    fn damaged(&self) -> PathBuf {
-        self.path.with_extension("json.damaged")
-    }
-
-    fn read(&self) -> anyhow::Result<Vec<AlarmView>> {
-        if let Err(error) = self.path.symlink_metadata()
-            && error.kind() == ErrorKind::NotFound
-        {
-            return Ok(Vec::new());
-        }
-        let file = open_private_file(&self.path, "which meters raised alarms", "")?;
-        let mut text = String::new();
-        file.take(LIMIT)
-            .read_to_string(&mut text)
-            .with_context(|| format!("cannot read {}", self.path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", self.path.display()))
+        let writing = Mutex::default();
+        (Self { file, writing }, alarms)
     }
 
     /// Keeps the alarms of a recorder instead of what was there; durable when it returns.
@@ -72,8 +43,7 @@ impl AlarmFile {
     /// It cannot be written; what was there before is then still there.
     pub fn keep(&self, recorder: &Recorder) -> anyhow::Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = text(&recorder.alarms())?;
-        replace_private_file(&self.path, &text, directory_of(&self.path))
+        self.file.write(&recorder.alarms())
     }
 
     /// As [`Self::keep`], once the recorder has forgotten what it may; what was there is
@@ -84,14 +54,10 @@ impl AlarmFile {
     pub fn forget(&self, recorder: &Recorder) -> anyhow::Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.forget();
-        erase::replace(&self.path, &text(&recorder.alarms())?)?;
-        let damaged = self.damaged();
+        erase::replace(self.file.path(), &kept::text(&recorder.alarms())?)?;
+        let damaged = self.file.damaged();
         erase::erase(&damaged).with_context(|| format!("cannot erase {}", damaged.display()))
     }
-}
-
-fn text(alarms: &[AlarmView]) -> anyhow::Result<String> {
-    Ok(format!("{}\n", serde_json::to_string_pretty(alarms)?))
 }
 
 #[cfg(test)]
@@ -158,11 +124,11 @@ mod tests {
         let (file, _) = AlarmFile::open(directory.path());
         let recorder = recorder(&alarms());
         file.keep(&recorder).unwrap();
-        std::fs::write(file.damaged(), "of before").unwrap();
+        std::fs::write(file.file.damaged(), "of before").unwrap();
         file.forget(&recorder).unwrap();
         assert_eq!(recorder.alarms(), alarms()[..1]);
         assert_eq!(AlarmFile::open(directory.path()).1, alarms()[..1]);
-        assert!(!file.damaged().exists());
+        assert!(!file.file.damaged().exists());
         file.keep(&recorder).unwrap();
         assert_eq!(AlarmFile::open(directory.path()).1, alarms()[..1]);
     }
