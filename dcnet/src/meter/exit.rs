@@ -273,10 +273,16 @@ impl Meter {
         self.ask_for_confirmations(now);
     }
 
-    /// A new membership begins with a new registration and its own draw.
+    /// A new membership begins with a new registration and its own draw. A registration that
+    /// began none yet may still be on its way: if another took its place, the membership that it
+    /// begins would be one that this meter does not know.
     fn forget_membership(&mut self) {
-        self.registration = None;
-        self.registered = None;
+        let membership = self.membership.as_ref();
+        let used = |own: [u8; 32]| membership.is_some_and(|m| m.knows_registration(&own));
+        if self.registered.is_some_and(used) {
+            self.registration = None;
+            self.registered = None;
+        }
         self.entered = false;
         self.set_keyless(Duration::ZERO);
         self.forget_draw();
