@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use dcnet::meter::{Floors, Meter, MeterCommand, MeterConfig, MeterEvent};
 use dcnet::output::Store;
-use dcnet::time::{Now, Timestamp};
+use dcnet::time::Now;
 use link::back_off::BackOff;
 use link::credentials::RevocationFile;
 use link::service::{self, Heartbeat};
@@ -81,7 +81,13 @@ impl Enrolment {
             return Err(enrolment(anyhow!("the key was exchanged just now")));
         }
         let mut revocations = identity.revocations.clone();
-        let certificates = Certificates::of(&identity);
+        let Identity {
+            certificate,
+            provider,
+            administrator,
+            ..
+        } = &identity;
+        let certificates = [certificate, provider, administrator].map(|one| one.der().to_vec());
         let config = identity.into_meter_config(self.floors);
         let state = |error: anyhow::Error| NoLink::State(format!("{error:#}"));
         let (meter, journal) =
@@ -106,29 +112,8 @@ impl Enrolment {
     }
 }
 
-/// What a link proves itself and others with.
-#[derive(Clone, Debug)]
-struct Certificates {
-    /// Of meter, provider and administrator.
-    der: [Vec<u8>; 3],
-    /// When the first of them ends.
-    end: Timestamp,
-}
-
-impl Certificates {
-    fn of(identity: &Identity) -> Self {
-        let Identity {
-            certificate,
-            provider,
-            administrator,
-            ..
-        } = identity;
-        Self {
-            der: [certificate, provider, administrator].map(|one| one.der().to_vec()),
-            end: identity.first_end().1,
-        }
-    }
-}
+/// What a link proves itself and others with, as [`identity::certificates`] gives it.
+type Certificates = [Vec<u8>; 3];
 
 /// The way to the meter, while it has a link.
 #[derive(Clone, Debug)]
@@ -357,7 +342,7 @@ impl TakingPart {
                 },
                 // With one that has ended there is no other connection, so nobody need ask.
                 _ = renewal.tick() => {
-                    if self.has_ended(&certificates)
+                    if self.has_ended()
                         && let Ok(true) = self.is_renewed(&certificates).await
                     {
                         break End::Renewed(false);
@@ -391,9 +376,9 @@ impl TakingPart {
     }
 
     /// Whether one of the certificates is not valid any more.
-    fn has_ended(&self, certificates: &Certificates) -> bool {
-        let now = self.clock.now();
-        now.synchronised && now.utc > certificates.end
+    fn has_ended(&self) -> bool {
+        let (now, enrolled) = (self.clock.now(), *self.enrolment.enrolled.borrow());
+        now.synchronised && enrolled.is_some_and(|enrolled| now.utc > enrolled.end)
     }
 
     /// Whether the enrolment has other certificates than these.
@@ -405,7 +390,7 @@ impl TakingPart {
         let own = *self.enrolment.enrolled.borrow();
         let before = certificates.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            if identity::certificates(&files)? == before.der {
+            if identity::certificates(&files)? == before {
                 return Ok(false);
             }
             let identity = Identity::read(&files)?;

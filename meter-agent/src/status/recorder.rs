@@ -192,11 +192,10 @@ impl Recorder {
     pub fn forget(&self) {
         let mut records = self.records();
         records.alarms.retain(|alarm| alarm.is_final);
-        let rounds = records.rounds.iter().rev();
+        let mut rounds = records.rounds.iter().rev();
         let newest = rounds
-            .filter(|(_, view)| view.submission.state == CheckState::Passed)
-            .map(|(round, _)| *round)
-            .next();
+            .find(|(_, view)| view.submission.state == CheckState::Passed)
+            .map(|(round, _)| *round);
         if let Some((last, _)) = records.rounds.last_key_value() {
             records.oldest = Round(last.0.saturating_add(1));
         }
