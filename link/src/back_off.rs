@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt to connect.
+//! How long to wait before the next attempt to connect, or to open something again.
 
 use std::time::Duration;
 
@@ -25,13 +25,14 @@ impl Default for BackOff {
 /// wait before, so that devices that lost the broker together do not return
 /// together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 #[derive(Debug)]
-pub(crate) struct Waits {
+pub struct Waits {
     bounds: BackOff,
     last: Duration,
 }
 
 impl Waits {
-    pub(crate) fn new(bounds: BackOff) -> Self {
+    /// The first is at most three times as long as the shortest.
+    pub fn new(bounds: BackOff) -> Self {
         Self {
             bounds,
             last: bounds.min,
@@ -43,8 +44,18 @@ impl Waits {
         self.last = self.bounds.min;
     }
 
+    /// Begins again with short waits if the last attempt was good for longer than the longest
+    /// wait; whether it was.
+    pub fn was_good_for(&mut self, time: Duration) -> bool {
+        let long = time > self.bounds.max;
+        if long {
+            self.reset();
+        }
+        long
+    }
+
     /// The next wait.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let BackOff { min, max } = self.bounds;
         let span = self
             .last
@@ -72,13 +83,14 @@ mod tests {
             max: Duration::from_secs(2),
         };
         let mut waits = Waits::new(bounds);
-        let seen: Vec<_> = (0..200).map(|_| waits.next()).collect();
+        let seen: Vec<_> = (0..200).map(|_| waits.next_wait()).collect();
         assert!(seen.iter().all(|w| *w >= bounds.min && *w <= bounds.max));
         assert!(seen[0] <= bounds.min * 3);
         assert!(seen.contains(&bounds.max), "the longest wait is reached");
         assert!(seen.windows(2).any(|w| w[0] != w[1]), "there is jitter");
-        waits.reset();
-        assert!(waits.next() <= bounds.min * 3);
+        assert!(!waits.was_good_for(bounds.max));
+        assert!(waits.was_good_for(bounds.max + Duration::from_millis(1)));
+        assert!(waits.next_wait() <= bounds.min * 3);
     }
 
     #[test]
@@ -88,7 +100,7 @@ mod tests {
             max: Duration::from_secs(u64::MAX / 4),
         });
         for _ in 0..200 {
-            waits.next();
+            waits.next_wait();
         }
     }
 }

@@ -132,7 +132,7 @@ impl Network {
                 }
                 let _ = self.to_driver.send(FromNetwork::Down).await;
             }
-            let wait = waits.next();
+            let wait = waits.next_wait();
             self.report(failure, wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dcnet::meter::MeterEvent;
+use link::back_off::{BackOff, Waits};
 use rumqttc::{
     AsyncClient, ClientError, ConnectionError, Event, EventLoop, LastWill, MqttOptions, Outgoing,
     Packet, QoS,
@@ -25,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
-use crate::home_broker::{HomeBroker, RETRY, addresses, trouble};
+use crate::home_broker::{HomeBroker, addresses, trouble};
 use crate::reach::Reach;
 use crate::register::counting::Counted;
 use crate::standing::Standing;
@@ -200,15 +201,14 @@ struct Publisher {
 impl Publisher {
     /// Ends when it is stopped.
     async fn run(self, mut stop: watch::Receiver<bool>) {
-        let (shortest, longest) = RETRY;
-        let (mut retry, mut told) = (shortest, Told::default());
+        let (mut waits, mut told) = (Waits::new(BackOff::default()), Told::default());
         loop {
             let begun = Instant::now();
             let Err(trouble) = self.connection(&mut told, &mut stop).await else {
                 return;
             };
-            if begun.elapsed() > longest {
-                (retry, told) = (shortest, Told::default());
+            if waits.was_good_for(begun.elapsed()) {
+                told = Told::default();
             }
             if told.troubles.insert(trouble.kind()) {
                 told.connected = false;
@@ -216,9 +216,8 @@ impl Publisher {
             }
             tokio::select! {
                 () = stopped(&mut stop) => return,
-                () = tokio::time::sleep(retry) => {}
+                () = tokio::time::sleep(waits.next_wait()) => {}
             }
-            retry = (retry * 2).min(longest);
         }
     }
 

@@ -19,10 +19,6 @@ use rustls::{ClientConfig, RootCertStore};
 use secrets::permissions::open_private_file;
 use zeroize::Zeroizing;
 
-/// Before the first attempt to connect again, and the longest time between two.
-pub(crate) const RETRY: (Duration, Duration) =
-    (Duration::from_millis(500), Duration::from_secs(60));
-
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Longest packet: a device's JSON document has a few KiB.
 const LONGEST_PACKET: usize = 64 * 1024;

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use dcnet::units::ImpulsesPerKwh;
+use link::back_off::{BackOff, Waits};
 use rumqttc::{
     AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, SubscribeReasonCode,
 };
@@ -14,7 +15,7 @@ use super::payload::{self, Pointer};
 use super::total::{TotalOptions, Totals};
 use super::{Channel, PulseError};
 use crate::energy::EnergyUnit;
-use crate::home_broker::{HomeBroker, RETRY, trouble};
+use crate::home_broker::{HomeBroker, trouble};
 
 /// What to look at when nothing comes on a topic.
 const ADVICE: &str = "does the device publish on this topic? Retained messages are left out. Look \
@@ -81,24 +82,22 @@ impl Listener {
     }
 
     async fn listen(&self, client: &AsyncClient, events: &mut EventLoop) {
-        let (shortest, longest) = RETRY;
-        let (mut retry, mut told) = (shortest, String::new());
+        let (mut waits, mut told) = (Waits::new(BackOff::default()), String::new());
         loop {
             let begun = Instant::now();
             let (subscribed, trouble) = match self.topic.broker.is_not_the_providers().await {
                 Ok(()) => self.connection(client, events).await,
                 Err(refused) => (false, format!("{refused:#}")),
             };
-            if subscribed && begun.elapsed() > longest {
-                (retry, told) = (shortest, String::new());
+            if subscribed && waits.was_good_for(begun.elapsed()) {
+                told.clear();
             }
             self.readings.trouble(Some(&trouble));
             if trouble != told {
                 tracing::error!(input = self.readings.name(), "{trouble}; trying again");
                 told = trouble;
             }
-            tokio::time::sleep(retry).await;
-            retry = (retry * 2).min(longest);
+            tokio::time::sleep(waits.next_wait()).await;
         }
     }
 

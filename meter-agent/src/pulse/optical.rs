@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dcnet::units::{ImpulsesPerKwh, MilliwattHours};
+use link::back_off::{BackOff, Waits};
 
 use super::d0::{self, D0Telegrams, Framing};
 use super::input::{Fault, Readings, TotalSource};
@@ -18,8 +19,11 @@ use super::{Channel, PulseError};
 
 /// How long one attempt to read waits; the thread notices so soon that nobody listens.
 const WAIT: Duration = Duration::from_millis(200);
-/// Before the first attempt to open a lost port again, and the longest time between two.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Between attempts to open a lost port again.
+const RETRY: BackOff = BackOff {
+    min: Duration::from_millis(250),
+    max: Duration::from_secs(30),
+};
 /// A head that is silent for so long is told of. In between requests that of the requests counts.
 const SILENCE: Duration = Duration::from_secs(60);
 /// What to look at when nothing comes from a head.
@@ -199,8 +203,7 @@ struct Heard {
 impl Head {
     /// Ends when nobody wants readings any more.
     fn run(mut self) {
-        let (shortest, longest) = RETRY;
-        let mut retry = shortest;
+        let mut waits = Waits::new(RETRY);
         let mut told = String::new();
         while !self.is_closed() {
             let begun = Instant::now();
@@ -216,8 +219,8 @@ impl Head {
                 }
                 Err(error) => error,
             };
-            if begun.elapsed() > longest {
-                (retry, told) = (shortest, String::new());
+            if waits.was_good_for(begun.elapsed()) {
+                told.clear();
             }
             let text = lost.to_string();
             self.trouble(Some(&text));
@@ -225,8 +228,7 @@ impl Head {
                 tracing::error!(input = self.name, "{text}; trying again");
                 told = text;
             }
-            self.pause(retry);
-            retry = (retry * 2).min(longest);
+            self.pause(waits.next_wait());
         }
     }
 

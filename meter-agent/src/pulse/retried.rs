@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use link::back_off::{BackOff, Waits};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -14,8 +15,11 @@ use tokio::time::Instant;
 use super::line::LineSource;
 use super::{LineView, NextBatch, PulseError, PulseSource, RoundLength};
 
-/// The first and the longest wait before a line is opened again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Before a line is opened again.
+const RETRY: BackOff = BackOff {
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+};
 
 /// Opens a line; may block.
 pub(super) type OpenLine = Arc<dyn Fn() -> Result<LineSource, PulseError> + Send + Sync>;
@@ -27,10 +31,9 @@ pub struct RetriedLine {
     opening: Option<JoinHandle<Result<LineSource, PulseError>>>,
     /// When it is opened again.
     next: Instant,
-    opened: Instant,
-    retry: Duration,
-    /// The shortest and the longest wait.
-    waits: (Duration, Duration),
+    /// When `source` was opened.
+    opened: Option<Instant>,
+    waits: Waits,
     has_counted: bool,
     is_after_gap: bool,
     rounds: Option<RoundLength>,
@@ -42,19 +45,17 @@ pub struct RetriedLine {
 impl RetriedLine {
     /// Opens a line for the first time, and says with what error if it is refused.
     pub(super) fn new(open: OpenLine) -> (Self, Option<PulseError>) {
-        Self::with_waits(open, RETRY)
+        Self::with_waits(open, Waits::new(RETRY))
     }
 
-    fn with_waits(open: OpenLine, waits: (Duration, Duration)) -> (Self, Option<PulseError>) {
+    fn with_waits(open: OpenLine, waits: Waits) -> (Self, Option<PulseError>) {
         let first = open();
-        let now = Instant::now();
         let mut line = Self {
             open,
             source: None,
             opening: None,
-            next: now,
-            opened: now,
-            retry: waits.0,
+            next: Instant::now(),
+            opened: None,
             waits,
             has_counted: false,
             is_after_gap: false,
@@ -81,7 +82,7 @@ impl RetriedLine {
         if let Some(rounds) = &self.rounds {
             source.serve(rounds);
         }
-        self.opened = Instant::now();
+        self.opened = Some(Instant::now());
         self.is_after_gap = self.has_counted;
         self.source = Some(source);
         if self.trouble.send_replace(None).is_some() {
@@ -92,16 +93,17 @@ impl RetriedLine {
     /// There is no line for this reason; it is told, and opened again after a while.
     fn wait(&mut self, trouble: &str) {
         self.source = None;
-        if self.opened.elapsed() > self.waits.1 {
-            (self.retry, self.told) = (self.waits.0, None);
+        if let Some(opened) = self.opened.take()
+            && self.waits.was_good_for(opened.elapsed())
+        {
+            self.told = None;
         }
         if self.told.as_deref() != Some(trouble) {
             tracing::error!("{trouble}; trying again, and the other channels go on");
             self.told = Some(trouble.to_owned());
         }
         self.trouble.send_replace(Some(trouble.to_owned()));
-        self.next = Instant::now() + self.retry;
-        self.retry = (self.retry * 2).min(self.waits.1);
+        self.next = Instant::now() + self.waits.next_wait();
     }
 }
 
@@ -198,7 +200,10 @@ mod tests {
             };
             Ok(start(Scripted(script), vec![line])?.remove(0))
         };
-        let waits = (Duration::from_millis(1), Duration::from_millis(4));
+        let waits = Waits::new(BackOff {
+            min: Duration::from_millis(1),
+            max: Duration::from_millis(4),
+        });
         RetriedLine::with_waits(Arc::new(open), waits)
     }
 
@@ -213,6 +218,23 @@ mod tests {
         let batch = source.next().await.unwrap();
         assert!(!batch.follows_a_gap(), "nothing was counted before");
         assert_eq!(*trouble.borrow(), None);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_good_for_long_and_stays_away_is_tried_less_and_less_often() {
+        let bounds = BackOff {
+            min: Duration::from_millis(1),
+            max: Duration::from_millis(50),
+        };
+        let refused = Arc::new(|| Err(busy()));
+        let (mut source, _) = RetriedLine::with_waits(refused, Waits::new(bounds));
+        source.opened = Some(Instant::now() - 2 * bounds.max);
+        let mut wait = || {
+            let now = Instant::now();
+            source.wait("gone");
+            source.next - now
+        };
+        assert!((0..100).map(|_| wait()).max().unwrap() > 10 * bounds.min);
     }
 
     #[tokio::test]

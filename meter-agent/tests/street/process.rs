@@ -14,12 +14,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program that adds what it logs to a file.
-    pub fn start(program: &Path, arguments: &[&str], config: &Path, log: &Path) -> Self {
+    /// Starts a program that adds what it logs to a file: what is usual, or what `RUST_LOG` says.
+    pub fn start(mut program: Command, logged: Option<&str>, log: &Path) -> Self {
+        program.envs(logged.map(|logged| ("RUST_LOG", logged)));
         let mut file = OpenOptions::new();
         let file = file.create(true).append(true).open(log).unwrap();
-        let mut command = command(program, arguments, config);
-        let child = command.stdout(Stdio::null()).stderr(file).spawn();
+        let child = program.stdout(Stdio::null()).stderr(file).spawn();
         Self {
             child: Some(child.unwrap()),
             log: log.to_owned(),
