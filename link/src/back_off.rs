@@ -39,17 +39,12 @@ impl Waits {
         }
     }
 
-    /// Begins again with short waits.
-    pub(crate) fn reset(&mut self) {
-        self.last = self.bounds.min;
-    }
-
     /// Begins again with short waits if the last attempt was good for longer than the longest
     /// wait; whether it was.
     pub fn was_good_for(&mut self, time: Duration) -> bool {
         let long = time > self.bounds.max;
         if long {
-            self.reset();
+            self.last = self.bounds.min;
         }
         long
     }

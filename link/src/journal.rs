@@ -16,7 +16,7 @@
 //! also rewritten (`VACUUM`) when it is opened, and during operation so often that
 //! each erasing commit pays for [`REWRITE_PER_ERASURE`] bytes of the rewrite: a file
 //! up to that size is rewritten by every erasing commit, that of a small net by every
-//! second one, so once per round, and one of 1 MiB by every 64th. What the file system or flash translation layer keeps of overwritten
+//! fourth one, so every second round, and one of 1 MiB by every 128th. What the file system or flash translation layer keeps of overwritten
 //! blocks is out of reach; use an encrypted volume against theft of the card.
 
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ use crate::database;
 
 /// Bytes of file rewriting that each commit with an erasure pays for: low enough
 /// not to wear out a memory card at one round in 15 minutes.
-pub const REWRITE_PER_ERASURE: u64 = 16 * 1024;
+pub const REWRITE_PER_ERASURE: u64 = 8 * 1024;
 
 /// Version of the schema, in `user_version`.
 const SCHEMA: i64 = 1;

@@ -30,8 +30,6 @@ use crate::counters::{Counters, add, count};
 const REQUESTS: usize = 16;
 /// Messages kept that arrive before the subscriptions are granted (retained ones do).
 const EARLY: usize = 512;
-/// A connection that lasted this long was a good one: the next wait is short again.
-const GOOD: Duration = Duration::from_secs(30);
 
 /// The state of the link, for the owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,9 +125,7 @@ impl Network {
             let Err(failure) = end else { return };
             count(&self.counters.failures);
             if let Some(since) = up_since {
-                if since.elapsed() >= GOOD {
-                    waits.reset();
-                }
+                waits.was_good_for(since.elapsed());
                 let _ = self.to_driver.send(FromNetwork::Down).await;
             }
             let wait = waits.next_wait();

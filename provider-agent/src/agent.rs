@@ -6,6 +6,7 @@
 mod compaction;
 mod journal;
 mod log;
+mod renewal;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -65,9 +66,8 @@ pub struct Agent {
     refused_revocations: Arc<AtomicU64>,
     /// How often the files of revocations are looked at; may be adjusted before the start.
     pub revocations_every: Duration,
-    /// When notified, they are looked at now, which is then told to the service manager; may
-    /// be replaced before the start.
-    pub look: Arc<Notify>,
+    /// When notified, they are looked at now, which is then told to the service manager.
+    look: Arc<Notify>,
     /// The connection it will use; may be adjusted before the start.
     pub connection: Connection,
     /// The clock it will use; may be replaced before the start.
@@ -94,7 +94,8 @@ pub struct Running {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Stopped,
-    NetsChanged,
+    /// There are other nets or certificates.
+    Changed,
 }
 
 impl Agent {
@@ -225,11 +226,11 @@ impl Running {
     async fn log_until(
         mut self,
         mut stop: impl Future<Output = ()> + Unpin,
-        nets_changed: impl Future<Output = ()>,
+        changed: impl Future<Output = ()>,
         mut traces: Option<&mut Traces>,
     ) -> anyhow::Result<End> {
         let mut log = Log::default();
-        tokio::pin!(nets_changed);
+        tokio::pin!(changed);
         let (last, last_told) = watch::channel(String::new());
         let (heartbeat, link) = (self.control.heartbeat(), self.control.state());
         let attended = attend(heartbeat, link, self.store(), last_told);
@@ -247,7 +248,7 @@ impl Running {
                     self.stop().await?;
                     bail!("the store cannot be used: {problem}");
                 }
-                () = &mut nets_changed => return self.stop().await.map(|()| End::NetsChanged),
+                () = &mut changed => return self.stop().await.map(|()| End::Changed),
                 event = self.events.recv() => match event {
                     Some(event) => {
                         if let Some(told) = about_round(&event) {
@@ -282,14 +283,15 @@ async fn broken(mut store: watch::Receiver<StoreState>) -> String {
 
 /// Runs the agent of a configuration until `stop` is done. A net that is made or closed
 /// meanwhile is taken up within seconds: since what an agent subscribes to is fixed, by a new
-/// start. When `look` is notified, the files of revocations are looked at now.
+/// start. When `reload` is notified, the files of revocations are looked at now, and renewed
+/// certificates are taken up, likewise.
 ///
 /// # Errors
 /// As [`Agent::open`] and [`Control::join`].
 pub async fn run(
     config: &Config,
     stop: impl Future<Output = ()>,
-    look: Arc<Notify>,
+    reload: Arc<Notify>,
 ) -> anyhow::Result<()> {
     tokio::pin!(stop);
     tokio::select! {
@@ -313,7 +315,8 @@ pub async fn run(
     loop {
         let mut agent = Agent::open(config)?;
         agent.live = live.clone();
-        agent.look = Arc::clone(&look);
+        let look = Arc::clone(&agent.look);
+        let renewed = renewal::renewed(config, agent.identity.clone(), &reload, &look);
         let known = Known {
             nets: agent.nets(),
             closed: agent.closed.clone(),
@@ -324,7 +327,12 @@ pub async fn run(
             "starting"
         );
         let store = Store::open_in(&config.state_directory)?;
-        let changed = nets_changed(config.clone(), store, known);
+        let changed = async {
+            tokio::select! {
+                () = nets_changed(config.clone(), store, known) => {}
+                () = renewed => {}
+            }
+        };
         let running = agent.start().log_until(&mut stop, changed, traces.as_mut());
         if running.await? == End::Stopped {
             break;

@@ -61,6 +61,11 @@ impl Revocations {
         }
     }
 
+    /// Whose signature they need.
+    pub fn administrator(&self) -> &Certificate {
+        &self.administrator
+    }
+
     /// The newest list, if there was a good one.
     pub fn list(&self) -> Option<&RevocationList> {
         self.list.as_ref()

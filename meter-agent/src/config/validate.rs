@@ -150,7 +150,7 @@ pub(super) fn validate(
             file.register.save_seconds,
             "register.save_seconds",
             1..=3600,
-            60,
+            90,
         ))),
         pulses: u64::from(check.within(
             file.register.save_pulses,

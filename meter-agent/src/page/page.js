@@ -2,7 +2,7 @@
 
 import { byId, show } from "/dom.js";
 import * as format from "/format.js";
-import { Unreachable, getJson } from "/get.js";
+import { Unreachable, at, getJson } from "/get.js";
 import { showHistory, steerDays } from "/history.js";
 import { showStatus } from "/status.js";
 
@@ -72,7 +72,7 @@ steerDays(() => redraw().catch(lost));
 // Returns what went wrong in words for the household, null if nothing did.
 async function post(path, body) {
   try {
-    const answer = await fetch(path, {
+    const answer = await fetch(at(path), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),

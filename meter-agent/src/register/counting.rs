@@ -27,10 +27,10 @@ pub struct SavePolicy {
 }
 
 impl Default for SavePolicy {
-    /// Every 60 s, or 100 pulses: at most 1440 writes a day while little is used.
+    /// Every 90 s, or 100 pulses: at most 960 writes a day while little is used.
     fn default() -> Self {
         Self {
-            every: Duration::from_secs(60),
+            every: Duration::from_secs(90),
             pulses: 100,
         }
     }

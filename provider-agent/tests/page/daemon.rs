@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use page::password;
@@ -21,6 +21,7 @@ pub const PASSWORD: &str = "correct horse";
 pub struct Daemon {
     child: Child,
     pub page: SocketAddr,
+    log: Arc<Mutex<String>>,
 }
 
 /// What the page answered.
@@ -49,6 +50,8 @@ impl Daemon {
             .unwrap();
         let (told, page) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once("page is at http://")
@@ -57,10 +60,23 @@ impl Daemon {
                     let _ = told.send(address.parse().unwrap());
                 }
                 eprintln!("{line}");
+                *written.lock().unwrap() += &line;
             }
         });
         let page = page.recv_timeout(DEADLINE).expect("the page is served");
-        Self { child, page }
+        Self { child, page, log }
+    }
+
+    /// Whether its log says something.
+    pub fn said(&self, what: &str) -> bool {
+        self.log.lock().unwrap().contains(what)
+    }
+
+    /// Has it read again what can change while it runs.
+    pub fn reload(&self) {
+        let id = self.child.id().to_string();
+        let mut hangup = Command::new("kill");
+        assert!(hangup.args(["-HUP", &id]).status().unwrap().success());
     }
 
     /// Asks for a path as the operator.

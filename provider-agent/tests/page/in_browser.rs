@@ -76,11 +76,14 @@ fn store_past(world: &World, net: NetId) {
     world.store().commit(&records).unwrap();
 }
 
-/// Signs in as the browser asks for it.
+/// Signs in as a bookmark with the password does.
 async fn sign_in(page: &Browser, address: SocketAddr) {
     page.open(&format!("http://operator:correct%20horse@{address}/"))
         .await;
     assert_eq!(PASSWORD, "correct horse");
+    let has_nets = "return document.querySelector('#nets h3') !== null";
+    page.until("the nets are shown there too", has_nets, vec![])
+        .await;
     page.open(&format!("http://{address}/")).await;
 }
 

@@ -7,6 +7,7 @@ mod answers;
 mod browser;
 mod daemon;
 mod in_browser;
+mod renewal;
 mod rounds;
 #[path = "../world/mod.rs"]
 mod world;
