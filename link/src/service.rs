@@ -11,10 +11,10 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// Longest time between two turns of a loop that has a [`Heartbeat`] and nothing to do:
-/// 10 s, or less if the service manager's watchdog wants to hear more often. A meter in a
+/// 15 s, or less if the service manager's watchdog wants to hear more often. A meter in a
 /// household has nothing to do nearly always, so this is most of what it costs.
 pub fn turn() -> Duration {
-    let longest = Duration::from_secs(10);
+    let longest = Duration::from_secs(15);
     sd_notify::watchdog_enabled().map_or(longest, |limit| (limit / 4).min(longest))
 }
 

@@ -196,6 +196,9 @@ fn start(path: &Path, work: impl FnOnce(Config) -> Work) -> anyhow::Result<()> {
 fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Longer than the time between two looks at a file: to make and end a thread for each
+        // costs more than to keep one.
+        .thread_keep_alive(Duration::from_secs(60))
         .build()
         .context("cannot start the runtime")
 }
