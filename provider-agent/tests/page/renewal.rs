@@ -9,8 +9,7 @@ use crate::world::{World, policy, until};
 
 /// Gives the provider another certificate of its key.
 fn renew(world: &World, days: u32) {
-    let key = fs::read_to_string(world.path("identity/key.pem")).unwrap();
-    let key = KeyPair::from_pem(&key).unwrap();
+    let key = KeyPair::read(&world.path("identity/key.pem")).unwrap();
     let terms = Terms::default().days(days);
     let renewed = world.authority.enrol_provider(key, &terms).unwrap();
     let directory = world.path(&format!("renewed-{days}"));
