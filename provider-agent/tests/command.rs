@@ -150,10 +150,7 @@ fn rounds_are_exported_as_csv() {
 #[test]
 fn the_daemon_stops_on_sigterm_and_runs_once() {
     let mut world = World::new();
-    // Nobody listens there any more once the socket is dropped: it waits and tries again.
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    world.config.broker.port = socket.local_addr().unwrap().port();
-    drop(socket);
+    world.without_broker();
     let config = world.config_file();
     world.create_net(policy(900, 60_000, 30), &["import"]);
     let mut daemon = Command::new(PROGRAM)
@@ -230,9 +227,7 @@ fn signal(daemon: &Child, name: &str) {
 #[test]
 fn a_service_manager_is_told_that_it_serves_lives_reloads_and_stops() {
     let mut world = World::new();
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    world.config.broker.port = socket.local_addr().unwrap().port();
-    drop(socket);
+    world.without_broker();
     let config = world.config_file();
     // As systemd does it: the key is elsewhere, and its mode shows an access control list.
     let credentials = world.path("credentials");

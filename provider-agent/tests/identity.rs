@@ -21,8 +21,7 @@ use world::{DEADLINE, World, policy};
 /// A world whose broker nobody can reach, with a net.
 fn unconnected() -> (World, NetId) {
     let mut world = World::new();
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    world.config.broker.port = socket.local_addr().unwrap().port();
+    world.without_broker();
     let net = world.create_net(policy(60, 20_000, 4), &["import"]);
     (world, net)
 }

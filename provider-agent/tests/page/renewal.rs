@@ -31,10 +31,7 @@ fn days_left(daemon: &Daemon) -> Option<u64> {
 #[test]
 fn a_reload_takes_up_a_renewed_certificate() {
     let mut world = World::new();
-    // Nobody listens there any more once the socket is dropped.
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    world.config.broker.port = socket.local_addr().unwrap().port();
-    drop(socket);
+    world.without_broker();
     world.create_net(policy(900, 60_000, 30), &["import"]);
     set_password(&world.config.state_directory);
     let daemon = Daemon::start(&world);

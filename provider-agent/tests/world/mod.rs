@@ -67,6 +67,12 @@ impl World {
         self.directory.path().join(name)
     }
 
+    /// Has the agent look for its broker where nobody listens: it waits and tries again.
+    pub fn without_broker(&mut self) {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.config.broker.port = socket.local_addr().unwrap().port();
+    }
+
     pub fn identity(&self) -> Identity {
         self.config.identity().unwrap()
     }
