@@ -243,8 +243,15 @@ impl WebDriverCompatibleCommand for Ask {
 }
 
 impl Driver {
-    /// Starts a chromedriver on a port that it chooses, which is returned.
+    /// Starts a chromedriver on a port that it chooses, which is returned. It chooses by IPv4, and
+    /// ends if somebody has the same port by IPv6.
     fn start(program: &Path) -> (Self, u16) {
+        (0..5)
+            .find_map(|_| Self::try_start(program))
+            .expect("chromedriver names its port")
+    }
+
+    fn try_start(program: &Path) -> Option<(Self, u16)> {
         let home = tempfile::tempdir().unwrap();
         let child = Command::new(program)
             .arg("--port=0")
@@ -266,7 +273,7 @@ impl Driver {
         });
         // It may write on, and must not fail for want of a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        (driver, port.expect("chromedriver names its port"))
+        Some((driver, port?))
     }
 }
 
