@@ -85,9 +85,9 @@ pub trait EdgeReader: Send + 'static {
 /// What the thread tells a source.
 #[derive(Debug)]
 enum Report {
-    Edge(Edge),
-    /// All edges that had come in at this monotonic time have been reported.
-    Drained(Duration),
+    /// The line's edges since the report before. There are no others of those that had come in
+    /// at this monotonic time.
+    Drained(Vec<Edge>, Duration),
     Failed(String),
 }
 
@@ -151,6 +151,9 @@ fn read_edges(
     rounds: &OnceLock<RoundLength>,
     senders: &[mpsc::UnboundedSender<Report>],
 ) {
+    // Sent together when they say something: to wake the sources for each edge costs more than
+    // all that they do with it.
+    let mut edges = vec![Vec::new(); senders.len()];
     let silence = || {
         let period = rounds.get().and_then(|rounds| *rounds.borrow());
         until_complete(clock::utc(), turn(period))
@@ -170,8 +173,8 @@ fn read_edges(
                 continue;
             }
             Ok(Some((index, edge))) => {
-                if let Some(sender) = senders.get(index) {
-                    let _ = sender.send(Report::Edge(edge));
+                if let Some(edges) = edges.get_mut(index) {
+                    edges.push(edge);
                 }
                 wait = after_edge.min(silence());
                 // A line that never falls silent must not hold up the others. Edges are
@@ -190,8 +193,8 @@ fn read_edges(
             }
         };
         told = asked;
-        for sender in senders {
-            let _ = sender.send(Report::Drained(drained));
+        for (sender, edges) in senders.iter().zip(&mut edges) {
+            let _ = sender.send(Report::Drained(std::mem::take(edges), drained));
         }
     }
 }
@@ -251,8 +254,8 @@ impl LineSource {
 
     fn take(&mut self, report: Report) -> Result<(), PulseError> {
         match report {
-            Report::Edge(edge) => self.pulses.extend(self.filter.edge(edge)),
-            Report::Drained(at) => {
+            Report::Drained(edges, at) => {
+                self.edges(edges);
                 let (monotonic, utc) = clock::both();
                 self.drained(at, monotonic, utc);
             }
@@ -265,6 +268,12 @@ impl LineSource {
             }
         }
         Ok(())
+    }
+
+    fn edges(&mut self, edges: impl IntoIterator<Item = Edge>) {
+        for edge in edges {
+            self.pulses.extend(self.filter.edge(edge));
+        }
     }
 
     /// All edges up to `at` on the monotonic clock less the slack are here: cut the
@@ -370,12 +379,11 @@ mod tests {
 
     fn pulse(source: &mut LineSource, at: u32) {
         for (at, active) in [(at, true), (at + 30, false)] {
-            let edge = Edge {
+            source.edges([Edge {
                 at: at * MS,
                 active,
                 sequence: None,
-            };
-            source.take(Report::Edge(edge)).unwrap();
+            }]);
         }
     }
 
@@ -431,12 +439,11 @@ mod tests {
         let mut source = source();
         source.drained(1050 * MS, 1050 * MS, 11_050 * MS);
         assert_eq!(batches(&mut source), [(10_000, 10_950, 0)]);
-        let edge = Edge {
+        source.edges([Edge {
             at: 995 * MS,
             active: true,
             sequence: None,
-        };
-        source.take(Report::Edge(edge)).unwrap();
+        }]);
         source.drained(1110 * MS, 1110 * MS, 11_110 * MS);
         assert_eq!(
             batches(&mut source),
