@@ -23,14 +23,13 @@ use dcnet::output::{Input, Message, Output, StateMachine};
 use dcnet::time::Now;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::connection::{Connection, MAX_PAYLOAD};
 use crate::counters::{Counters, Totals, add, count};
 use crate::journal::Journal;
 use crate::network::{FromNetwork, LinkState, Network, ToNetwork};
-use crate::service::{Heartbeat, turn};
+use crate::service::Heartbeat;
 
 /// Events that wait for the owner.
 pub const EVENTS: usize = 1024;
@@ -124,7 +123,7 @@ impl Control {
         Arc::clone(&self.counters)
     }
 
-    /// Beats while the driver takes inputs and its steps end, at least every [`turn`].
+    /// Beats while the driver takes inputs and its steps end, at least every [`turn`](crate::service::turn).
     pub fn heartbeat(&self) -> Heartbeat {
         self.heartbeat.clone()
     }
@@ -375,8 +374,6 @@ where
     ) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         let mut commanded = true;
-        let mut turns = tokio::time::interval(turn());
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.heartbeat.beat();
             let wake = self.wake;
@@ -398,7 +395,7 @@ where
                 }
                 () = sleep_until(self.retry), if self.retry.is_some() => self.reopen().await?,
                 // Only so that a driver without anything to do turns too.
-                _ = turns.tick() => {}
+                () = tokio::time::sleep_until(self.heartbeat.due()) => {}
             }
         }
     }

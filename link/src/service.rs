@@ -6,34 +6,90 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
+use tokio::time::Instant;
 
 /// Longest time between two turns of a loop that has a [`Heartbeat`] and nothing to do:
-/// 15 s, or less if the service manager's watchdog wants to hear more often. A meter in a
+/// 30 s, or less if the service manager's watchdog wants to hear more often. A meter in a
 /// household has nothing to do nearly always, so this is most of what it costs.
+///
+/// Turns end at the multiples of this in UTC, so that everything that need not be exact wakes
+/// the machine up together.
 pub fn turn() -> Duration {
-    let longest = Duration::from_secs(15);
+    let longest = Duration::from_secs(30);
     sd_notify::watchdog_enabled().map_or(longest, |limit| (limit / 4).min(longest))
+}
+
+/// The end of a turn that is about `wait` from now, at most half a turn before or after. A
+/// `wait` that is shorter than a turn is kept as it is.
+pub fn turn_in(wait: Duration) -> Instant {
+    let turn = turn();
+    Instant::now()
+        + if wait < turn {
+            wait
+        } else {
+            until_end_of(turn, utc(), wait)
+        }
+}
+
+/// From `utc` to the end of the turn that is nearest to `wait` after it, but never to one that is
+/// over.
+fn until_end_of(turn: Duration, utc: Duration, wait: Duration) -> Duration {
+    let nanos = turn.as_nanos().max(1);
+    let nearest = (utc + wait + turn / 2).as_nanos() / nanos;
+    let next = utc.as_nanos() / nanos + 1;
+    let left = nearest.max(next).saturating_mul(nanos) - utc.as_nanos();
+    Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
+}
+
+/// Since the epoch, by a clock that may be wrong: all that hangs on it is who wakes up together.
+fn utc() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// How often a daemon that has not begun to serve is looked at.
 const STARTING: Duration = Duration::from_millis(50);
 
 /// Counts the turns of a loop. Clones count the same loop.
-#[derive(Clone, Debug, Default)]
-pub struct Heartbeat(Arc<AtomicU64>);
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    turns: Arc<AtomicU64>,
+    turn: Duration,
+}
+
+impl Default for Heartbeat {
+    /// Of a loop that turns at the end of every [`turn`].
+    fn default() -> Self {
+        Self::every(turn())
+    }
+}
 
 impl Heartbeat {
+    /// Of a loop that turns at every multiple of `turn` in UTC at least.
+    pub fn every(turn: Duration) -> Self {
+        Self {
+            turns: Arc::default(),
+            turn,
+        }
+    }
+
     /// To be called at every turn of the loop, from nowhere else.
     pub fn beat(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When the loop is to turn even though it has nothing to do.
+    pub fn due(&self) -> Instant {
+        Instant::now() + until_end_of(self.turn, utc(), Duration::ZERO)
     }
 
     /// Turns since the beginning.
     pub fn turns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.turns.load(Ordering::Relaxed)
     }
 }
 
@@ -89,12 +145,14 @@ impl Loops {
             tokio::time::sleep(STARTING).await;
         }
         tell(&[NotifyState::Ready]);
-        let Some(limit) = sd_notify::watchdog_enabled() else {
+        if sd_notify::watchdog_enabled().is_none() {
             return std::future::pending().await;
-        };
+        }
         let mut missed = 0_u32;
         loop {
-            tokio::time::sleep(limit / 4).await;
+            tokio::time::sleep_until(turn_in(turn())).await;
+            // After the loops that turn at this moment.
+            tokio::task::yield_now().await;
             if self.all_turned() {
                 tell(&[NotifyState::Watchdog]);
                 missed = 0;
@@ -145,6 +203,31 @@ fn tell(state: &[NotifyState]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_exact_ends_with_a_turn_and_what_is_short_does_not_wait_for_one() {
+        let of = |turn, utc, wait| {
+            let until = until_end_of(
+                Duration::from_millis(turn),
+                Duration::from_millis(utc),
+                Duration::from_millis(wait),
+            );
+            until.as_millis()
+        };
+        assert_eq!(of(30_000, 60_000, 0), 30_000, "this turn is over");
+        assert_eq!(of(30_000, 60_001, 0), 29_999);
+        assert_eq!(of(30_000, 89_999, 0), 1);
+        // Woken a little late or early, it comes again after one turn, not two.
+        assert_eq!(of(30_000, 60_002, 30_000), 29_998);
+        assert_eq!(of(30_000, 59_998, 30_000), 30_002);
+        assert_eq!(of(30_000, 60_002, 60_000), 59_998);
+        assert_eq!(of(30_000, 70_000, 60_000), 50_000);
+        assert_eq!(of(30_000, 80_000, 60_000), 70_000);
+
+        let wait = Duration::from_millis(20);
+        let (before, at, after) = (Instant::now(), turn_in(wait), Instant::now());
+        assert!((before + wait..=after + wait).contains(&at));
+    }
 
     #[test]
     fn one_stuck_loop_is_enough_and_it_is_named() {

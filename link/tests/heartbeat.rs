@@ -2,13 +2,13 @@
 
 mod support;
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use dcnet::identity::Role;
 use dcnet::output::{Input, Output, StateMachine};
 use dcnet::time::Now;
-use link::service::Loops;
+use link::service::{Heartbeat, Loops};
 use link::{Driver, Journal};
 use support::{Authority, until};
 
@@ -50,8 +50,10 @@ async fn a_driver_turns_without_a_broker_and_not_while_a_step_lasts() {
     let authority = Authority::new();
     // Nobody listens there.
     let connection = authority.issue("provider", Role::Provider).connection(1);
-    let handle = Driver::new(Blocking, Nothing, connection).start();
-    let heartbeat = handle.control.heartbeat();
+    let heartbeat = Heartbeat::every(Duration::from_millis(20));
+    let handle = Driver::new(Blocking, Nothing, connection)
+        .with_gauges(Arc::default(), heartbeat.clone())
+        .start();
     let mut loops = Loops::new([("protocol", heartbeat.clone())]);
     until("three idle turns", || heartbeat.turns() >= 3).await;
     assert!(loops.all_turned());

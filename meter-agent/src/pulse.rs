@@ -188,7 +188,7 @@ pub type RoundLength = watch::Receiver<Option<Period>>;
 /// between, and every wake-up costs power for ten years.
 pub(crate) fn turn(period: Option<Period>) -> Duration {
     let divides = |seconds: &u32| period.is_some_and(|p| p.as_secs().is_multiple_of(*seconds));
-    let seconds = [10, 5, 2].into_iter().find(divides).unwrap_or(1);
+    let seconds = [30, 10, 5, 2].into_iter().find(divides).unwrap_or(1);
     Duration::from_secs(seconds.into())
 }
 
@@ -231,7 +231,7 @@ pub trait PulseSource: Send {
     }
 
     /// Waits for the next batch. With or without pulses, all seconds up to a boundary of a
-    /// round are delivered when it has passed, and at least every ten seconds while the UTC
+    /// round are delivered when it has passed, and at least every 30 seconds while the UTC
     /// clock runs. A source that reads a device's total delivers the seconds since the
     /// reading before with each reading.
     ///
@@ -327,8 +327,8 @@ mod tests {
     fn every_boundary_of_a_round_is_the_end_of_a_turn() {
         let of = |seconds| turn(Period::from_secs(seconds)).as_secs();
         assert_eq!(
-            [1, 2, 4, 15, 60, 900, 86_400].map(of),
-            [1, 2, 2, 5, 10, 10, 10]
+            [1, 2, 4, 15, 20, 60, 900, 86_400].map(of),
+            [1, 2, 2, 5, 10, 30, 30, 30]
         );
         for seconds in (1..=86_400).filter(|&seconds| Period::from_secs(seconds).is_some()) {
             assert_eq!(u64::from(seconds) % of(seconds), 0, "{seconds}");

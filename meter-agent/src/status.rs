@@ -368,7 +368,7 @@ impl View {
                 pulses: counted.map_or(0, |counted| counted.pulses.0),
                 energy_mwh: known.map(|counted| counted.energy.0),
                 reading_mwh: read.map(|counted| counted.reading.0),
-                power: power.and_then(|counted| counted.power.at(now)),
+                power: power.and_then(|counted| counted.power_at(now)),
                 line: line.map(|line| line_status(&line.borrow())),
                 line_trouble,
                 input: input.map(|input| InputView::from(&*input.borrow())),

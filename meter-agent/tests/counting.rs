@@ -235,7 +235,7 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
     let seen = seen.borrow();
     assert_eq!(seen.channels[0].pulses, Pulses(5019));
     assert_eq!(seen.channels[0].energy, MilliwattHours(5_019_000));
-    assert!(seen.channels[0].power.at(clock::monotonic()).is_some());
+    assert!(seen.channels[0].power_at(clock::monotonic()).is_some());
 }
 
 /// The watchdog of the service manager depends on it.
@@ -243,7 +243,7 @@ async fn boundaries_arrive_in_real_time_and_are_durable_before_they_do() {
 async fn counting_turns_while_there_is_nothing_to_count() {
     let directory = tempfile::tempdir().unwrap();
     let (sender, _receiver) = mpsc::channel(1);
-    let heartbeat = Heartbeat::default();
+    let heartbeat = Heartbeat::every(Duration::from_millis(20));
     let counting = count(
         register(directory.path(), 1000),
         Vec::new(),

@@ -215,7 +215,7 @@ impl TakingPart {
             self.heartbeat.beat();
             tokio::select! {
                 opened = &mut opening => break opened,
-                () = tokio::time::sleep(service::turn()) => {}
+                () = tokio::time::sleep_until(self.heartbeat.due()) => {}
             }
         };
         let opened = match opened {
@@ -270,7 +270,7 @@ impl TakingPart {
                     _ => return Some(true),
                 },
                 () = self.telling.kept.due() => self.telling.kept.write().await,
-                () = tokio::time::sleep(service::turn().min(self.look_again)) => {}
+                () = tokio::time::sleep_until(again.min(self.heartbeat.due())) => {}
             }
             let is_known_now = !was_synchronised && self.clock.now().synchronised;
             if !matches!(why, NoLink::Left(_)) && (is_known_now || Instant::now() >= again) {
@@ -327,8 +327,7 @@ impl TakingPart {
         let mut state = control.state();
         self.show(&mut state);
         self.is_known();
-        let mut renewal = tokio::time::interval(self.look_again);
-        renewal.reset();
+        let mut renewal = service::turn_in(self.look_again);
         let end = loop {
             tokio::select! {
                 _ = &mut *stop => break End::Stopped,
@@ -341,7 +340,8 @@ impl TakingPart {
                     }
                 },
                 // With one that has ended there is no other connection, so nobody need ask.
-                _ = renewal.tick() => {
+                () = tokio::time::sleep_until(renewal) => {
+                    renewal = service::turn_in(self.look_again);
                     if self.has_ended()
                         && let Ok(true) = self.is_renewed(&certificates).await
                     {
@@ -445,7 +445,7 @@ async fn tell_revocations(
     let mut told = String::new();
     loop {
         let asked = tokio::select! {
-            () = tokio::time::sleep(every) => false,
+            () = tokio::time::sleep_until(service::turn_in(every)) => false,
             () = look.notified() => true,
             () = commands.closed() => return,
         };

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use dcnet::time::Timestamp;
+use link::service;
+use tokio::time::Instant;
 
 use super::{History, QUARTER, Total};
 use crate::clock;
@@ -40,10 +42,11 @@ pub async fn keep(history: &History, view: &View, stop: impl Future<Output = ()>
         let now = utc.map_or(0, Timestamp::as_millis);
         let left = QUARTER.saturating_sub(now.checked_rem(QUARTER).unwrap_or(0));
         // The clock may be set, or get synchronised, in between.
-        let wait = Duration::from_millis(left).min(Duration::from_secs(60));
+        let wake = service::turn_in(Duration::from_secs(60))
+            .min(Instant::now() + Duration::from_millis(left));
         tokio::select! {
             () = &mut stop => break,
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep_until(wake) => {}
             Ok(_) = counted.wait_for(|counted| keeper.wants(counted)), if utc.is_some() => {}
         }
     }
@@ -151,6 +154,7 @@ mod tests {
             saved_reading: None,
             power: PowerMeter::new(constant, Duration::ZERO),
             is_device,
+            is_line: !is_device,
             covered: (!is_device).then_some(Duration::ZERO),
             catch_ups: 0,
         }

@@ -15,9 +15,8 @@ use serde_json::{Map, Value, json};
 use super::identifier::Identifier;
 use super::{HomeAssistantOptions, Progress, RoundState};
 use crate::energy::Kwh;
-use crate::power::PowerMeter;
 use crate::reach::Reach;
-use crate::register::counting::Counted;
+use crate::register::counting::{Counted, CountedChannel};
 use crate::standing::Standing;
 
 /// Payloads of the availability topic, by Home Assistant's default.
@@ -196,7 +195,7 @@ pub(super) fn state(
             // Of a line that is not read no pulse says nothing.
             power_w: match is_unread.get(place) {
                 Some(true) => None,
-                _ => watts(&counted.power, now).and_then(number),
+                _ => watts(counted, now).and_then(number),
             },
         }
     };
@@ -219,8 +218,9 @@ fn number(digits: String) -> Option<Box<RawValue>> {
 
 /// The power, or while the next pulse is late what it is below; nothing before the second
 /// pulse, when the bound is too far from any power.
-fn watts(meter: &PowerMeter, now: Duration) -> Option<String> {
-    let power = meter.at(now).filter(|_| meter.is_measured())?;
+fn watts(counted: &CountedChannel, now: Duration) -> Option<String> {
+    let is_measured = counted.power.is_measured();
+    let power = counted.power_at(now).filter(|_| is_measured)?;
     let (whole, rest) = (power.milliwatts / 1000, power.milliwatts % 1000);
     Some(format!("{whole}.{rest:03}"))
 }

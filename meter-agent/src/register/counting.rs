@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{Register, RegisterError};
 use crate::clock::{self, Moment};
-use crate::power::PowerMeter;
+use crate::power::{Power, PowerMeter};
 use crate::pulse::{Batch, PulseError, PulseSource, RoundLength};
 
 /// When a register is saved, apart from every boundary and the end.
@@ -73,10 +73,12 @@ pub struct CountedChannel {
     /// The reading when the register was last saved: no crash takes that back. None as long as
     /// the total is not known.
     pub saved_reading: Option<MilliwattHours>,
-    /// Its power.
+    /// Its power, as its batches tell it; [`Self::power_at`] says what is known of it.
     pub power: PowerMeter,
     /// Whether it follows a total that a device shows.
     pub is_device: bool,
+    /// Whether it counts the pulses of a line, which are told when they come.
+    pub is_line: bool,
     /// Up to when everything is counted, on the clock of [`clock::monotonic`]; none before the
     /// first reading of a device.
     pub covered: Option<Duration>,
@@ -91,6 +93,16 @@ impl CountedChannel {
     pub fn is_known(&self) -> bool {
         self.covered.is_some() || self.pulses.0 > 0
     }
+
+    /// What is known of its power at a moment of [`clock::monotonic`]. That no pulse of a replay
+    /// has been told of yet does not mean that there was none.
+    pub fn power_at(&self, now: Duration) -> Option<Power> {
+        let told = match self.is_line || self.is_device {
+            true => now,
+            false => self.covered.map_or(now, |covered| now.min(covered)),
+        };
+        self.power.at(told)
+    }
 }
 
 impl Counted {
@@ -98,26 +110,31 @@ impl Counted {
     fn of(register: &Register, sources: &[Box<dyn PulseSource>]) -> Self {
         let start = clock::monotonic();
         let mut counted = Self::default();
-        let devices = sources.iter().map(|source| source.input().is_some());
-        let devices = devices.chain(std::iter::repeat(false));
-        let channels = register.channels().iter().zip(devices);
+        let kinds = sources
+            .iter()
+            .map(|source| (source.input().is_some(), source.line().is_some()));
+        let kinds = kinds.chain(std::iter::repeat((false, false)));
+        let channels = register.channels().iter().zip(kinds);
         let channels = channels.zip(register.are_readings_set());
-        counted.channels.extend(
-            channels.map(|((channel, is_device), is_set)| CountedChannel {
-                pulses: Pulses(0),
-                energy: MilliwattHours(0),
-                reading: MilliwattHours(0),
-                is_reading_set: is_set || is_device,
-                saved_reading: None,
-                power: match is_device {
-                    true => PowerMeter::of_readings(channel.constant),
-                    false => PowerMeter::new(channel.constant, start),
-                },
-                is_device,
-                covered: (!is_device).then_some(start),
-                catch_ups: 0,
-            }),
-        );
+        counted
+            .channels
+            .extend(
+                channels.map(|((channel, (is_device, is_line)), is_set)| CountedChannel {
+                    pulses: Pulses(0),
+                    energy: MilliwattHours(0),
+                    reading: MilliwattHours(0),
+                    is_reading_set: is_set || is_device,
+                    saved_reading: None,
+                    power: match is_device {
+                        true => PowerMeter::of_readings(channel.constant),
+                        false => PowerMeter::new(channel.constant, start),
+                    },
+                    is_device,
+                    is_line,
+                    covered: (!is_device).then_some(start),
+                    catch_ups: 0,
+                }),
+            );
         counted.saved(register);
         counted
     }
@@ -171,7 +188,7 @@ impl Counted {
 pub struct Watching {
     /// Told what has been counted.
     pub counted: watch::Sender<Counted>,
-    /// Beats at every turn, at least every [`link::service::turn`].
+    /// Beats at every turn.
     pub heartbeat: Heartbeat,
 }
 
@@ -227,7 +244,6 @@ pub async fn count(
     drop(sender);
     let mut stop = std::pin::pin!(stop);
     let mut waiting = VecDeque::new();
-    let turn = link::service::turn();
     let (mut saved, mut retry) = (Instant::now(), Instant::now());
     register.set_period(*period.borrow_and_update());
     watching.counted.send_replace(at_start);
@@ -237,7 +253,7 @@ pub async fn count(
         let now = Moment::now(&clock);
         tell_of_clock(&mut synchronised, &now);
         waiting.extend(register.observe(&now));
-        let mut wake = Instant::now() + turn;
+        let mut wake = watching.heartbeat.due();
         if !waiting.is_empty() || register.unsaved() >= policy.pulses {
             wake = wake.min(retry);
         } else if register.unsaved() > 0 {
@@ -363,5 +379,45 @@ fn hand_on(waiting: &mut VecDeque<Boundary>, boundaries: &mpsc::Sender<Boundary>
                 "nobody takes the boundaries of the register; this one is dropped"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dcnet::units::ImpulsesPerKwh;
+
+    use super::*;
+
+    /// At 500 W and 1000 imp/kWh the pulses are 7.2 s apart, and a replay in rounds of a quarter
+    /// hour tells of them every 30 s.
+    #[test]
+    fn only_of_a_line_is_a_pulse_that_has_not_been_told_of_late() {
+        let second = |seconds: f64| Duration::from_secs_f64(seconds);
+        let mut power = PowerMeter::new(ImpulsesPerKwh::new(1000).unwrap(), Duration::ZERO);
+        for pulse in 1..=4 {
+            power.count(Pulses(1), second(7.2 * f64::from(pulse)));
+        }
+        let replay = CountedChannel {
+            pulses: Pulses(4),
+            energy: MilliwattHours(4000),
+            reading: MilliwattHours(4000),
+            is_reading_set: false,
+            saved_reading: None,
+            power,
+            is_device: false,
+            is_line: false,
+            covered: Some(second(30.0)),
+            catch_ups: 0,
+        };
+        let line = CountedChannel {
+            is_line: true,
+            ..replay.clone()
+        };
+        let at = |channel: &CountedChannel| {
+            let power = channel.power_at(second(57.6)).unwrap();
+            (power.milliwatts, power.is_upper_bound)
+        };
+        assert_eq!(at(&replay), (500_000, false));
+        assert_eq!(at(&line), (125_000, true));
     }
 }

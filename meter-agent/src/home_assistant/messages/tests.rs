@@ -3,6 +3,7 @@ use link::LinkState;
 
 use super::*;
 use crate::home_broker::HomeBroker;
+use crate::power::PowerMeter;
 use crate::register::counting::CountedChannel;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +59,7 @@ fn counted(saved_reading: u64, pulses: &[u32]) -> CountedChannel {
         saved_reading: Some(MilliwattHours(saved_reading)),
         power,
         is_device: false,
+        is_line: true,
         covered: Some(100 * SECOND),
         catch_ups: 0,
     }
