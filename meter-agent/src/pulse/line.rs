@@ -158,7 +158,8 @@ fn read_edges(
         let period = rounds.get().and_then(|rounds| *rounds.borrow());
         until_complete(clock::utc(), turn(period))
     };
-    let mut told = clock::monotonic();
+    // When the first of the edges came that have not been told of.
+    let mut begun = None;
     let mut wait = Duration::ZERO;
     while !senders.iter().all(mpsc::UnboundedSender::is_closed) {
         let asked = clock::monotonic();
@@ -179,7 +180,7 @@ fn read_edges(
                 wait = after_edge.min(silence());
                 // A line that never falls silent must not hold up the others. Edges are
                 // read in order, so after a stall only those up to this one are here.
-                if asked.saturating_sub(told) < BUSY {
+                if asked.saturating_sub(*begun.get_or_insert_with(clock::monotonic)) < BUSY {
                     continue;
                 }
                 asked.min(edge.at)
@@ -192,7 +193,7 @@ fn read_edges(
                 return;
             }
         };
-        told = asked;
+        begun = None;
         for (sender, edges) in senders.iter().zip(&mut edges) {
             let _ = sender.send(Report::Drained(std::mem::take(edges), drained));
         }
@@ -480,6 +481,64 @@ mod tests {
                 Ok(result) => result.map(Some),
                 Err(_) => Ok(None),
             }
+        }
+    }
+
+    /// A line with edges at these times, which fails when all has been told.
+    struct Wire {
+        edges: VecDeque<(Duration, bool)>,
+        is_over: bool,
+    }
+
+    impl EdgeReader for Wire {
+        fn read(&mut self, wait: Duration) -> Result<Option<(usize, Edge)>, PulseError> {
+            let until = clock::monotonic() + wait;
+            let Some((at, active)) = self.edges.pop_front_if(|(at, _)| *at <= until) else {
+                if self.is_over {
+                    return Err(PulseError::NotBuilt("test"));
+                }
+                self.is_over = self.edges.is_empty() && wait.is_zero();
+                thread::sleep(wait);
+                return Ok(None);
+            };
+            thread::sleep(at.saturating_sub(clock::monotonic()));
+            let edge = Edge {
+                at,
+                active,
+                sequence: None,
+            };
+            Ok(Some((0, edge)))
+        }
+    }
+
+    /// Each report wakes the source up.
+    #[test]
+    fn a_pulse_of_any_length_is_one_report() {
+        let (_period, period) = watch::channel(dcnet::time::Period::from_secs(900));
+        let rounds = OnceLock::from(period);
+        for length in [30, 100] {
+            // Not while a turn ends, which is told too.
+            let left = until_complete(clock::utc(), 30_000 * MS);
+            let after = if left < 1000 * MS {
+                left
+            } else {
+                Duration::ZERO
+            };
+            let begin = clock::monotonic() + after + 50 * MS;
+            let edges = [(begin, true), (begin + length * MS, false)];
+            let wire = Wire {
+                edges: edges.into(),
+                is_over: false,
+            };
+            let (sender, mut reports) = mpsc::unbounded_channel();
+            read_edges(wire, 121 * MS, &rounds, &[sender]);
+            let mut told = Vec::new();
+            while let Ok(Report::Drained(edges, _)) = reports.try_recv() {
+                if edges.len() + told.len() > 0 {
+                    told.push(edges.len());
+                }
+            }
+            assert_eq!(told, [2], "{length} ms");
         }
     }
 
