@@ -145,20 +145,20 @@ pub(super) fn validate(
     };
     let floors = floors(&mut check, file.floors);
     let page = page(&mut check, file.page, file.metrics);
-    let save = SavePolicy {
-        every: Duration::from_secs(u64::from(check.within(
+    let save = SavePolicy::new(
+        check.within(
             file.register.save_seconds,
             "register.save_seconds",
             1..=3600,
-            90,
-        ))),
-        pulses: u64::from(check.within(
+            SavePolicy::SECONDS,
+        ),
+        check.within(
             file.register.save_pulses,
             "register.save_pulses",
             1..=1_000_000,
-            100,
-        )),
-    };
+            SavePolicy::PULSES,
+        ),
+    );
     let provider = (host.get_ref().as_str(), broker_port);
     let home_assistant = file
         .home_assistant

@@ -26,13 +26,25 @@ pub struct SavePolicy {
     pub pulses: u64,
 }
 
-impl Default for SavePolicy {
-    /// Every 90 s, or 100 pulses: at most 960 writes a day while little is used.
-    fn default() -> Self {
+impl SavePolicy {
+    /// [`Self::every`] unless it is configured, in seconds: at most 960 writes a day while little
+    /// is used.
+    pub const SECONDS: u32 = 90;
+    /// [`Self::pulses`] unless it is configured.
+    pub const PULSES: u32 = 100;
+
+    /// Saves every so many seconds or pulses.
+    pub fn new(seconds: u32, pulses: u32) -> Self {
         Self {
-            every: Duration::from_secs(90),
-            pulses: 100,
+            every: Duration::from_secs(seconds.into()),
+            pulses: pulses.into(),
         }
+    }
+}
+
+impl Default for SavePolicy {
+    fn default() -> Self {
+        Self::new(Self::SECONDS, Self::PULSES)
     }
 }
 
