@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use secrets::permissions::open_private_file;
 use zeroize::Zeroizing;
 
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Longest packet: a device's JSON document has a few KiB.
 const LONGEST_PACKET: usize = 64 * 1024;
 /// Longest password, and its file.

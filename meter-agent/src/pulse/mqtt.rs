@@ -108,8 +108,9 @@ impl Listener {
         loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    // It finds room: nothing else is ever requested.
-                    let _ = client.try_subscribe(&self.topic.topic, QoS::AtLeastOnce);
+                    // Unacknowledged: a total says all that the one before said, and to answer each
+                    // costs as much as to take it. It finds room: nothing else is ever requested.
+                    let _ = client.try_subscribe(&self.topic.topic, QoS::AtMostOnce);
                 }
                 Ok(Event::Incoming(Packet::SubAck(answer))) => {
                     if answer.return_codes.contains(&SubscribeReasonCode::Failure) {
