@@ -34,14 +34,18 @@ pub fn turn_in(wait: Duration) -> Instant {
         }
 }
 
-/// From `utc` to the end of the turn that is nearest to `wait` after it, but never to one that is
-/// over.
+/// From `utc`, a time since the epoch, to the end of the turn that is nearest to `wait` after it,
+/// but never to one that is over.
 fn until_end_of(turn: Duration, utc: Duration, wait: Duration) -> Duration {
-    let nanos = turn.as_nanos().max(1);
-    let nearest = (utc + wait + turn / 2).as_nanos() / nanos;
-    let next = utc.as_nanos() / nanos + 1;
-    let left = nearest.max(next).saturating_mul(nanos) - utc.as_nanos();
-    Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
+    let earliest = wait.saturating_sub(turn / 2);
+    earliest + until_turn(utc + earliest, turn)
+}
+
+/// Until the next multiple of `turn` after `utc`, a time since the epoch.
+pub fn until_turn(utc: Duration, turn: Duration) -> Duration {
+    let nanos = turn.as_nanos();
+    let since = utc.as_nanos().checked_rem(nanos).unwrap_or(0);
+    Duration::from_nanos(u64::try_from(nanos - since).unwrap_or(u64::MAX))
 }
 
 /// Since the epoch, by a clock that may be wrong: all that hangs on it is who wakes up together.
@@ -84,7 +88,7 @@ impl Heartbeat {
 
     /// When the loop is to turn even though it has nothing to do.
     pub fn due(&self) -> Instant {
-        Instant::now() + until_end_of(self.turn, utc(), Duration::ZERO)
+        Instant::now() + until_turn(utc(), self.turn)
     }
 
     /// Turns since the beginning.

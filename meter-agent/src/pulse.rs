@@ -192,13 +192,6 @@ pub(crate) fn turn(period: Option<Period>) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-/// Until the next multiple of `turn` after `utc`, a time since the epoch.
-pub(crate) fn until_turn(utc: Duration, turn: Duration) -> Duration {
-    let nanos = turn.as_nanos();
-    let since = utc.as_nanos().checked_rem(nanos).unwrap_or(0);
-    Duration::from_nanos(u64::try_from(nanos - since).unwrap_or(u64::MAX))
-}
-
 /// What [`PulseSource::next`] returns.
 pub type NextBatch<'a> = Pin<Box<dyn Future<Output = Result<Batch, PulseError>> + Send + 'a>>;
 

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use dcnet::units::Pulses;
+use link::service::until_turn;
 use tokio::sync::{mpsc, watch};
 
 use super::edge::{Edge, EdgeFilter, EdgeLimits};
 use super::{
     Batch, Channel, LineView, NextBatch, PulseError, PulseSource, RoundLength, second_after, turn,
-    until_turn,
 };
 use crate::clock::{self, UtcMap};
 

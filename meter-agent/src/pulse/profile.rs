@@ -5,9 +5,7 @@ use std::time::Duration;
 use dcnet::time::Timestamp;
 use dcnet::units::Pulses;
 
-use super::{
-    Batch, Channel, NextBatch, PulseError, PulseSource, RoundLength, second_after, turn, until_turn,
-};
+use super::{Batch, Channel, NextBatch, PulseError, PulseSource, RoundLength, second_after, turn};
 use crate::clock;
 
 /// Pulses as a function of UTC.
@@ -78,7 +76,7 @@ impl<P: Profile> PulseSource for ProfileSource<P> {
                 // The rest of a second that has begun is delivered with the next one.
                 if clock::utc_timestamp() < second_after(self.position) {
                     let period = self.rounds.as_ref().and_then(|rounds| *rounds.borrow());
-                    tokio::time::sleep(until_turn(clock::utc(), turn(period))).await;
+                    tokio::time::sleep(link::service::until_turn(clock::utc(), turn(period))).await;
                 }
                 let (monotonic, utc) = clock::both();
                 if let Some(batch) = self.advance(clock::timestamp(utc), monotonic)? {
